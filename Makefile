@@ -1,0 +1,69 @@
+# Everything a person does with this repository. `make help` lists it; CI runs `make test` and nothing else.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The first interpreter that is new enough, and not too new for the engine's pins.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PACKAGES := schemas projections streams tidegate
+READY := .venv/ready
+
+.PHONY: help setup demo test lint format types unit broker-tests chaos bench schemas dashboards lock clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv from the lock file (instant when nothing changed)
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed: install one, or name it with make PYTHON=..."; exit 1; }
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+demo: $(READY) ## the main job on a real broker: a short story, a load, the audit
+	$(BIN)/tidegate demo
+
+test: lint types unit broker-tests ## everything CI runs: lint, types, unit tests, tests on a real broker
+
+lint: $(READY) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY) ## let ruff repair what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY) ## mypy --strict, tests included
+	$(BIN)/mypy
+
+unit: $(READY) ## tests without I/O
+	$(BIN)/pytest tests/unit
+
+broker-tests: $(READY) ## tests on a real Kafka broker, started for them
+	$(BIN)/pytest tests/broker
+
+chaos: $(READY) ## kills, stalls and comings and goings, for minutes
+	$(BIN)/pytest tests/chaos
+
+bench: $(READY) ## throughput and latency, written to bench/results
+	$(BIN)/python -m bench
+
+schemas: $(READY) ## generate the JSON Schemas and the AsyncAPI document from the models
+	$(BIN)/tidegate schemas
+
+dashboards: $(READY) ## generate Grafana's JSON from code
+	$(BIN)/python -m grafana
+
+lock: ## resolve requirements.lock again, with hashes, for Python 3.11 to 3.13
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --upgrade \
+		--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+		--quiet --output-file requirements.lock
+
+clean: ## delete what was made here, not the user's caches
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What an operator looks at: the dashboard as code, alert rules, provisioning, Prometheus configuration."""

@@ -1,0 +1,259 @@
+"""The output events: what the gate writes. Shapes only; what they say is decided in `projections`."""
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field
+
+from schemas.events import Event
+from schemas.fields import (
+    Acknowledged,
+    Checkpoint,
+    Disposition,
+    Facets,
+    FacetValue,
+    Lane,
+    Metadata,
+    Model,
+    Name,
+    Outcome,
+    Part,
+    Reason,
+    ResultError,
+    Text,
+)
+
+
+class ChangedBy(Model):
+    """The context event that gave a facet its value."""
+
+    source: Name
+    """Its `source`."""
+    event_id: Name
+    """Its `event_id`."""
+    offset: int
+    """Its offset on the context topic, in the session's partition."""
+    at: AwareDatetime
+    """The broker's timestamp of it."""
+    cause_task_id: Name | None = None
+    """The task whose own work it was, if any."""
+
+
+class Difference(Model):
+    """One expected facet that the row contradicts."""
+
+    facet: Name
+    """Its name."""
+    expected: FacetValue | None
+    """What the task depends on; `null` is absence."""
+    actual: FacetValue | None
+    """What the row holds; `null` is absence."""
+    changed_by: ChangedBy
+    """The event that gave it its actual value."""
+    since: Literal["dispatch", "running"]
+    """`dispatch`: that event was there before the task was dispatched. `running`: it came after."""
+
+
+class PartVerdict(Model):
+    """The decision on one part."""
+
+    part_id: Name
+    """The part judged."""
+    decision: Literal["delivered", "withheld"]
+    """What became of it."""
+    reason: Reason
+    """Why."""
+    annotated: bool = False
+    """True: delivered although stale, and to be shown as such."""
+    differences: list[Difference] = []
+    """The facets that differ, at most 32."""
+    differences_omitted: int = 0
+    """How many more differ."""
+
+
+class Judged(Model):
+    """Where the logs stood when the verdict was given. A consumer that knows a later context offset knows better."""
+
+    partition: int
+    """The session's partition, the same on every topic."""
+    context_offset: int
+    """Every context event below this offset was folded."""
+    steps_offset: int
+    """Every step below this offset was folded."""
+    at: AwareDatetime
+    """The gate's clock."""
+
+
+class Verdict(Model):
+    """The gate's answer for one result."""
+
+    decision: Literal["delivered", "withheld"]
+    """`delivered` where at least one part was."""
+    reason: Reason
+    """Why; where parts differ, the reason of the first withheld one."""
+    parts: list[PartVerdict]
+    """One for each part of the result."""
+    judged: Judged
+    """Where the logs stood."""
+    disposition: Disposition | None = None
+    """How the task ended; for a late result how it had already ended. Null for an unknown task."""
+
+
+class ResultIdentity(Model):
+    """Which result was judged."""
+
+    source: Name
+    """Its `source`."""
+    event_id: Name
+    """Its `event_id`."""
+    offset: int
+    """Its offset on the results topic, in the session's partition."""
+    at: AwareDatetime
+    """The broker's timestamp of it."""
+
+
+class TaskEcho(Event):
+    """What every output about a task repeats from its dispatch."""
+
+    task_id: Name
+    """The task."""
+    task_type: Name | None = None
+    """From the dispatch; null where the task is unknown."""
+    destination: FacetValue | None = None
+    """From the dispatch."""
+    metadata: Metadata = {}
+    """From the dispatch."""
+    request_id: Name | None = None
+    """From the dispatch."""
+    slot: Name | None = None
+    """From the dispatch."""
+    lane: Lane = "hot"
+    """From the dispatch."""
+
+
+class JudgedResult(TaskEcho):
+    """What a delivered and a withheld result have in common."""
+
+    outcome: Outcome
+    """From the result."""
+    parts: list[Part]
+    """The parts this event is about, whole."""
+    error: ResultError | None = None
+    """From the result."""
+    result: ResultIdentity
+    """The result that was judged."""
+    verdict: Verdict
+    """The decision, for all parts of the result."""
+    snapshot: Facets = {}
+    """The expected facets at the verdict, for the writer's own compare-and-set."""
+
+
+class ResultDelivered(JudgedResult):
+    """Parts to show or apply now."""
+
+    type: Literal["result.delivered"]
+    valid_until: AwareDatetime | None = None
+    """From the dispatch: show or apply no later."""
+
+
+class ResultWithheld(JudgedResult):
+    """Parts not to show or apply, whole, with the reason."""
+
+    type: Literal["result.withheld"]
+
+
+class TaskStatus(TaskEcho):
+    """Where a task stands. The newest one per task is kept (compacted topic, key: JSON array of session and task)."""
+
+    type: Literal["task.status"]
+    status: Literal["running", "ended"]
+    """`ended` is final."""
+    disposition: Disposition | None = None
+    """How it ended, exactly one; null while running."""
+    reason: Reason | None = None
+    """Why it ended so."""
+    detail: Text | None = None
+    """For people, such as the field that is not supported."""
+    progress: Annotated[float, Field(ge=0, le=1)] | None = None
+    """The last progress told, 0 to 1."""
+    message: Text | None = None
+    """The last message told."""
+    steps_started: int = 0
+    """Steps begun."""
+    steps_completed: int = 0
+    """Steps completed or failed."""
+    stale: bool = False
+    """True while the context contradicts what the running task depends on."""
+    stale_facets: list[Name] = []
+    """Which facets differ, at most 32."""
+    taken: Facets = {}
+    """Values the gate took for `depends_on` facets when it folded the dispatch."""
+    checkpoint: Checkpoint | None = None
+    """The last checkpoint told."""
+    acknowledged: Acknowledged | None = None
+    """What the consumer did with the delivery."""
+    dispatched_at: AwareDatetime | None = None
+    """The broker's timestamp of the dispatch."""
+    ended_at: AwareDatetime | None = None
+    """When it ended."""
+
+
+class TaskCancel(TaskEcho):
+    """Command to the agent: stop."""
+
+    type: Literal["task.cancel"]
+    reason: Reason
+    """Why."""
+
+
+class TaskRedispatch(TaskEcho):
+    """Command to the orchestrator: dispatch a new attempt."""
+
+    type: Literal["task.redispatch"]
+    new_task_id: Name
+    """`<id>~2` and so on."""
+    attempt: int
+    """2 for the second attempt."""
+    snapshot: Facets
+    """The current values of the facets the task depends on."""
+    checkpoint: Checkpoint | None = None
+    """Where the last attempt had got to."""
+
+
+class EffectCleared(TaskEcho):
+    """Answer to a proposed effect: go ahead."""
+
+    type: Literal["effect.cleared"]
+    idempotency_key: Name
+    """The key proposed."""
+    effect: Name
+    """What was proposed."""
+    judged: Judged
+    """Where the logs stood."""
+
+
+class EffectRefused(TaskEcho):
+    """Answer to a proposed effect: do not."""
+
+    type: Literal["effect.refused"]
+    idempotency_key: Name
+    """The key proposed."""
+    effect: Name
+    """What was proposed."""
+    reason: Reason
+    """Why."""
+    differences: list[Difference] = []
+    """The facets that differ, at most 32."""
+    judged: Judged
+    """Where the logs stood."""
+
+
+OUTPUT_EVENTS: tuple[type[Event], ...] = (
+    ResultDelivered,
+    ResultWithheld,
+    TaskStatus,
+    TaskCancel,
+    TaskRedispatch,
+    EffectCleared,
+    EffectRefused,
+)
+MAX_DIFFERENCES = 32

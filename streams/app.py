@@ -1,0 +1,119 @@
+"""The Faust application: one agent over the input topics, fed with record batches.
+
+Faust gives the worker, group membership, rebalancing and agent supervision. What a batch leads to is the engine's work.
+"""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import uuid4
+
+import faust
+import mode
+from faust.app import BootStrategy
+from faust.assignor.partition_assignor import PartitionAssignor
+from faust.types import TP
+from yarl import URL
+
+from schemas.decode import Batch
+from streams.config import FOLDED_ROLES, EngineConfig
+from streams.transport import BatchTransport, Flow
+
+
+class BatchHandler(Protocol):
+    """What the application drives: the engine."""
+
+    flow: Flow
+
+    def offer(self, batch: Batch) -> None:
+        """Take a fetched batch. Never waits: one queue serves all partitions."""
+
+    async def on_revoked(self) -> None:
+        """Partitions are being given up, all of them for now."""
+
+    def on_assigned(self, partitions: set[int]) -> None:
+        """These partitions are this worker's until the next rebalance. Only marks; never waits."""
+
+
+class BatchSchema(faust.Schema):
+    """Passes a message's value through: it is a `Batch` already."""
+
+    def compile(self, app: Any, **_kwargs: Any) -> Callable[..., Awaitable[Any]]:
+        """The function Faust decodes every message with."""
+
+        async def decode(message: Any, *, propagate: bool = False) -> Any:
+            del propagate
+            return app.create_event(None, message.value, message.headers, message)
+
+        return decode
+
+
+class MemberAssignor(PartitionAssignor):
+    """Faust's sticky, co-partitioning assignor, knowing a worker by its member identity.
+
+    Stock Faust asserts that an assignment carries this process's URL: a worker that comes back under the same instance id
+    but with another port or host name would assert, and live on consuming nothing.
+    """
+
+    @property
+    def _url(self) -> URL:
+        return self.app.member_url
+
+
+class WithoutProducer(BootStrategy):
+    """Boots no Faust producer: records are written by the partitions' own transactional producers."""
+
+    enable_kafka_producer = False
+
+
+class GateApp(faust.App):
+    """The application of one gate worker."""
+
+    BootStrategy = WithoutProducer
+
+    flow: Flow
+    member_url: URL
+
+    def _new_transport(self) -> BatchTransport:
+        return BatchTransport(self.conf.broker_consumer, self)
+
+
+def build_app(config: EngineConfig, handler: BatchHandler) -> GateApp:
+    """The application, ready to be started as a service in the running loop."""
+    servers = config.kafka["bootstrap_servers"]
+    app = GateApp(
+        config.group_id,
+        broker=[URL(f"kafka://{server}") for server in servers],
+        broker_session_timeout=config.session_timeout_seconds,
+        broker_heartbeat_interval=config.heartbeat_interval_seconds,
+        broker_rebalance_timeout=config.rebalance_timeout_seconds,
+        broker_request_timeout=max(config.request_timeout_seconds, config.session_timeout_seconds),
+        consumer_group_instance_id=config.instance_id,
+        PartitionAssignor=MemberAssignor,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        stream_wait_empty=False,
+        stream_recovery_delay=0.0,
+        web_enabled=False,
+        autodiscover=False,
+        store="memory://",
+        datadir=Path(config.state_dir) / "faust",
+    )
+    app.flow = handler.flow
+    app.member_url = URL(f"tidegate://{config.instance_id or uuid4().hex}")
+    inputs = app.topic(*[config.topic(role) for role in FOLDED_ROLES], schema=BatchSchema(), acks=False)
+
+    @app.agent(inputs, name="gate", concurrency=1, supervisor_strategy=mode.CrashingSupervisor)
+    async def gate(batches: faust.Stream[Batch]) -> None:
+        async for batch in batches.noack():
+            handler.offer(batch)
+
+    @app.on_partitions_revoked.connect(weak=False)
+    async def revoked(_app: Any, _partitions: set[TP], **_kwargs: Any) -> None:
+        await handler.on_revoked()
+
+    @app.on_partitions_assigned.connect(weak=False)
+    async def assigned(_app: Any, partitions: set[TP], **_kwargs: Any) -> None:
+        handler.on_assigned({tp.partition for tp in partitions})
+
+    return app

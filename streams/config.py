@@ -1,0 +1,38 @@
+"""What the engine needs to be told. Made from the settings by `tidegate.worker`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from projections.partition import Rules
+from schemas.topics import Role, topic_name
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """One gate: its brokers, topics, group and bounds. Times in seconds, sizes in bytes.
+
+    `kafka` holds the keyword arguments every aiokafka client takes: bootstrap_servers, security_protocol and credentials.
+    """
+
+    kafka: dict[str, Any]
+    topic_prefix: str = "tidegate"
+    group_id: str = "tidegate"
+    instance_id: str | None = None
+    rules: Rules = field(default_factory=Rules)
+    session_timeout_seconds: float = 6.0
+    heartbeat_interval_seconds: float = 2.0
+    rebalance_timeout_seconds: float = 30.0
+    transaction_timeout_seconds: float = 15.0
+    request_timeout_seconds: float = 20.0
+    queue_budget_bytes: int = 16 * 1024 * 1024
+    cycle_max_records: int = 8192
+    lazy_commit_seconds: float = 0.05
+    state_dir: str = "."
+
+    def topic(self, role: Role) -> str:
+        """The topic's name under this gate's prefix."""
+        return topic_name(role, self.topic_prefix)
+
+
+FOLDED_ROLES: tuple[Role, ...] = ("context", "steps", "results")
+"""The input topics the engine subscribes to, in the order in which it works on them."""

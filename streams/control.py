@@ -1,0 +1,71 @@
+"""Questions to the cluster that are not about records: partition counts, committed offsets, where logs begin."""
+
+import asyncio
+from collections.abc import Sequence
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from schemas.topics import topics
+from streams.config import EngineConfig
+from streams.errors import FatalError
+
+METADATA_SECONDS = 10.0
+
+
+class Control:
+    """An admin connection and a consumer without a group, shared by the partitions of a worker."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        timeout_ms = int(config.request_timeout_seconds * 1000)
+        self._admin = AIOKafkaAdminClient(
+            **config.kafka, client_id=f"{config.group_id}-control", request_timeout_ms=timeout_ms, retry_backoff_ms=20
+        )
+        self._consumer = AIOKafkaConsumer(
+            **config.kafka, client_id=f"{config.group_id}-control", request_timeout_ms=timeout_ms, retry_backoff_ms=20
+        )
+
+    async def start(self) -> None:
+        """Connect. Raises `KafkaConnectionError` where no broker answers."""
+        await self._admin.start()
+        await self._consumer.start()
+
+    async def stop(self) -> None:
+        """Close the connections."""
+        await self._consumer.stop()
+        await self._admin.close()
+
+    async def partition_count(self) -> int:
+        """How many partitions every topic of the gate has.
+
+        Raises `FatalError` where a topic is missing or the counts differ; `KafkaError` where the broker does not answer.
+        """
+        names = [topic.name for topic in topics(self._config.topic_prefix)]
+        counts: dict[str, int] = {}
+        for _ in range(int(METADATA_SECONDS / 0.5)):
+            described = await self._admin.describe_topics(names)
+            counts = {each["topic"]: len(each["partitions"]) for each in described if each["error_code"] == 0}
+            if len(counts) == len(names):
+                break
+            await asyncio.sleep(0.5)
+        missing = [name for name in names if name not in counts]
+        if missing:
+            raise FatalError(f"topics are missing: {', '.join(missing)}. Create them: tidegate topics create")
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise FatalError(f"all topics must have the same partition count, but: {listed}. See: tidegate topics check")
+        return next(iter(counts.values()))
+
+    async def committed_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """The group's committed offsets, of those partitions that have one. Raises `KafkaError`."""
+        answer = await self._admin.list_consumer_group_offsets(self._config.group_id, partitions=list(partitions))
+        return {tp: committed.offset for tp, committed in answer.items() if committed.offset >= 0}
+
+    async def beginning_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """The offset of each log's first record. Raises `KafkaError`."""
+        return dict(await self._consumer.beginning_offsets(list(partitions)))
+
+    async def end_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """The high watermark of each log. Raises `KafkaError`."""
+        return dict(await self._consumer.end_offsets(list(partitions)))

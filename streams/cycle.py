@@ -1,0 +1,421 @@
+"""One owned partition at work: take what is queued, fold it, judge what has reached its barrier, write one transaction.
+
+Responsible for the order of these, for the place of every batch, and for starting afresh when a transaction fails. What
+events mean is decided in `projections`; taking the partition over is `streams.handover`.
+"""
+
+import asyncio
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    ProducerFenced,
+    TopicAuthorizationFailedError,
+)
+
+from projections.gate import Place
+from projections.partition import Changes, Partition
+from schemas.decode import Batch, Refusal
+from schemas.topics import Role
+from streams.changelog import PROGRESS_KEY, progress_to_bytes
+from streams.config import FOLDED_ROLES, EngineConfig
+from streams.errors import FatalError
+from streams.handover import Surroundings, take_over
+from streams.metrics import State
+from streams.transaction import Record, TransactionWriter
+
+_log = structlog.get_logger(__name__)
+
+JUDGED_AT_ONCE: Final = 2048
+RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
+
+
+@dataclass(slots=True)
+class Target:
+    """A barrier that was asked for: fold up to these positions before judging results below `covers`."""
+
+    positions: dict[Role, int]
+    covers: int
+    asked_at: float
+    asked_ms: int
+
+
+class Cycle:
+    """The life of one partition on this worker."""
+
+    def __init__(self, config: EngineConfig, number: int, surroundings: Surroundings) -> None:
+        self.number = number
+        self.state: State = "starting"
+        self._config = config
+        self._around = surroundings
+        self._topics: dict[Role, str] = {role: config.topic(role) for role in FOLDED_ROLES}
+        self._decoders = {role: surroundings.decoder(role) for role in FOLDED_ROLES}
+        self._queues: dict[Role, deque[Batch]] = {role: deque() for role in FOLDED_ROLES}
+        self._next: dict[Role, int] = {}
+        self._applied: dict[Role, int] = {}
+        self._committed: dict[Role, int] = {}
+        self._partition: Partition | None = None
+        self._writer: TransactionWriter | None = None
+        self._target: Target | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._allowed = asyncio.Event()
+        self._allowed.set()
+        self._writing = asyncio.Lock()
+        self._last_commit = 0.0
+        self._records = 0
+        self._counts: Counter[tuple[Role, str]] = Counter()
+        self._refusals: list[Refusal] = []
+        self._cpu: Counter[str] = Counter()
+        self._barrier_waits: list[float] = []
+
+    # What the engine asks of it
+
+    async def run(self) -> None:
+        """Take the partition over and work on it until cancelled; take it over again when a transaction fails.
+
+        Raises `FatalError` where waiting cannot help. Cancelled, it leaves at most an open transaction, which the next
+        owner's fence ends.
+        """
+        failures = 0
+        try:
+            while True:
+                try:
+                    await self._take_over()
+                    failures = 0
+                    await self._work()
+                except (KafkaError, OSError, asyncio.TimeoutError) as error:
+                    await self._start_afresh(error, failures)
+                    failures += 1
+        finally:
+            self._forget()
+
+    def offer(self, batch: Batch) -> None:
+        """Queue a fetched batch if it continues what is queued; drop what was there before, seek back over a hole."""
+        if self.number not in self._around.flow.joined:
+            return
+        role = batch.role
+        expected = self._next[role]
+        if batch.end <= expected:
+            return
+        if batch.start > expected:
+            _log.info("hole_sought_back", topic=self._topics[role], partition=self.number, expected=expected)
+            self._around.flow.seek(self._topics[role], self.number, expected)
+            return
+        if batch.start < expected:
+            batch = batch.since(expected)
+        self._queues[role].append(batch)
+        self._next[role] = batch.end
+        self._queue_changed(role, batch.size_bytes)
+        self._wake.set()
+
+    async def suspend(self) -> None:
+        """Finish the transaction under way and start no other until `resume`. Bounded by the session timeout."""
+        self._allowed.clear()
+        try:
+            async with asyncio.timeout(self._config.session_timeout_seconds / 2):
+                async with self._writing:
+                    pass
+        except TimeoutError:
+            _log.warning("transaction_still_running", partition=self.number)
+
+    def resume(self) -> None:
+        """Go on: the partition stayed with this worker. The consumer's position was reset, so seek to ours."""
+        if self.number in self._around.flow.joined:
+            for role, position in self._next.items():
+                self._around.flow.seek(self._topics[role], self.number, position)
+        self._allowed.set()
+        self._wake.set()
+
+    # Taking over, and starting afresh
+
+    async def _take_over(self) -> None:
+        self._set_state("restoring")
+        taken = await take_over(self._config, self.number, self._around)
+        self._partition, self._writer = taken.partition, taken.writer
+        self._applied, self._next, self._committed = dict(taken.applied), dict(taken.applied), dict(taken.committed)
+        await self._allowed.wait()
+        for role, position in self._next.items():
+            self._around.flow.seek(self._topics[role], self.number, position)
+        self._around.flow.joined.add(self.number)
+        self._set_state("running")
+        self._around.metrics.handover()
+
+    async def _start_afresh(self, error: BaseException, failures: int) -> None:
+        self._around.metrics.transaction_failed(error)
+        if isinstance(error, MessageSizeTooLargeError | TopicAuthorizationFailedError | GroupAuthorizationFailedError):
+            raise FatalError(f"partition {self.number}: the broker refuses what has to be written: {error!r}") from error
+        self._forget()
+        self._set_state("restoring")
+        delay = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
+        if isinstance(error, ProducerFenced):
+            # Perhaps the partition has a new owner: hear of it before fencing that one in turn.
+            delay = max(delay, self._config.heartbeat_interval_seconds + 0.5)
+        _log.warning("partition_starts_afresh", partition=self.number, error=repr(error), retry_seconds=delay)
+        await asyncio.sleep(delay)
+
+    def _forget(self) -> None:
+        self._around.flow.joined.discard(self.number)
+        if self._asking is not None:
+            self._asking.cancel()
+        self._asking = self._target = None
+        writer, self._writer, self._partition = self._writer, None, None
+        if writer is not None:
+            self._around.in_background(writer.stop())
+        for role, queue in self._queues.items():
+            queue.clear()
+            self._around.flow.queued_bytes[self._topics[role], self.number] = 0
+        self._refusals.clear()
+        self._counts.clear()
+        self._barrier_waits.clear()
+        self._records = 0
+
+    # Working
+
+    async def _work(self) -> None:
+        while True:
+            await self._allowed.wait()
+            self._wake.clear()
+            self._ask_for_barrier()
+            folded = self._fold()
+            judged = self._judge()
+            if self._must_commit(judged):
+                await self._commit()
+            elif not folded:
+                await self._wait()
+            else:
+                await asyncio.sleep(0)
+
+    async def _wait(self) -> None:
+        timeout = self._seconds_to_next()
+        if timeout is None:
+            await self._wake.wait()
+            return
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _seconds_to_next(self) -> float | None:
+        waits = []
+        if self._is_dirty:
+            waits.append(self._last_commit + self._config.lazy_commit_seconds - time.monotonic())
+        due = self._known.next_due_ms()
+        if due is not None and self._target is None and self._asking is None:
+            waits.append(due / 1000 - time.time())
+        return max(0.0, min(waits)) + 0.001 if waits else None
+
+    @property
+    def _known(self) -> Partition:
+        if self._partition is None:
+            raise RuntimeError(f"partition {self.number} has not been taken over")
+        return self._partition
+
+    @property
+    def _is_dirty(self) -> bool:
+        return self._applied != self._committed
+
+    def _fold(self) -> int:
+        folded = 0
+        for role in ("context", "steps"):
+            folded += self._fold_role(role, self._config.cycle_max_records // 2)
+        return folded
+
+    def _fold_role(self, role: Role, limit: int) -> int:
+        queue, folded = self._queues[role], 0
+        while queue and folded < limit:
+            batch = queue.popleft()
+            self._queue_changed(role, -batch.size_bytes)
+            self._decode(batch)
+            began = time.thread_time()
+            if role == "context":
+                self._known.fold_context(batch)
+            else:
+                self._known.fold_steps(batch, _now_ms())
+            self._cpu["fold"] += time.thread_time() - began  # type: ignore[assignment]
+            self._applied[role] = batch.end
+            folded += max(len(batch), 1)
+        return folded
+
+    def _decode(self, batch: Batch) -> None:
+        began = time.thread_time()
+        self._refusals += self._decoders[batch.role].decode(batch)
+        self._counts.update((batch.role, event["type"]) for event in batch.events if event is not None)
+        self._records += len(batch)
+        self._cpu["decode"] += time.thread_time() - began  # type: ignore[assignment]
+
+    # Judging
+
+    def _ask_for_barrier(self) -> None:
+        if self._target is not None or self._asking is not None:
+            return
+        due = self._known.next_due_ms()
+        if self._queues["results"] or self._known.has_ready or (due is not None and due <= _now_ms()):
+            self._asking = asyncio.get_running_loop().create_task(self._ask())
+
+    async def _ask(self) -> None:
+        target = Target({}, self._next["results"], time.monotonic(), _now_ms())
+        partitions: dict[Role, TopicPartition] = {
+            role: TopicPartition(self._topics[role], self.number) for role in ("context", "steps")
+        }
+        offsets = await self._around.barrier.end_offsets(partitions.values())
+        target.positions = {role: offsets[tp] for role, tp in partitions.items()}
+        self._target, self._asking = target, None
+        self._around.ends.update({(self._topics[role], self.number): end for role, end in target.positions.items()})
+        self._wake.set()
+
+    def _judge(self) -> bool:
+        target = self._target
+        if target is None or any(self._applied[role] < position for role, position in target.positions.items()):
+            return False
+        if target.asked_at:
+            self._barrier_waits.append(time.monotonic() - target.asked_at)
+            target.asked_at = 0.0
+        place = Place(self.number, self._applied["context"], self._applied["steps"])
+        queue, judged = self._queues["results"], 0
+        while queue and queue[0].start < target.covers and judged < JUDGED_AT_ONCE:
+            batch = queue.popleft()
+            self._queue_changed("results", -batch.size_bytes)
+            self._decode(batch)
+            began = time.thread_time()
+            self._known.judge(batch, place, _now_ms())
+            self._cpu["judge"] += time.thread_time() - began  # type: ignore[assignment]
+            self._applied["results"] = batch.end
+            judged += len(batch)
+        if not (queue and queue[0].start < target.covers):
+            self._known.judge_ready(place, _now_ms())
+            self._known.give_up_due(place, target.asked_ms)
+            self._target = None
+        return True
+
+    # Committing
+
+    def _must_commit(self, judged: bool) -> bool:
+        if not (self._is_dirty or self._known.has_changes):
+            return False
+        return (
+            judged
+            or self._records >= self._config.cycle_max_records
+            or time.monotonic() >= self._last_commit + self._config.lazy_commit_seconds
+        )
+
+    async def _commit(self) -> None:
+        async with self._writing:
+            began, cpu_began = time.monotonic(), time.thread_time()
+            changes = self._known.take(_now_ms())
+            changes.refusals += self._refusals
+            self._refusals = []
+            records = self._records_of(changes)
+            applied = dict(self._applied)
+            offsets = {
+                self._topics[role]: position
+                for role, position in applied.items()
+                if position != self._committed.get(role)
+            }
+            if self._writer is None:
+                raise RuntimeError(f"partition {self.number} has no producer")
+            self._cpu["commit"] += time.thread_time() - cpu_began  # type: ignore[assignment]
+            if changes.misrouted:
+                await self._around.forwarder.forward(changes.misrouted)
+            await self._writer.write(records, offsets)
+            self._committed = applied
+            self._last_commit = time.monotonic()
+        self._count(changes, self._last_commit - began)
+
+    def _records_of(self, changes: Changes) -> dict[str, list[Record]]:
+        records: dict[str, list[Record]] = {}
+        changelog = records.setdefault(self._config.topic("sessions.changelog"), [])
+        changelog += [Record(key, value, []) for key, value in changes.rows.items()]
+        progress = {role: position for role, position in self._applied.items()}
+        changelog.append(Record(PROGRESS_KEY, progress_to_bytes(progress), []))
+        for output in changes.outputs:
+            topic = self._config.topic(output.role)
+            records.setdefault(topic, []).append(Record(output.key, output.value, output.headers))
+        if changes.refusals:
+            records[self._config.topic("dlq")] = [self._dead_letter(refusal) for refusal in changes.refusals]
+        return records
+
+    def _dead_letter(self, refusal: Refusal) -> Record:
+        batch, index = refusal.batch, refusal.index
+        topic = self._config.topic(batch.role)
+        headers = [
+            *batch.headers[index],
+            ("tidegate_error", refusal.error.encode()),
+            ("tidegate_error_detail", refusal.detail.encode()),
+            ("tidegate_origin_topic", topic.encode()),
+            ("tidegate_origin_partition", str(batch.partition).encode()),
+            ("tidegate_origin_offset", str(batch.offsets[index]).encode()),
+            ("tidegate_origin_timestamp", str(batch.timestamps[index]).encode()),
+        ]
+        _log.warning(
+            "record_dead_lettered",
+            topic=topic,
+            partition=batch.partition,
+            offset=batch.offsets[index],
+            error=refusal.error,
+            detail=refusal.detail,
+        )
+        return Record(batch.keys[index], batch.values[index], headers)
+
+    # Telling
+
+    def _count(self, changes: Changes, seconds: float) -> None:
+        metrics, number = self._around.metrics, self.number
+        metrics.transaction(seconds, self._records)
+        by_role: dict[Role, dict[str, int]] = {}
+        for (role, event_type), count in self._counts.items():
+            by_role.setdefault(role, {})[event_type] = count
+        for role, counts in by_role.items():
+            metrics.events(self._topics[role], counts)
+        metrics.duplicates(changes.duplicates)
+        if changes.verdicts:
+            now_ms = _now_ms()
+            metrics.verdicts(Counter((each.decision, each.reason, each.task_type) for each in changes.verdicts))  # type: ignore[arg-type]
+            metrics.result_ages([each.age_ms / 1000 for each in changes.verdicts if each.age_ms is not None])
+            metrics.produce_to_verdict("hot", [max(0, now_ms - each.timestamp) / 1000 for each in changes.verdicts])
+        for refusal in changes.refusals:
+            metrics.dlq(refusal.error)
+        for batch, _index in changes.misrouted:
+            metrics.misrouted(self._topics[batch.role])
+        for wait in self._barrier_waits:
+            metrics.barrier_wait("hot", wait)
+        for stage, cpu_seconds in self._cpu.items():
+            metrics.cpu(stage, cpu_seconds)  # type: ignore[arg-type]
+        metrics.partition(
+            number,
+            sessions=self._known.session_count,
+            row_bytes=self._known.row_bytes,
+            parked_results=self._known.parked_count,
+            queued_bytes=sum(self._around.flow.queued_bytes.get((topic, number), 0) for topic in self._topics.values()),
+        )
+        self._records = 0
+        self._counts.clear()
+        self._cpu.clear()
+        self._barrier_waits.clear()
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """The position folded up to, by topic."""
+        return {self._topics[role]: position for role, position in self._applied.items()}
+
+    def _set_state(self, state: State) -> None:
+        self.state = state
+        self._around.metrics.state(self.number, state)
+
+    def _queue_changed(self, role: Role, size_bytes: int) -> None:
+        queued = self._around.flow.queued_bytes
+        name = self._topics[role], self.number
+        queued[name] = queued.get(name, 0) + size_bytes
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+

@@ -1,0 +1,163 @@
+"""Which partitions this worker owns, and what they share. Batches come in here and go to their partition's cycle."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from schemas.decode import Batch
+from streams.barrier import Barrier
+from streams.config import FOLDED_ROLES, EngineConfig
+from streams.control import Control
+from streams.cycle import Cycle
+from streams.forward import Forwarder
+from streams.handover import Surroundings
+from streams.metrics import Metrics
+from streams.transport import Flow
+
+_log = structlog.get_logger(__name__)
+
+LAG_SECONDS = 5.0
+STOP_SECONDS = 5.0
+
+
+class Engine:
+    """The partitions of one worker."""
+
+    def __init__(self, config: EngineConfig, metrics: Metrics) -> None:
+        self.flow = Flow(config)
+        self.fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._config = config
+        self._metrics = metrics
+        self._control = Control(config)
+        self._barrier = Barrier(config)
+        self._around: Surroundings | None = None
+        self._cycles: dict[int, Cycle] = {}
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._telling: asyncio.Task[None] | None = None
+        self._assigned = False
+
+    async def start(self) -> None:
+        """Connect, and check the topics.
+
+        Raises `KafkaError` where no broker answers and `FatalError` where the topics are not what they have to be.
+        """
+        await self._control.start()
+        await self._barrier.start()
+        partition_count = await self._control.partition_count()
+        forwarder = Forwarder(self._config, partition_count)
+        await forwarder.start()
+        self._around = Surroundings(
+            self.flow, self._barrier, self._control, forwarder, self._metrics, partition_count, self._in_background
+        )
+        self._telling = asyncio.get_running_loop().create_task(self._tell_lag())
+        self._metrics.worker("starting")
+
+    async def stop(self) -> None:
+        """Finish the transactions under way, give every partition up, and disconnect. Bounded in time."""
+        self._metrics.worker("stopping")
+        await self.on_revoked()
+        for number in list(self._cycles):
+            self._drop(number)
+        if self._telling is not None:
+            self._telling.cancel()
+        background = list(self._background)
+        if background:
+            _, late = await asyncio.wait(background, timeout=STOP_SECONDS)
+            for task in late:
+                task.cancel()
+        if self._around is not None:
+            await self._around.forwarder.stop()
+        await self._barrier.stop()
+        await self._control.stop()
+
+    # What Faust tells
+
+    def offer(self, batch: Batch) -> None:
+        """Hand a batch to its partition; one that is not ours (any more) is dropped, its position was not committed."""
+        cycle = self._cycles.get(batch.partition)
+        if cycle is not None:
+            cycle.offer(batch)
+
+    async def on_revoked(self) -> None:
+        """Let every transaction finish and start no other: the partitions may get other owners."""
+        self._metrics.rebalance()
+        await asyncio.gather(*(cycle.suspend() for cycle in self._cycles.values()))
+
+    def on_assigned(self, partitions: set[int]) -> None:
+        """Keep what stays, drop what went, take over what is new (in the background)."""
+        for number in self._cycles.keys() - partitions:
+            self._drop(number)
+        for cycle in self._cycles.values():
+            cycle.resume()
+        for number in sorted(partitions - self._cycles.keys()):
+            self._own(number)
+        self._assigned = True
+        self._tell_state()
+        _log.info("partitions_assigned", partitions=sorted(partitions))
+
+    def _own(self, number: int) -> None:
+        if self._around is None:
+            raise RuntimeError("the engine has not been started")
+        cycle = self._cycles[number] = Cycle(self._config, number, self._around)
+        task = self._running[number] = asyncio.get_running_loop().create_task(cycle.run(), name=f"cycle-{number}")
+        task.add_done_callback(self._ended)
+
+    def _drop(self, number: int) -> None:
+        del self._cycles[number]
+        task = self._running.pop(number)
+        task.cancel()
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        self._metrics.forget_partition(number)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None and not self.fatal.done():
+            self.fatal.set_exception(error)
+
+    # What the worker tells
+
+    def healthy(self) -> tuple[bool, str]:
+        """Whether nothing fatal has happened, and what has."""
+        if self.fatal.done():
+            return False, repr(self.fatal.exception())
+        return True, "ok"
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Whether the group has assigned partitions (perhaps none) and all of them are running."""
+        states = {str(number): cycle.state for number, cycle in sorted(self._cycles.items())}
+        ready = self._assigned and all(state == "running" for state in states.values())
+        return ready, {"assigned": self._assigned, "partitions": states}
+
+    def _tell_state(self) -> None:
+        ready, _ = self.ready()
+        self._metrics.worker("running" if ready else "restoring")
+
+    async def _tell_lag(self) -> None:
+        while not self.fatal.done():
+            await asyncio.sleep(LAG_SECONDS)
+            self._tell_state()
+            partitions = [
+                TopicPartition(self._config.topic(role), number) for number in self._cycles for role in FOLDED_ROLES
+            ]
+            if not partitions:
+                continue
+            try:
+                ends = await self._control.end_offsets(partitions)
+            except KafkaError as error:
+                _log.warning("lag_unknown", error=repr(error))
+                continue
+            for number, cycle in self._cycles.items():
+                for topic, position in cycle.positions.items():
+                    end = ends.get(TopicPartition(topic, number))
+                    if end is not None:
+                        self._metrics.lag(topic, number, max(0, end - position))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

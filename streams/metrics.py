@@ -1,0 +1,331 @@
+"""The worker's metrics: names, units, labels and buckets, in a registry of their own.
+
+Responsible for what is counted and under which bounded labels; `streams.exposition` serves it. Every method takes the
+aggregate of a whole cycle, and label children are looked up once and kept, because the hot path judges tens of
+thousands of events a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, ProcessCollector
+
+from schemas.fields import Lane, Reason
+from streams.distribution import Distribution
+
+State = Literal["starting", "restoring", "running", "stopping"]
+"""Where a partition, or the worker, stands. `running` is the only state in which results are judged."""
+
+Stage = Literal["decode", "fold", "judge", "commit"]
+"""What a cycle spends CPU on."""
+
+Decision = Literal["delivered", "withheld"]
+
+STATES: Final[tuple[State, ...]] = ("starting", "restoring", "running", "stopping")
+STAGES: Final[tuple[Stage, ...]] = ("decode", "fold", "judge", "commit")
+LANES: Final[tuple[Lane, ...]] = ("hot", "cold")
+
+MAX_LABEL_VALUES: Final = 64
+OTHER: Final = "other"
+UNKNOWN: Final = "unknown"
+
+HOT_PATH_SECONDS: Final = (
+    *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075),
+    *(0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
+    *(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
+)
+"""0.5 ms to 60 s, closest between 2 and 75 ms, where p50 and p99 of an idle gate are."""
+
+AGE_SECONDS: Final = (0.01, 0.05, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 90.0, 120.0, 300.0, 900.0, 3600.0)
+"""An agent works for seconds to minutes, now and then for an hour."""
+
+RESTORE_SECONDS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+RECORDS: Final = (1, 4, 16, 64, 256, 512, 1024, 2048, 4096, 8192, 16_384, 65_536)
+
+
+class BoundedLabel:
+    """At most `limit` distinct values of a label; later ones become `other`, so that no input can grow the registry."""
+
+    def __init__(self, limit: int = MAX_LABEL_VALUES) -> None:
+        self._limit = limit
+        self._known: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        """Return the value itself, or `other` where it is one too many."""
+        if value in self._known:
+            return value
+        if len(self._known) < self._limit:
+            self._known.add(value)
+            return value
+        return OTHER
+
+
+class Metrics:
+    """Everything a worker counts. One per worker, written by one thread, scraped by any.
+
+    `version` is the project's, for `tidegate_build_info`; `libraries` maps names (`aiokafka`) to versions.
+    """
+
+    def __init__(self, version: str = UNKNOWN, libraries: Mapping[str, str] | None = None) -> None:
+        registry = CollectorRegistry(auto_describe=False)
+        self.registry: Final = registry
+        self.process: Final = ProcessCollector(registry=registry)
+
+        self.build: Final = Info("tidegate_build", "Versions of this worker", registry=registry)
+        self.build.info({"version": version, **(libraries or {})})
+        self.worker_state: Final = Enum(
+            "tidegate_worker_state", "State of the worker as a whole", states=STATES, registry=registry
+        )
+        self.partition_state: Final = Enum(
+            "tidegate_partition_state",
+            "State of each partition this worker owns",
+            ["partition"],
+            states=STATES,
+            registry=registry,
+        )
+
+        self.events_total: Final = Counter(
+            "tidegate_events", "Input events folded or judged, by topic and type", ["topic", "type"], registry=registry
+        )
+        self.duplicates_total: Final = Counter(
+            "tidegate_duplicates", "Repeats of an event that were ignored, by type", ["type"], registry=registry
+        )
+        self.verdicts_total: Final = Counter(
+            "tidegate_verdicts",
+            "Verdicts committed, by decision, reason and task type (beyond 64 types: other)",
+            ["decision", "reason", "task_type"],
+            registry=registry,
+        )
+        self.dlq_records_total: Final = Counter(
+            "tidegate_dlq_records",
+            "Input records sent to the dead letter topic, by error",
+            ["error"],
+            registry=registry,
+        )
+        self.misrouted_records_total: Final = Counter(
+            "tidegate_misrouted_records",
+            "Input records found on the wrong partition and sent on to the right one, by topic",
+            ["topic"],
+            registry=registry,
+        )
+
+        self.result_age_seconds: Final = Distribution(
+            "tidegate_result_age_seconds", "Age of a result's task at its verdict: dispatch to verdict", AGE_SECONDS
+        )
+        self.produce_to_verdict_seconds: Final = Distribution(
+            "tidegate_produce_to_verdict_seconds",
+            "From the broker's timestamp of a result to the commit of its verdict, by lane",
+            HOT_PATH_SECONDS,
+            "lane",
+        )
+        registry.register(self.result_age_seconds)
+        registry.register(self.produce_to_verdict_seconds)
+        self.barrier_wait_seconds: Final = Histogram(
+            "tidegate_barrier_wait_seconds",
+            "From asking for the end offsets to having folded up to them, by lane",
+            ["lane"],
+            buckets=HOT_PATH_SECONDS,
+            registry=registry,
+        )
+        self.transaction_seconds: Final = Histogram(
+            "tidegate_transaction_seconds",
+            "Duration of a committed transaction, from its beginning to the commit",
+            buckets=HOT_PATH_SECONDS,
+            registry=registry,
+        )
+        self.cycle_records: Final = Histogram(
+            "tidegate_cycle_records", "Input records in one committed transaction", buckets=RECORDS, registry=registry
+        )
+        self.cycle_cpu_seconds_total: Final = Counter(
+            "tidegate_cycle_cpu_seconds",
+            "CPU time that cycles spent, by stage (decode, fold, judge, commit)",
+            ["stage"],
+            registry=registry,
+        )
+        self.transaction_failures_total: Final = Counter(
+            "tidegate_transaction_failures",
+            "Transactions that failed, by class of the error",
+            ["error"],
+            registry=registry,
+        )
+
+        self.lag_records: Final = Gauge(
+            "tidegate_lag_records",
+            "Records between the folded position and the topic's end, by topic and partition",
+            ["topic", "partition"],
+            registry=registry,
+        )
+        self.sessions: Final = Gauge(
+            "tidegate_sessions", "Sessions that have a row, by partition", ["partition"], registry=registry
+        )
+        self.row_bytes: Final = Gauge(
+            "tidegate_row_bytes", "Bytes of all session rows, by partition", ["partition"], registry=registry
+        )
+        self.parked_results: Final = Gauge(
+            "tidegate_parked_results",
+            "Results that wait for the dispatch of their task, by partition",
+            ["partition"],
+            registry=registry,
+        )
+        self.queued_bytes: Final = Gauge(
+            "tidegate_queued_bytes",
+            "Fetched bytes that wait for a cycle, by partition",
+            ["partition"],
+            registry=registry,
+        )
+
+        self.restore_seconds: Final = Histogram(
+            "tidegate_restore_seconds",
+            "Duration of restoring one partition's rows from the changelog",
+            buckets=RESTORE_SECONDS,
+            registry=registry,
+        )
+        self.restored_rows_total: Final = Counter(
+            "tidegate_restored_rows", "Session rows restored from the changelog", registry=registry
+        )
+        self.handovers_total: Final = Counter(
+            "tidegate_handovers", "Partitions taken over: fenced, restored, and running again", registry=registry
+        )
+        self.rebalances_total: Final = Counter(
+            "tidegate_rebalances", "Rebalances of the consumer group this worker took part in", registry=registry
+        )
+
+        self._task_types = BoundedLabel()
+        self._dlq_errors = BoundedLabel()
+        self._failures = BoundedLabel()
+        self._events: dict[tuple[str, str], Counter] = {}
+        self._duplicates: dict[str, Counter] = {}
+        self._verdicts: dict[tuple[str, str, str], Counter] = {}
+        self._cpu: dict[Stage, Counter] = {stage: self.cycle_cpu_seconds_total.labels(stage) for stage in STAGES}
+        self._barrier: dict[Lane, Histogram] = {lane: self.barrier_wait_seconds.labels(lane) for lane in LANES}
+        self._lag: dict[tuple[str, int], Gauge] = {}
+        self._partition_gauges: Final = (self.sessions, self.row_bytes, self.parked_results, self.queued_bytes)
+        self._gauges: dict[tuple[Gauge, int], Gauge] = {}
+        for lane in LANES:
+            self.produce_to_verdict_seconds.observe((), lane)
+
+    # What came in, and what became of it
+
+    def events(self, topic: str, counts: Mapping[str, int]) -> None:
+        """Count one cycle's events of `topic`, by type."""
+        for event_type, count in counts.items():
+            child = self._events.get((topic, event_type))
+            if child is None:
+                child = self._events[topic, event_type] = self.events_total.labels(topic, event_type)
+            child.inc(count)
+
+    def duplicates(self, counts: Mapping[str, int]) -> None:
+        """Count one cycle's ignored repeats, by type."""
+        for event_type, count in counts.items():
+            child = self._duplicates.get(event_type)
+            if child is None:
+                child = self._duplicates[event_type] = self.duplicates_total.labels(event_type)
+            child.inc(count)
+
+    def verdicts(self, counts: Mapping[tuple[Decision, Reason, str | None], int]) -> None:
+        """Count one cycle's committed verdicts, by decision, reason and task type (None: the task is unknown)."""
+        for (decision, reason, task_type), count in counts.items():
+            label = UNKNOWN if task_type is None else self._task_types(task_type)
+            child = self._verdicts.get((decision, reason, label))
+            if child is None:
+                child = self._verdicts[decision, reason, label] = self.verdicts_total.labels(decision, reason, label)
+            child.inc(count)
+
+    def result_ages(self, seconds: Iterable[float]) -> None:
+        """Time from dispatch to verdict of each result judged in a cycle."""
+        self.result_age_seconds.observe(seconds)
+
+    def produce_to_verdict(self, lane: Lane, seconds: Iterable[float]) -> None:
+        """Time from the broker's timestamp to the commit, of each result a transaction settled."""
+        self.produce_to_verdict_seconds.observe(seconds, lane)
+
+    def dlq(self, error: str, count: int = 1) -> None:
+        """Count records sent to the dead letter topic. `error` is a code, not a message."""
+        self.dlq_records_total.labels(self._dlq_errors(error)).inc(count)
+
+    def misrouted(self, topic: str, count: int = 1) -> None:
+        """Count records of `topic` that were sent on to their right partition."""
+        self.misrouted_records_total.labels(topic).inc(count)
+
+    # Cycles
+
+    def barrier_wait(self, lane: Lane, seconds: float) -> None:
+        """How long a batch of results waited for its barrier."""
+        self._barrier[lane].observe(seconds)
+
+    def transaction(self, seconds: float, records: int) -> None:
+        """Count a committed transaction: its duration, and how many input records it settled."""
+        self.transaction_seconds.observe(seconds)
+        self.cycle_records.observe(records)
+
+    def cpu(self, stage: Stage, seconds: float) -> None:
+        """CPU time spent on a stage, as `time.thread_time` measures it."""
+        self._cpu[stage].inc(seconds)
+
+    def transaction_failed(self, error: BaseException) -> None:
+        """Count a transaction that failed with this error."""
+        self.transaction_failures_total.labels(self._failures(type(error).__name__)).inc()
+
+    # Partitions
+
+    def lag(self, topic: str, partition: int, records: int) -> None:
+        """Set how many records of the topic's partition are not folded yet."""
+        child = self._lag.get((topic, partition))
+        if child is None:
+            child = self._lag[topic, partition] = self.lag_records.labels(topic, str(partition))
+        child.set(records)
+
+    def partition(
+        self,
+        partition: int,
+        *,
+        sessions: int | None = None,
+        row_bytes: int | None = None,
+        parked_results: int | None = None,
+        queued_bytes: int | None = None,
+    ) -> None:
+        """Set the gauges of a partition that are given."""
+        values = (sessions, row_bytes, parked_results, queued_bytes)
+        for gauge, value in zip(self._partition_gauges, values, strict=True):
+            if value is not None:
+                child = self._gauges.get((gauge, partition))
+                if child is None:
+                    child = self._gauges[gauge, partition] = gauge.labels(str(partition))
+                child.set(value)
+
+    def state(self, partition: int, state: State) -> None:
+        """Set the state of a partition."""
+        self.partition_state.labels(str(partition)).state(state)
+
+    def forget_partition(self, partition: int) -> None:
+        """Drop every gauge of a partition that was given up, so that it is reported by its new owner alone."""
+        label = str(partition)
+        self.partition_state.remove(label)
+        for gauge in self._partition_gauges:
+            if self._gauges.pop((gauge, partition), None) is not None:
+                gauge.remove(label)
+        for topic, other in list(self._lag):
+            if other == partition:
+                del self._lag[topic, other]
+                self.lag_records.remove(topic, label)
+
+    # The worker
+
+    def worker(self, state: State) -> None:
+        """Set the state of the worker as a whole."""
+        self.worker_state.state(state)
+
+    def restored(self, seconds: float, rows: int) -> None:
+        """Count a restore of a partition's rows: how long it took, and how many rows there were."""
+        self.restore_seconds.observe(seconds)
+        self.restored_rows_total.inc(rows)
+
+    def handover(self) -> None:
+        """Count a partition that was taken over and is running."""
+        self.handovers_total.inc()
+
+    def rebalance(self) -> None:
+        """Count a rebalance of the group."""
+        self.rebalances_total.inc()

@@ -1,0 +1,86 @@
+"""The transactional producer of one partition: rows, outputs and input offsets in one transaction.
+
+Its transactional id names the group and the partition, so a new owner's first act fences the old one. Any error makes it
+unusable; the caller throws it away together with the rows, which were changed already.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from streams.config import EngineConfig
+
+BATCH_BYTES = 512 * 1024
+STOP_SECONDS = 2.0
+
+
+class Record(NamedTuple):
+    """One record to write, to the partition of the writer."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+
+class TransactionWriter:
+    """Writes whole transactions, one at a time."""
+
+    def __init__(self, config: EngineConfig, partition: int) -> None:
+        self._config = config
+        self._partition = partition
+        self._producer = AIOKafkaProducer(
+            **config.kafka,
+            client_id=f"{config.group_id}-{partition}",
+            transactional_id=f"{config.group_id}-{partition}",
+            transaction_timeout_ms=int(config.transaction_timeout_seconds * 1000),
+            request_timeout_ms=int(config.request_timeout_seconds * 1000),
+            # Right after a commit the broker answers NOT_ENOUGH_REPLICAS until the markers are written: wait 5 ms, not 100.
+            retry_backoff_ms=5,
+            linger_ms=0,
+            max_batch_size=BATCH_BYTES,
+            max_request_size=64 * 1024 * 1024,
+            acks="all",
+        )
+
+    async def fence(self) -> None:
+        """Become the only writer: end any transaction of the last owner, and make its next one fail.
+
+        Raises `KafkaError` where the broker does not answer or refuses.
+        """
+        await self._producer.start()
+
+    async def write(self, records: Mapping[str, Sequence[Record]], offsets: Mapping[str, int]) -> None:
+        """Write `records` (by topic) and commit `offsets` (by input topic), all or nothing.
+
+        Raises `KafkaError`; whether the transaction was committed is then unknown until the next fence. Cancelled, it
+        leaves a transaction that the broker aborts after its timeout, or the next fence before.
+        """
+        producer, partition = self._producer, self._partition
+        await producer.begin_transaction()
+        sent = []
+        for topic, topic_records in records.items():
+            builder = producer.create_batch()
+            for record in topic_records:
+                if (
+                    builder.append(key=record.key, value=record.value, timestamp=None, headers=record.headers) is None
+                    and builder.record_count()
+                ):
+                    sent.append(await producer.send_batch(builder, topic, partition=partition))
+                    builder = producer.create_batch()
+                    builder.append(key=record.key, value=record.value, timestamp=None, headers=record.headers)
+            if builder.record_count():
+                sent.append(await producer.send_batch(builder, topic, partition=partition))
+        committed = {TopicPartition(topic, partition): offset for topic, offset in offsets.items()}
+        # commit_transaction succeeds even where a batch was refused, so every batch is awaited before it
+        await asyncio.gather(*sent, producer.send_offsets_to_transaction(committed, self._config.group_id))
+        await producer.commit_transaction()
+
+    async def stop(self) -> None:
+        """Close the connections, in a bounded time, whatever state they are in."""
+        try:
+            await asyncio.wait_for(self._producer.stop(), STOP_SECONDS)
+        except (KafkaError, asyncio.TimeoutError, RuntimeError, AssertionError):
+            await self._producer.client.close()

@@ -1,0 +1,50 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tidegate import kafka_jars
+
+
+def cached(cache: Path, jars: dict[str, bytes]) -> None:
+    root = cache / f"kafka-{kafka_jars.KAFKA_VERSION}"
+    root.mkdir()
+    for name, content in jars.items():
+        (root / name).write_bytes(content)
+    (root / "classpath.json").write_text(json.dumps({name: len(content) for name, content in jars.items()}))
+
+
+@pytest.fixture
+def downloads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    started: list[Path] = []
+
+    def download(root: Path) -> list[Path]:
+        started.append(root)
+        return []
+
+    monkeypatch.setattr(kafka_jars, "_download", download)
+    return started
+
+
+def test_a_whole_cache_is_used_without_a_download(tmp_path: Path, downloads: list[Path]) -> None:
+    cached(tmp_path, {"a.jar": b"aaaa", "b.jar": b"bb"})
+    assert [jar.name for jar in kafka_jars.classpath(tmp_path)] == ["a.jar", "b.jar"]
+    assert downloads == []
+
+
+def test_a_jar_that_is_missing_or_cut_short_is_downloaded_again(tmp_path: Path, downloads: list[Path]) -> None:
+    cached(tmp_path, {"a.jar": b"aaaa", "b.jar": b"bb"})
+    jar = tmp_path / f"kafka-{kafka_jars.KAFKA_VERSION}" / "b.jar"
+    jar.write_bytes(b"b")
+    kafka_jars.classpath(tmp_path)
+    jar.unlink()
+    kafka_jars.classpath(tmp_path)
+    assert len(downloads) == 2
+
+
+def test_files_of_an_interrupted_download_are_dropped(tmp_path: Path) -> None:
+    (tmp_path / "cut.jar").write_bytes(b"PK\x03\x04 and then nothing")
+    (tmp_path / "cut.pom").write_bytes(b"<project><modelVersion>4.0")
+    (tmp_path / "whole.pom").write_bytes(b"<project/>")
+    kafka_jars._drop_damaged(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["whole.pom"]

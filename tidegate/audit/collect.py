@@ -1,0 +1,491 @@
+"""From the records of one partition to its `logs`: parsing, accounting for what is not folded, nothing judged.
+
+Outputs and DLQ records must be added before inputs: an input is compared with its DLQ record as it passes by, so that no
+bytes are kept. Input events are read with orjson alone; the contract's models are asked only about odd ones.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import orjson
+from aiokafka.partitioner import murmur2
+from pydantic import TypeAdapter, ValidationError
+
+from schemas.envelope import completed_from_headers
+from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS, TaskDispatched
+from schemas.fields import Part
+from schemas.limits import exceeded
+from schemas.topics import INPUT_ROLES, Role, topics
+from schemas.wire import event_adapter
+from tidegate.audit.findings import Example, Findings
+from tidegate.audit.logs import (
+    NEVER,
+    Bounds,
+    Clock,
+    ContextEvent,
+    Facet,
+    JudgedPart,
+    Output,
+    Result,
+    ResultPart,
+    Session,
+    Status,
+    Task,
+)
+from tidegate.audit.oracle import UNSUPPORTED_INPUTS, unsupported_field, unsupported_part
+
+FORWARDED_HEADER: Final = "tidegate_forwarded_from"
+OUTPUT_ROLES: Final[tuple[Role, ...]] = ("dlq", "delivered", "delivered.cold", "withheld", "tasks", "commands")
+"""The gate's topics that are read, the DLQ first. The changelog is the engine's own and is not."""
+
+_SORTED: Final = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+_ENVELOPE: Final = ("source", "event_id", "session_id", "occurred_at")
+_CONTENT: Final = {
+    name: field.get_default(call_default_factory=True)
+    for name, field in TaskDispatched.model_fields.items()
+    if name not in (*_ENVELOPE, "type", "task_id")
+}
+_PART: Final = {name: field.get_default() for name, field in Part.model_fields.items()}
+
+
+class Record(Protocol):
+    """What is used of a Kafka record. `timestamp_type` 1 is the broker's time."""
+
+    @property
+    def offset(self) -> int: ...  # noqa: D102 - Kafka's own words
+    @property
+    def timestamp(self) -> int: ...  # noqa: D102
+    @property
+    def timestamp_type(self) -> int: ...  # noqa: D102
+    @property
+    def key(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def value(self) -> bytes | None: ...  # noqa: D102
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...  # noqa: D102
+
+
+@dataclass(slots=True)
+class Refused:
+    """One DLQ record: what it says of its origin, as digests."""
+
+    offset: int
+    key: int
+    value: int
+    error: str
+    result: tuple[str, str, str, str] | None = None
+    """Session, task, source and event id, once the origin has turned out to be a result."""
+    seen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A record met on a partition that is not its session's, or a copy that says it comes from there."""
+
+    role: Role
+    partition: int
+    offset: int
+    """Of the origin."""
+    digest: int
+    handled: bool
+    """Origin: below the committed offset."""
+
+
+class PartitionLogs:
+    """What the topics of one partition say. Add the records of each topic in order, outputs before inputs."""
+
+    def __init__(
+        self, partition: int, partitions: int, bounds: Mapping[Role, Bounds], findings: Findings, prefix: str
+    ) -> None:
+        self.partition = partition
+        self.bounds = bounds
+        self.findings = findings
+        self.names = {topic.role: topic.name for topic in topics(prefix)}
+        self.sessions: dict[str, Session] = {}
+        self.clocks: dict[Role, Clock] = {role: Clock() for role in INPUT_ROLES}
+        self.counts: Counter[str] = Counter()
+        self.waiting: Counter[Role] = Counter()
+        """Inputs at or beyond the committed offset, per topic."""
+        self.refused: dict[tuple[Role, int], Refused] = {}
+        self.strays: list[Passed] = []
+        self.copies: list[Passed] = []
+        self._partitions = partitions
+        self._roles = {name: role for role, name in self.names.items()}
+        self._homes: dict[str, int] = {}
+        self._output_ids: set[str] = set()
+        self._sources: dict[str, str] = {}
+        self._adapters: dict[Role, TypeAdapter[dict[str, Any]]] = {}
+        self._takers: dict[str, Callable[[Role, Record, dict[str, Any], Session], bool]] = {
+            "context.changed": self._context_changed,
+            "task.cancel_requested": self._unsupported,
+            "result.acknowledged": self._task_event,
+            "session.erased": self._session_erased,
+            "task.dispatched": self._dispatched,
+            "task.step": self._step,
+            "task.heartbeat": self._task_event,
+            "task.effect_proposed": self._unsupported,
+            "task.result": self._result,
+        }
+        self._types: dict[Role, frozenset[str]] = {t.role: frozenset(t.event_types) for t in topics(prefix)}
+
+    def add(self, role: Role, records: Iterable[Record]) -> None:
+        """Take the next records of one topic. Those at or beyond its end are left out."""
+        end = self.bounds[role].end
+        if role in INPUT_ROLES:
+            add = self._input
+        elif role == "dlq":
+            add = self._refused
+        elif role == "tasks":
+            add = self._status
+        else:
+            add = self._output
+        for record in records:
+            if record.offset < end:
+                add(role, record)
+
+    def session(self, session_id: str) -> Session:
+        """The session's logs, empty if nothing is known of it yet."""
+        found = self.sessions.get(session_id)
+        if found is None:
+            found = self.sessions[session_id] = Session()
+        return found
+
+    def note(self, kind: str, detail: str, role: Role | None = None, offset: int | None = None) -> None:
+        """A finding about a record of this partition."""
+        topic = None if role is None else self.names[role]
+        self.findings.add(kind, Example(detail, self.partition, topic, offset))
+
+    # ---- inputs
+
+    def _input(self, role: Role, record: Record) -> None:
+        offset, value = record.offset, record.value
+        self.counts[role] += 1
+        handled = offset < self.bounds[role].handled
+        if not handled:
+            self.waiting[role] += 1
+        if record.timestamp_type == 1:
+            self.clocks[role].add(offset, record.timestamp)
+        refused = self.refused.get((role, offset))
+        body = self._parsed(role, record)
+        if refused is not None:
+            self._compare(role, record, refused, body)
+            return
+        if body is None:
+            self._unaccounted(role, offset, "is not an event of this topic", handled=handled)
+            return
+        session_id = body["session_id"]
+        if self._home(session_id) != self.partition:
+            self.strays.append(Passed(role, self.partition, offset, hash(value), handled))
+            return
+        if record.headers:
+            self._note_copy(role, record)
+        if not self._takers[body["type"]](role, record, body, self.session(session_id)):
+            self._unaccounted(role, offset, f"{body['type']} cannot be folded", handled=handled)
+
+    def _unaccounted(self, role: Role, offset: int, what: str, *, handled: bool) -> None:
+        if handled:
+            self.note("input_unaccounted", what, role, offset)
+
+    def _parsed(self, role: Role, record: Record) -> dict[str, Any] | None:
+        """The event in a record, or None. What looks odd is left to the contract's models."""
+        value = record.value
+        if value is None:
+            return None
+        try:
+            body = orjson.loads(value)
+            if (
+                body["type"] in self._types[role]
+                and type(body["source"]) is str
+                and type(body["event_id"]) is str
+                and type(body["occurred_at"]) is str
+                and (record.key is None or record.key == body["session_id"].encode())
+            ):
+                return body  # type: ignore[no-any-return]
+        except (ValueError, LookupError, TypeError, AttributeError):
+            pass
+        return self._valid(role, record)
+
+    def _valid(self, role: Role, record: Record) -> dict[str, Any] | None:
+        """The event in a record by the contract's models, its headers considered; None where there is none."""
+        value = record.value
+        if value is None:
+            return None
+        adapter = self._adapters.get(role)
+        if adapter is None:
+            models = {"context": CONTEXT_EVENTS, "steps": STEP_EVENTS, "results": RESULT_EVENTS}[role.split(".")[0]]
+            adapter = self._adapters[role] = event_adapter(models)
+        for candidate in (value, completed_from_headers(value, record.headers)):
+            if candidate is None:
+                continue
+            try:
+                event = adapter.validate_json(candidate)
+            except ValidationError:
+                continue
+            keyed = record.key is None or record.key == event["session_id"].encode()
+            return event if keyed and exceeded(event, value) is None else None
+        return None
+
+    def _home(self, session_id: str) -> int:
+        home = self._homes.get(session_id)
+        if home is None:
+            home = (murmur2(session_id.encode()) & 0x7FFFFFFF) % self._partitions
+            self._homes[session_id] = home
+        return home
+
+    def _note_copy(self, role: Role, record: Record) -> None:
+        for name, value in record.headers:
+            if name != FORWARDED_HEADER:
+                continue
+            self.counts["forwarded"] += 1
+            topic, _, rest = value.decode(errors="replace").partition("/")
+            partition, _, offset = rest.partition("/")
+            if self._roles.get(topic) == role and partition.isdecimal() and offset.isdecimal():
+                self.copies.append(Passed(role, int(partition), int(offset), hash(record.value), handled=True))
+            else:
+                self.note("forwarded_without_origin", f"{FORWARDED_HEADER}: {value!r}", role, record.offset)
+
+    def _unsupported(self, _role: Role, _record: Record, _body: dict[str, Any], _session: Session) -> bool:
+        return False
+
+    def _task_event(self, _role: Role, _record: Record, body: dict[str, Any], _session: Session) -> bool:
+        return type(body.get("task_id")) is str
+
+    def _context_changed(self, _role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
+        changed, unset, cause = body.get("set", {}), body.get("unset", ()), body.get("cause")
+        if cause is not None:
+            cause = cause.get("task_id") if type(cause) is dict else cause
+            if type(cause) is not str:
+                return False
+        if type(changed) is not dict or type(unset) not in (list, tuple):
+            return False
+        source = self._sources.setdefault(body["source"], body["source"])
+        event = ContextEvent(record.offset, record.timestamp, cause, source, body["event_id"])
+        for name, value in ({**changed, **dict.fromkeys(unset)} if unset else changed).items():
+            self._change(session, name, value, event)
+        return True
+
+    def _change(self, session: Session, name: str, value: str | None, event: ContextEvent) -> None:
+        facet = session.facets.get(name)
+        if facet is None:
+            facet = session.facets[name] = Facet()
+        if event.cause is not None:
+            before = facet.values[-1] if facet.values else NEVER
+            session.own.setdefault(event.cause, {}).setdefault(name, []).append((event.offset, before, value))
+        facet.offsets.append(event.offset)
+        facet.values.append(value)
+        facet.events.append(event)
+
+    def _session_erased(self, _role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
+        session.erased.append(record.offset)
+        event = ContextEvent(record.offset, record.timestamp, None, body["source"], body["event_id"])
+        for facet in session.facets.values():
+            facet.offsets.append(record.offset)
+            facet.values.append(NEVER)
+            facet.events.append(event)
+        return True
+
+    def _dispatched(self, role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
+        task_id, snapshot, depends_on = body.get("task_id"), body.get("snapshot", {}), body.get("depends_on", [])
+        if type(task_id) is not str or type(snapshot) is not dict or type(depends_on) is not list:
+            return False
+        digest = hash(orjson.dumps([body.get(name, default) for name, default in _CONTENT.items()], option=_SORTED))
+        first = session.tasks.get(task_id)
+        if first is not None:
+            if first.digest != digest:
+                session.conflicts.append((task_id, role, record.offset))
+            self.counts["dispatch_repeats"] += 1
+            return True
+        session.tasks[task_id] = Task(
+            role=role,
+            offset=record.offset,
+            at_ms=record.timestamp,
+            digest=digest,
+            snapshot=snapshot,
+            depends_on=depends_on,
+            request_id=body.get("request_id"),
+            on_stale=body.get("on_stale", "withhold"),
+            on_stale_failure=body.get("on_stale_failure", "annotate"),
+            when_absent=body.get("when_absent", "deliver"),
+            unsupported=unsupported_field(body),
+        )
+        return True
+
+    def _step(self, role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
+        task_id, reads = body.get("task_id"), body.get("reads")
+        if type(task_id) is not str or type(body.get("status")) is not str:
+            return False
+        if reads:
+            session.reads.setdefault(task_id, []).append((role, record.offset, reads))
+        return True
+
+    def _result(self, role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
+        result = _result_of(role, record, body)
+        if result is None:
+            return False
+        session.results.setdefault(body["task_id"], []).append(result)
+        return True
+
+    # ---- outputs
+
+    def _refused(self, role: Role, record: Record) -> None:
+        self.counts["dlq"] += 1
+        said = {name: value.decode(errors="replace") for name, value in record.headers if name.startswith("tidegate_")}
+        origin = self._roles.get(said.get("tidegate_origin_topic", ""))
+        partition, offset = said.get("tidegate_origin_partition", ""), said.get("tidegate_origin_offset", "")
+        if origin not in INPUT_ROLES or partition != str(self.partition) or not offset.isdecimal():
+            self.note("dlq_without_origin", f"its headers name {said}", role, record.offset)
+            return
+        key = (origin, int(offset))
+        if key in self.refused:
+            self.note("dlq_twice", f"{self.names[origin]}/{partition}/{offset}", role, record.offset)
+            return
+        self.refused[key] = Refused(record.offset, hash(record.key), hash(record.value), said.get("tidegate_error", ""))
+
+    def _compare(self, role: Role, record: Record, refused: Refused, body: dict[str, Any] | None) -> None:
+        refused.seen = True
+        where = f"{self.names[role]}/{self.partition}/{record.offset}"
+        if (refused.key, refused.value) != (hash(record.key), hash(record.value)):
+            self.note("dlq_altered", where, "dlq", refused.offset)
+        if role.startswith("results"):
+            self.counts["results_refused"] += 1
+        event = None if body is None else self._valid(role, record)
+        if event is None:
+            return
+        if refused.error in ("invalid_event", "empty_value"):
+            self.note("dlq_unfounded", f"{where} is a valid event, but was refused as {refused.error}", "dlq", refused.offset)
+        if event["type"] == "task.result":
+            refused.result = (event["session_id"], event["task_id"], event["source"], event["event_id"])
+            result = _result_of(role, record, event)
+            asks = result is not None and unsupported_part(result) is not None
+        else:
+            asks = event["type"] in UNSUPPORTED_INPUTS
+        if refused.error == "unsupported" and not asks:
+            self.note("dlq_unfounded", f"{where} asks for nothing unsupported", "dlq", refused.offset)
+
+    def _status(self, role: Role, record: Record) -> None:
+        try:
+            key = orjson.loads(record.key or b"")
+            session_id, task_id = key
+        except (ValueError, TypeError):
+            self.note("output_unreadable", f"key {record.key!r} is not a session and a task", role, record.offset)
+            return
+        self._placed(role, record, session_id, orjson.dumps([session_id, task_id]))
+        statuses = self.session(session_id).statuses
+        status = statuses.get(task_id)
+        if status is None:
+            status = statuses[task_id] = Status()
+        if record.value is None:
+            statuses[task_id] = Status(tombstone=True)
+            return
+        self.counts["statuses"] += 1
+        try:
+            body = orjson.loads(record.value)
+            self._output_id(role, record, body["event_id"])
+            if (body["session_id"], body["task_id"]) != (session_id, task_id):
+                self.note("output_misplaced", "the key names another task than the body", role, record.offset)
+            status.taken = body.get("taken") or {}
+            ended = body["status"] == "ended"
+        except (ValueError, LookupError, TypeError):
+            self.note("output_unreadable", "not a task.status event", role, record.offset)
+            return
+        if not ended:
+            status.reopened = status.reopened or status.ended_offset >= 0
+            return
+        if status.ended_offset < 0:
+            status.ended_offset = record.offset
+        status.reason, status.detail = body.get("reason"), body.get("detail") or ""
+        disposition = str(body.get("disposition"))
+        if disposition not in status.dispositions:
+            status.dispositions.append(disposition)
+
+    def _output(self, role: Role, record: Record) -> None:
+        try:
+            body = orjson.loads(record.value or b"")
+            session_id = body["session_id"]
+            self._output_id(role, record, body["event_id"])
+            if role != "commands":
+                output, task_id = _output_of(role, record, body), body["task_id"]
+                self.session(session_id).outputs.setdefault(task_id, []).append(output)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            self.note("output_unreadable", f"not an event of {self.names[role]}", role, record.offset)
+            return
+        self.counts["outputs"] += 1
+        self._placed(role, record, session_id, session_id.encode())
+
+    def _output_id(self, role: Role, record: Record, event_id: str) -> None:
+        if event_id in self._output_ids:
+            self.note("event_id_twice", event_id, role, record.offset)
+        self._output_ids.add(event_id)
+
+    def _placed(self, role: Role, record: Record, session_id: str, key: bytes) -> None:
+        if self._home(session_id) != self.partition:
+            self.note("output_misplaced", f"belongs on partition {self._home(session_id)}", role, record.offset)
+        elif record.key != key:
+            self.note("output_misplaced", f"key {record.key!r}", role, record.offset)
+
+
+def _part_digest(part: dict[str, Any]) -> int:
+    return hash(orjson.dumps([part.get(name, default) for name, default in _PART.items()], option=_SORTED))
+
+
+def _result_of(role: Role, record: Record, body: dict[str, Any]) -> Result | None:
+    try:
+        parts = [
+            ResultPart(part["part_id"], part.get("depends_on"), part.get("on_stale"), _part_digest(part))
+            for part in body["parts"]
+        ]
+        reads = body.get("reads") or {}
+        content = [body["outcome"], [part.digest for part in parts], reads, body.get("error")]
+        if type(body["task_id"]) is not str or not parts:
+            return None
+        return Result(
+            role=role,
+            offset=record.offset,
+            at_ms=record.timestamp,
+            broker_time=record.timestamp_type == 1,
+            source=body["source"],
+            event_id=body["event_id"],
+            outcome=body["outcome"],
+            parts=parts,
+            reads=reads,
+            digest=hash(orjson.dumps(content, option=_SORTED)),
+        )
+    except (LookupError, TypeError, AttributeError):
+        return None
+
+
+def _output_of(role: Role, record: Record, body: dict[str, Any]) -> Output:
+    verdict, result = body["verdict"], body["result"]
+    judged = verdict["judged"]
+    return Output(
+        role=role,
+        offset=record.offset,
+        source=result["source"],
+        event_id=result["event_id"],
+        result_offset=result["offset"],
+        carried=[(part["part_id"], _part_digest(part)) for part in body["parts"]],
+        snapshot=body.get("snapshot") or {},
+        digest=hash(orjson.dumps(verdict, option=_SORTED)),
+        decision=verdict["decision"],
+        reason=verdict["reason"],
+        disposition=verdict.get("disposition"),
+        partition=judged["partition"],
+        context_offset=judged["context_offset"],
+        steps_offset=judged["steps_offset"],
+        at=judged["at"],
+        parts=[
+            JudgedPart(
+                part["part_id"],
+                part["decision"],
+                part["reason"],
+                part.get("annotated", False),
+                part.get("differences") or [],
+                part.get("differences_omitted", 0),
+            )
+            for part in verdict["parts"]
+        ],
+    )

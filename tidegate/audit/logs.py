@@ -1,0 +1,230 @@
+"""What the topics of one partition say, kept small: per session its facets' histories, tasks, results, outputs, statuses.
+
+Shapes and look-ups only. `collect` fills them from records, `oracle` and `check` read them. Offsets are those of the
+topic a thing was found on; times are the broker's, in milliseconds.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+from schemas.topics import Role
+
+
+class _Never(Enum):
+    NEVER = "never seen"
+
+
+NEVER: Final = _Never.NEVER
+"""The value of a facet no event has touched, or none since the session was erased. It contradicts nothing."""
+
+Value = str | None | _Never
+"""A facet's value: text, None for absent (it was unset), or `NEVER`."""
+
+Facets = dict[str, str | None]
+
+
+class ContextEvent(NamedTuple):
+    """A context event that changed facets, as their histories and the verdicts' differences refer to it."""
+
+    offset: int
+    at_ms: int
+    cause: str | None
+    source: str
+    event_id: str
+
+
+@dataclass(slots=True)
+class Facet:
+    """The history of one facet in the order of the context topic: three parallel lists."""
+
+    offsets: list[int] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    events: list[ContextEvent] = field(default_factory=list)
+
+    def at(self, offset: int) -> tuple[Value, ContextEvent | None]:
+        """The value, and the event that gave it, once every context event below `offset` is folded."""
+        index = bisect_left(self.offsets, offset) - 1
+        return (self.values[index], self.events[index]) if index >= 0 else (NEVER, None)
+
+    def givers(self, offset: int) -> list[ContextEvent]:
+        """The events below `offset` that gave the value of that place, newest first: repeats of a value count, too."""
+        index = bisect_left(self.offsets, offset) - 1
+        value = self.values[index] if index >= 0 else NEVER
+        events = []
+        while index >= 0 and self.values[index] == value:
+            events.append(self.events[index])
+            index -= 1
+        return events
+
+
+@dataclass(slots=True)
+class Task:
+    """The first dispatch of a task that is not in the DLQ."""
+
+    role: Role
+    offset: int
+    at_ms: int
+    digest: int
+    snapshot: Facets
+    depends_on: list[str]
+    request_id: str | None
+    on_stale: str
+    on_stale_failure: str
+    when_absent: str
+    unsupported: str | None
+    """The field that asks for something this gate does not do, if any."""
+
+
+@dataclass(slots=True)
+class ResultPart:
+    """One part of a result: what its judgement needs, and a digest of the whole."""
+
+    part_id: str
+    depends_on: list[str] | None
+    on_stale: str | None
+    digest: int
+
+
+@dataclass(slots=True)
+class Result:
+    """One result record."""
+
+    role: Role
+    offset: int
+    at_ms: int
+    broker_time: bool
+    source: str
+    event_id: str
+    outcome: str
+    parts: list[ResultPart]
+    reads: Facets
+    digest: int
+
+
+@dataclass(slots=True)
+class JudgedPart:
+    """What a verdict says of one part. `differences` are the event's own dictionaries."""
+
+    part_id: str
+    decision: str
+    reason: str
+    annotated: bool
+    differences: list[dict[str, Any]]
+    omitted: int
+
+
+@dataclass(slots=True)
+class Output:
+    """One delivered or withheld record."""
+
+    role: Role
+    offset: int
+    source: str
+    """`source` of the result it is about."""
+    event_id: str
+    """`event_id` of the result it is about."""
+    result_offset: int
+    carried: list[tuple[str, int]]
+    """The parts it carries: id and digest."""
+    snapshot: Facets
+    digest: int
+    """Of the verdict."""
+    decision: str
+    reason: str
+    disposition: str | None
+    partition: int
+    context_offset: int
+    steps_offset: int
+    at: str
+    parts: list[JudgedPart]
+
+
+@dataclass(slots=True)
+class Status:
+    """What the tasks topic says of one task, as far as compaction left it."""
+
+    dispositions: list[str] = field(default_factory=list)
+    """The different ones, in order."""
+    ended_offset: int = -1
+    """Of the first record that says ended, as far as visible."""
+    tombstone: bool = False
+    reopened: bool = False
+    """A record said running after one had said ended."""
+    taken: Facets = field(default_factory=dict)
+    reason: str | None = None
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Session:
+    """Everything of one session."""
+
+    facets: dict[str, Facet] = field(default_factory=dict)
+    own: dict[str, dict[str, list[tuple[int, Value, Value]]]] = field(default_factory=dict)
+    """Changes by tasks: task, facet, then (offset, value before, value after)."""
+    erased: list[int] = field(default_factory=list)
+    """Offsets of `session.erased`."""
+    tasks: dict[str, Task] = field(default_factory=dict)
+    conflicts: list[tuple[str, Role, int]] = field(default_factory=list)
+    """Dispatches that contradict an earlier one of the same task: task, role, offset."""
+    reads: dict[str, list[tuple[Role, int, Facets]]] = field(default_factory=dict)
+    results: dict[str, list[Result]] = field(default_factory=dict)
+    outputs: dict[str, list[Output]] = field(default_factory=dict)
+    statuses: dict[str, Status] = field(default_factory=dict)
+
+    def erased_before(self, offset: int) -> int:
+        """The offset of the last erasure below `offset`, or -1."""
+        index = bisect_left(self.erased, offset) - 1
+        return self.erased[index] if index >= 0 else -1
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much of one topic partition there is, and how far the gate had got with it."""
+
+    beginning: int
+    end: int
+    committed: int | None = None
+    """Inputs: every record below was handled when the audit began. None: the group has no offset here."""
+    settled: int = 0
+    """Outputs: transactions with a record below have all their records below every output's `end`."""
+
+    @property
+    def handled(self) -> int:
+        """The committed offset, 0 where there is none."""
+        return self.committed or 0
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the oldest records are gone."""
+        return self.beginning > 0
+
+
+class Clock:
+    """Offsets and times of a topic partition's records, to ask which ones are older than a moment."""
+
+    def __init__(self) -> None:
+        self._offsets = array("q")
+        self._times = array("q")
+        self._least_from: array[int] | None = None
+
+    def add(self, offset: int, at_ms: int) -> None:
+        """Note a record; offsets ascend."""
+        self._offsets.append(offset)
+        self._times.append(at_ms)
+
+    def last_before(self, at_ms: int) -> int:
+        """The offset of the last record with a time below `at_ms`, or -1."""
+        if self._least_from is None:
+            # The broker's clock may have been set back: the least time from here on ascends in any case.
+            least = array("q", self._times)
+            for index in range(len(least) - 2, -1, -1):
+                least[index] = min(least[index], least[index + 1])
+            self._least_from = least
+        index = bisect_left(self._least_from, at_ms) - 1
+        return self._offsets[index] if index >= 0 else -1

@@ -1,0 +1,227 @@
+"""Read the topics of a prefix, committed records only, up to ends fixed at the start. Nothing is judged here.
+
+The order in which positions are asked for makes a running gate harmless: first the group's committed offsets, then the
+outputs' ends, once every transaction under way at that time has ended, last the inputs' ends. So whatever was committed
+has its outputs in sight, and whatever an output is about is in sight, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+
+from schemas.topics import INPUT_ROLES, Role, topic_name
+from tidegate.audit.collect import OUTPUT_ROLES, PartitionLogs, Record
+from tidegate.audit.logs import Bounds
+from tidegate.errors import TidegateError
+from tidegate.settings import Settings
+from tidegate.topics import describe_topics
+
+ROLES: Final[tuple[Role, ...]] = (*OUTPUT_ROLES, *INPUT_ROLES)
+RECORDS_AT_ONCE: Final = 500_000
+"""Partitions are read and checked in groups of about so many records, which bounds memory."""
+
+_FETCH_BYTES: Final = 4 * 1024 * 1024
+_STUCK_SECONDS: Final = 60.0
+
+Offsets = dict[TopicPartition, int]
+
+
+@dataclass(slots=True)
+class Extent:
+    """How much there is to read: bounds per partition, and what was found out on the way."""
+
+    partitions: int
+    bounds: dict[int, dict[Role, Bounds]]
+    now_ms: int
+    gate_running: bool
+    has_offsets: bool
+    """Whether the group has any committed offset on these topics."""
+    open_outputs: list[str]
+    """Output topic partitions whose open transaction did not end in time."""
+
+    @property
+    def records(self) -> int:
+        """An upper bound of the number of records to read."""
+        return sum(each.end - each.beginning for bounds in self.bounds.values() for each in bounds.values())
+
+    def groups(self) -> list[list[int]]:
+        """The partitions in groups of about `RECORDS_AT_ONCE` records."""
+        groups: list[list[int]] = [[]]
+        size = 0
+        for partition, bounds in self.bounds.items():
+            records = sum(each.end - each.beginning for each in bounds.values())
+            if groups[-1] and size + records > RECORDS_AT_ONCE:
+                groups.append([])
+                size = 0
+            groups[-1].append(partition)
+            size += records
+        return groups
+
+
+class Reader:
+    """Reads the topics of the settings' prefix. Made by `reader`."""
+
+    def __init__(self, settings: Settings, consumer: Any, latest: Any, admin: Any) -> None:
+        self._settings = settings
+        self._consumer = consumer
+        self._latest = latest
+        self._admin = admin
+
+    async def extent(self) -> Extent:
+        """The bounds of every topic partition. Raises `TidegateError` if a topic is missing or counts differ."""
+        partitions = await self._partitions()
+        tps = {role: [TopicPartition(self._name(role), each) for each in range(partitions)] for role in ROLES}
+        outputs = [tp for role in OUTPUT_ROLES for tp in tps[role]]
+        inputs = [tp for role in INPUT_ROLES for tp in tps[role]]
+        now_ms = time.time_ns() // 1_000_000
+        committed, gate_running = await self._group()
+        settled, open_outputs = await self._settle(outputs)
+        ends = await self._consumer.end_offsets(outputs)
+        ends |= await self._consumer.end_offsets(inputs)
+        begins = await self._consumer.beginning_offsets(outputs + inputs)
+        bounds = {
+            partition: {
+                role: Bounds(
+                    beginning=begins[tps[role][partition]],
+                    end=ends[tps[role][partition]],
+                    committed=committed.get(tps[role][partition]),
+                    settled=settled.get(tps[role][partition], 0),
+                )
+                for role in ROLES
+            }
+            for partition in range(partitions)
+        }
+        has_offsets = any(tp in committed for tp in inputs)
+        return Extent(partitions, bounds, now_ms, gate_running, has_offsets, open_outputs)
+
+    async def read(self, roles: Sequence[Role], logs: Sequence[PartitionLogs], progress: Callable[[int], None]) -> None:
+        """Give every committed record of those topics and partitions to its logs; `progress` is told how many.
+
+        Raises `TidegateError` if the broker deletes records meanwhile. Cancelled, it leaves the logs half filled.
+        """
+        wanted = {
+            TopicPartition(self._name(role), each.partition): (role, each)
+            for each in logs
+            for role in roles
+            if each.bounds[role].beginning < each.bounds[role].end
+        }
+        if not wanted:
+            return
+        self._consumer.assign(list(wanted))
+        for tp, (role, each) in wanted.items():
+            # An explicit place: resetting to the beginning races with the reset policy.
+            self._consumer.seek(tp, each.bounds[role].beginning)
+        moved_at = time.monotonic()
+        while wanted:
+            for tp, records in (await self._consumer.getmany(timeout_ms=100)).items():
+                if tp in wanted:
+                    role, each = wanted[tp]
+                    each.add(role, records)
+                    progress(len(records))
+                    moved_at = time.monotonic()
+            finished = []
+            for tp, (role, each) in wanted.items():
+                if await self._consumer.position(tp) >= each.bounds[role].end:
+                    finished.append(tp)
+            for tp in finished:
+                del wanted[tp]
+                moved_at = time.monotonic()
+            if time.monotonic() - moved_at > _STUCK_SECONDS:
+                raise TidegateError(
+                    f"Nothing more comes from {', '.join(f'{tp.topic}/{tp.partition}' for tp in wanted)}.",
+                    "Are the brokers that lead these partitions up?",
+                )
+
+    def _name(self, role: Role) -> str:
+        return topic_name(role, self._settings.topic_prefix)
+
+    async def _partitions(self) -> int:
+        names = [self._name(role) for role in ROLES]
+        found = await describe_topics(self._settings, names)
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise TidegateError(
+                f"There is nothing to audit at {self._settings.bootstrap_servers}: missing {', '.join(missing)}.",
+                "Is TIDEGATE_TOPIC_PREFIX right? `tidegate topics create` makes the topics.",
+            )
+        counts = {found[name].partitions for name in names}
+        if len(counts) > 1:
+            raise TidegateError(
+                f"The topics differ in their number of partitions: {sorted(counts)}.", "`tidegate topics check` tells which."
+            )
+        return counts.pop()
+
+    async def _group(self) -> tuple[Offsets, bool]:
+        """The group's committed offsets, and whether it has members."""
+        offsets = await self._admin.list_consumer_group_offsets(self._settings.group_id)
+        members = 0
+        for answer in await self._admin.describe_consumer_groups([self._settings.group_id]):
+            for group in answer.groups:
+                members += len(group[5])
+        return {tp: found.offset for tp, found in offsets.items() if found.offset >= 0}, members > 0
+
+    async def _settle(self, outputs: list[TopicPartition]) -> tuple[Offsets, list[str]]:
+        """Ends of the outputs below which every transaction has ended; those where one would not are named."""
+        settled: Offsets = await self._latest.end_offsets(outputs)
+        deadline = time.monotonic() + 2 * self._settings.transaction_timeout_seconds + 5
+        while True:
+            stable: Offsets = await self._consumer.end_offsets(outputs)
+            unstable = [tp for tp in outputs if stable[tp] < settled[tp]]
+            if not unstable:
+                return settled, []
+            if time.monotonic() > deadline:
+                settled |= {tp: stable[tp] for tp in unstable}
+                return settled, [f"{tp.topic}/{tp.partition}" for tp in unstable]
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def reader(settings: Settings) -> AsyncIterator[Reader]:
+    """A connected reader. Raises `TidegateError` if the broker cannot be reached, now or later on.
+
+    Cancelled, it closes its connections.
+    """
+    kafka = settings.kafka_kwargs()
+    timeout_ms = int(settings.request_timeout_seconds * 1000)
+    common: dict[str, Any] = {
+        "group_id": None,
+        "enable_auto_commit": False,
+        "auto_offset_reset": "none",
+        "request_timeout_ms": timeout_ms,
+        "fetch_max_wait_ms": 50,
+        "max_partition_fetch_bytes": _FETCH_BYTES,
+        "check_crcs": False,
+    }
+    consumer = AIOKafkaConsumer(**kafka, **common, isolation_level="read_committed")
+    latest = AIOKafkaConsumer(**kafka, **common, isolation_level="read_uncommitted")
+    admin = AIOKafkaAdminClient(**kafka, request_timeout_ms=timeout_ms)
+    try:
+        await consumer.start()
+        await latest.start()
+        await admin.start()
+        yield Reader(settings, consumer, latest, admin)
+    except OffsetOutOfRangeError as error:
+        raise TidegateError(
+            f"The broker deleted records while they were read: {error}", "Run the audit again; check the retention."
+        ) from error
+    except (KafkaError, TimeoutError) as error:
+        raise TidegateError(
+            f"No answer from Kafka at {settings.bootstrap_servers}: {error or type(error).__name__}.",
+            "Is it running there? TIDEGATE_BOOTSTRAP_SERVERS names another.",
+        ) from error
+    finally:
+        for client in (admin.close, latest.stop, consumer.stop):
+            with suppress(KafkaError):
+                await client()
+
+
+__all__ = ["ROLES", "Extent", "Reader", "Record", "reader"]

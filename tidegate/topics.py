@@ -1,0 +1,166 @@
+"""Create the contract's topics on a broker, and check those that are there. Which ones: `schemas.topics`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from schemas.topics import Topic, topics
+from tidegate.errors import TidegateError
+from tidegate.settings import Settings
+
+_POLL_SECONDS = 0.02
+_AT_LEAST = frozenset({"max.message.bytes"})  # more than asked does no harm; everything else must be equal
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTopic:
+    """What a broker says of one topic. `replication_factor` is that of its least replicated partition."""
+
+    partitions: int
+    replication_factor: int
+    config: Mapping[str, str]
+
+
+async def create_topics(settings: Settings) -> dict[str, bool]:
+    """Create the topics that are missing; per topic name, in registry order, whether it was created now.
+
+    Returns when the broker knows a leader for every partition. Leaves existing topics alone, right or wrong:
+    `check_topics` tells. Raises `TidegateError` if the broker cannot be reached or refuses a topic. Cancelled on the
+    way, it leaves the topics created so far; calling it again is safe.
+    """
+    wanted = topics(settings.topic_prefix)
+    async with _admin(settings) as admin:
+        answer = await admin.create_topics(
+            [
+                NewTopic(topic.name, settings.partitions, settings.replication_factor, topic_configs=topic.config)
+                for topic in wanted
+            ]
+        )
+        refused = [
+            f"  {name}: {message or for_code(code).__name__}"
+            for name, code, message in answer.topic_errors
+            if code not in {0, TopicAlreadyExistsError.errno}
+        ]
+        if refused:
+            raise TidegateError(
+                "The broker refused to create:\n" + "\n".join(refused),
+                "TIDEGATE_REPLICATION_FACTOR and TIDEGATE_PARTITIONS set how much is asked for.",
+            )
+        async with asyncio.timeout(settings.request_timeout_seconds):
+            await _until_led(admin, {topic.name for topic in wanted})
+    created = {name for name, code, _ in answer.topic_errors if code == 0}
+    return {topic.name: topic.name in created for topic in wanted}
+
+
+async def _until_led(admin: Any, names: set[str]) -> None:
+    """Wait until the broker knows these topics: the controller does a moment earlier (10 of 12 missing, measured)."""
+    while True:
+        described = await admin.describe_topics()
+        led = {topic["topic"] for topic in described if all(part["leader"] >= 0 for part in topic["partitions"])}
+        if names <= led:
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def check_topics(settings: Settings) -> list[str]:
+    """One line per mismatch between the registry and the broker; empty if all is well.
+
+    Raises `TidegateError` if the broker cannot be reached.
+    """
+    wanted = topics(settings.topic_prefix)
+    found = await describe_topics(settings, [topic.name for topic in wanted])
+    return mismatches(wanted, found, settings.partitions, settings.replication_factor)
+
+
+async def describe_topics(settings: Settings, names: Iterable[str]) -> dict[str, FoundTopic]:
+    """What the broker says of those topics that exist. Raises `TidegateError` if it cannot be reached."""
+    wanted = set(names)
+    async with _admin(settings) as admin:
+        # All topics, not these: aiokafka lets the broker create the ones it is asked for, where it may.
+        described = {topic["topic"]: topic for topic in await admin.describe_topics() if topic["topic"] in wanted}
+        if not described:
+            return {}
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in described]
+        configs = await _configs(admin, resources)
+    return {
+        name: FoundTopic(
+            len(topic["partitions"]),
+            min((len(partition["replicas"]) for partition in topic["partitions"]), default=0),
+            configs[name],
+        )
+        for name, topic in described.items()
+    }
+
+
+def mismatches(
+    wanted: Sequence[Topic], found: Mapping[str, FoundTopic], partitions: int, replication_factor: int
+) -> list[str]:
+    """One line per way in which `found` (by topic name) is not what was `wanted`, in registry order."""
+    lines = []
+    counts = {found[topic.name].partitions for topic in wanted if topic.name in found}
+    if len(counts) == 1 and counts != {partitions}:
+        lines.append(f"all topics: {counts.pop()} partitions, the settings say {partitions}")
+        counts = set()
+    for topic in wanted:
+        there = found.get(topic.name)
+        if there is None:
+            lines.append(f"{topic.name}: missing")
+            continue
+        if counts and there.partitions != partitions:
+            lines.append(
+                f"{topic.name}: {there.partitions} partitions, expected {partitions}: all topics need the same"
+            )
+        if there.replication_factor < replication_factor:
+            lines.append(
+                f"{topic.name}: replication factor {there.replication_factor}, expected at least {replication_factor}"
+            )
+        lines += [
+            f"{topic.name}: {key} is {there.config.get(key, 'not known to the broker')}, expected {value}"
+            for key, value in topic.config.items()
+            if not _satisfies(key, there.config.get(key), value)
+        ]
+    return lines
+
+
+def _satisfies(key: str, there: str | None, wanted: str) -> bool:
+    if there is None:
+        return False
+    return int(there) >= int(wanted) if key in _AT_LEAST else there == wanted
+
+
+async def _configs(admin: AIOKafkaAdminClient, resources: list[ConfigResource]) -> dict[str, dict[str, str]]:
+    configs = {}
+    for answer in await admin.describe_configs(resources):
+        for code, message, _, name, entries, *_ in answer.resources:
+            if code:
+                raise TidegateError(
+                    f"The broker does not tell the configuration of {name}: {message or for_code(code).__name__}.",
+                    "The user needs the right to describe configurations of topics.",
+                )
+            configs[name] = {str(entry[0]): str(entry[1]) for entry in entries}
+    return configs
+
+
+@asynccontextmanager
+async def _admin(settings: Settings) -> AsyncIterator[Any]:
+    admin = AIOKafkaAdminClient(
+        **settings.kafka_kwargs(), request_timeout_ms=int(settings.request_timeout_seconds * 1000)
+    )
+    try:
+        await admin.start()
+        yield admin
+    except (KafkaError, TimeoutError) as error:
+        raise TidegateError(
+            f"No answer from Kafka at {settings.bootstrap_servers}: {error or type(error).__name__}.",
+            "Is it running? `tidegate broker` starts one on this machine; TIDEGATE_BOOTSTRAP_SERVERS names another.",
+        ) from error
+    finally:
+        await admin.close()

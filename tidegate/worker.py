@@ -1,0 +1,132 @@
+"""`tidegate worker`: one gate process. Starts the engine, and ends it on a signal or a fatal error."""
+
+import asyncio
+import signal
+from importlib.metadata import version
+from pathlib import Path
+
+import structlog
+from aiokafka.errors import KafkaError
+
+from projections.partition import Rules
+from streams.app import build_app
+from streams.config import EngineConfig
+from streams.engine import Engine
+from streams.errors import FatalError
+from streams.exposition import serve
+from streams.garbage import collect_when_idle
+from streams.metrics import Metrics
+from streams.watchdog import watch
+from tidegate import __version__
+from tidegate.errors import TidegateError
+from tidegate.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+RETRY_SECONDS = 2.0
+
+
+def engine_config(settings: Settings) -> EngineConfig:
+    """What the settings mean to the engine."""
+    return EngineConfig(
+        kafka=settings.kafka_kwargs(),
+        topic_prefix=settings.topic_prefix,
+        group_id=settings.group_id,
+        instance_id=settings.instance_id,
+        rules=Rules(
+            source=settings.group_id,
+            unknown_task_grace_ms=int(settings.unknown_task_grace_seconds * 1000),
+            ended_task_retention_ms=int(settings.ended_task_retention_seconds * 1000),
+            ended_tasks_per_session=settings.ended_tasks_per_session,
+        ),
+        session_timeout_seconds=settings.session_timeout_seconds,
+        heartbeat_interval_seconds=settings.heartbeat_interval_seconds,
+        rebalance_timeout_seconds=settings.rebalance_timeout_seconds,
+        transaction_timeout_seconds=settings.transaction_timeout_seconds,
+        request_timeout_seconds=settings.request_timeout_seconds,
+        queue_budget_bytes=settings.queue_budget_bytes,
+        cycle_max_records=settings.cycle_max_records,
+        state_dir=str(settings.state_dir),
+    )
+
+
+def run(settings: Settings) -> int:
+    """Work until told to stop. Returns the exit status: 0 after a signal, 1 after a fatal error."""
+    Path(settings.state_dir).mkdir(parents=True, exist_ok=True)
+    try:
+        asyncio.run(_run(settings))
+    except FatalError as error:
+        _log.error("worker_stopped", error=str(error))
+        raise TidegateError(str(error)) from error
+    return 0
+
+
+async def _run(settings: Settings) -> None:
+    config = engine_config(settings)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    metrics = Metrics(__version__, {name: version(name) for name in ("faust-streaming", "aiokafka")})
+    metrics.worker("starting")
+    engine = Engine(config, metrics)
+    async with serve(settings.metrics_host, settings.metrics_port, metrics, engine) as port:
+        _log.info("worker_starting", group_id=config.group_id, instance_id=config.instance_id, metrics_port=port)
+        try:
+            if await _connected(engine, settings, stop):
+                await _work(config, engine, stop)
+        finally:
+            await engine.stop()
+    _log.info("worker_stopped")
+
+
+async def _connected(engine: Engine, settings: Settings, stop: asyncio.Event) -> bool:
+    """Start the engine as soon as a broker answers. False where a signal came first."""
+    while not stop.is_set():
+        try:
+            await engine.start()
+        except (KafkaError, OSError) as error:
+            _log.warning(
+                "waiting_for_broker",
+                bootstrap_servers=settings.bootstrap_servers,
+                error=repr(error),
+                retry_seconds=RETRY_SECONDS,
+            )
+            try:
+                await asyncio.wait_for(stop.wait(), RETRY_SECONDS)
+            except TimeoutError:
+                continue
+        else:
+            return True
+    return False
+
+
+async def _work(config: EngineConfig, engine: Engine, stop: asyncio.Event) -> None:
+    app = build_app(config, engine)
+    await app.start()
+    tasks = [
+        asyncio.create_task(stop.wait(), name="signal"),
+        asyncio.create_task(watch(app), name="watchdog"),
+        asyncio.create_task(app.wait_until_stopped(), name="faust"),
+        asyncio.create_task(collect_when_idle(), name="garbage"),
+    ]
+    try:
+        done, _ = await asyncio.wait([*tasks, engine.fatal], return_when=asyncio.FIRST_COMPLETED)
+        _log.info("worker_stopping", because=", ".join(_name(each) for each in done))
+        for each in done:
+            each.result()
+        if not stop.is_set():
+            reason = app._crash_reason
+            if isinstance(reason, FatalError):
+                raise reason
+            raise FatalError(f"the consumer has stopped: {reason!r}; restart the worker") from reason
+    finally:
+        await engine.on_revoked()
+        await app.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _name(done: asyncio.Future[object]) -> str:
+    return done.get_name() if isinstance(done, asyncio.Task) else "fatal error"
