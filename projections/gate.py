@@ -19,12 +19,13 @@ from projections.row import (
     expected_now,
     is_user_absent,
 )
+from schemas.events import TaskResult
+from schemas.fields import Decision, Part, Reason
 from schemas.outputs import MAX_DIFFERENCES
 from schemas.times import rfc3339
-from schemas.wire import Event
 
-DELIVERED: Final = "delivered"
-WITHHELD: Final = "withheld"
+DELIVERED: Final[Decision] = "delivered"
+WITHHELD: Final[Decision] = "withheld"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,32 +45,32 @@ class Judgement:
     first part's.
     """
 
-    decision: str
-    reason: str
+    decision: Decision
+    reason: Reason
     parts: list[dict[str, Any]]
 
 
-def judge(row: SessionRow, task_id: str, task: TaskRow, result: Event) -> Judgement:
+def judge(row: SessionRow, task_id: str, task: TaskRow, result: TaskResult) -> Judgement:
     """The verdict on the result of a running task whose `reads` have been folded. Changes nothing."""
     reason = _reason_for_all(row, task_id, task)
     if reason is not None:
         return withhold_all(result, reason)
     policy = task.get("policy", {})
     on_stale = policy.get("on_stale", "withhold")
-    if result["outcome"] == "failed":
+    if result.outcome == "failed":
         on_stale = policy.get("on_stale_failure", "annotate")
     stale = [facet for facet in task["expected"] if differs(row, task, facet)]
     listed: set[str] = set()
-    return _summed_up([_judge_part(row, task, part, stale, on_stale, listed) for part in result["parts"]])
+    return _summed_up([_judge_part(row, task, part, stale, on_stale, listed) for part in result.parts])
 
 
-def withhold_all(result: Event, reason: str) -> Judgement:
+def withhold_all(result: TaskResult, reason: Reason) -> Judgement:
     """Every part withheld for the same reason."""
-    parts = [{"part_id": part["part_id"], "decision": WITHHELD, "reason": reason} for part in result["parts"]]
+    parts = [{"part_id": part.part_id, "decision": WITHHELD, "reason": reason} for part in result.parts]
     return Judgement(WITHHELD, reason, parts)
 
 
-def _reason_for_all(row: SessionRow, task_id: str, task: TaskRow) -> str | None:
+def _reason_for_all(row: SessionRow, task_id: str, task: TaskRow) -> Reason | None:
     facets = row["facets"]
     session = facets.get("session")
     if session is not None and session[VALUE] == "closed" and session[CAUSE] != task_id:
@@ -85,10 +86,10 @@ def _reason_for_all(row: SessionRow, task_id: str, task: TaskRow) -> str | None:
 
 
 def _judge_part(  # noqa: PLR0913 - the row, the part, and what the parts before it have told
-    row: SessionRow, task: TaskRow, part: dict[str, Any], stale: list[str], on_stale: str, listed: set[str]
+    row: SessionRow, task: TaskRow, part: Part, stale: list[str], on_stale: str, listed: set[str]
 ) -> dict[str, Any]:
-    verdict: dict[str, Any] = {"part_id": part["part_id"], "decision": DELIVERED, "reason": "fresh"}
-    scope = part.get("depends_on")
+    verdict: dict[str, Any] = {"part_id": part.part_id, "decision": DELIVERED, "reason": "fresh"}
+    scope = part.depends_on
     differing = stale if scope is None else [facet for facet in stale if facet in scope]
     if not differing:
         return verdict
@@ -98,7 +99,7 @@ def _judge_part(  # noqa: PLR0913 - the row, the part, and what the parts before
     verdict["differences"] = [_difference(row, task, facet) for facet in told]
     if len(differing) > len(told):
         verdict["differences_omitted"] = len(differing) - len(told)
-    if (part.get("on_stale") or on_stale) == "annotate":
+    if (part.on_stale or on_stale) == "annotate":
         verdict["annotated"] = True
     else:
         verdict["decision"] = WITHHELD

@@ -5,19 +5,23 @@ Nothing is decided here. Every output has its own event id; the same decision ta
 
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import orjson
 
 from projections.gate import DELIVERED, WITHHELD, Judgement, Place
 from projections.row import TaskRow
 from schemas.envelope import headers_of
+from schemas.events import TaskResult
 from schemas.identity import output_event_id
 from schemas.outputs import MAX_DIFFERENCES
 from schemas.times import rfc3339
 from schemas.topics import Role
-from schemas.wire import Event
 
 MAX_OUTPUT_BYTES: Final = 1_000_000
-"""Largest value of an output record: the broker's default limit of 1,048,588 bytes less room for key, headers and batch."""
+"""Largest value of an output record: the broker's default limit of 1,048,588 bytes less room for key, headers and
+batch."""
+
+_encode = msgspec.json.Encoder().encode
 
 
 class Output(NamedTuple):
@@ -32,7 +36,7 @@ class Output(NamedTuple):
 class JudgedResult(NamedTuple):
     """A result and everything its outputs say about it. `task` is None where the dispatch is unknown or ended."""
 
-    event: Event
+    event: TaskResult
     offset: int
     timestamp: int
     traceparent: str | None
@@ -44,7 +48,7 @@ class JudgedResult(NamedTuple):
 
 def result_outputs(source: str, judged: JudgedResult, place: Place, now_ms: int) -> list[Output]:
     """`result.delivered` with the delivered parts, `result.withheld` with the withheld ones; one or both."""
-    judgement = judged.judgement
+    judgement, event = judged.judgement, judged.event
     verdict = {
         "decision": judgement.decision,
         "reason": judgement.reason,
@@ -59,63 +63,65 @@ def result_outputs(source: str, judged: JudgedResult, place: Place, now_ms: int)
     }
     decisions = [part["decision"] for part in judgement.parts]
     outputs = []
-    if DELIVERED in decisions:
-        outputs.append(_result_output(source, judged, verdict, DELIVERED, now_ms))
-    if WITHHELD in decisions:
-        outputs.append(_result_output(source, judged, verdict, WITHHELD, now_ms))
+    for decision in (DELIVERED, WITHHELD):
+        if decision in decisions:
+            parts = [part for part, each in zip(event.parts, decisions, strict=True) if each == decision]
+            outputs.append(_result_output(source, judged, verdict, decision, parts, now_ms))
     return outputs
 
 
-def _result_output(source: str, judged: JudgedResult, verdict: dict[str, Any], decision: str, now_ms: int) -> Output:
+def _result_output(
+    source: str, judged: JudgedResult, verdict: dict[str, Any], decision: str, parts: list[Any], now_ms: int
+) -> Output:
     event, task = judged.event, judged.task
-    session_id, task_id = event["session_id"], event["task_id"]
     event_type = f"result.{decision}"
+    name = "\0".join(
+        (event.session_id, event.task_id, event.source, event.event_id, event_type, judged.judgement.reason)
+    )
     body: dict[str, Any] = {
         "type": event_type,
         "source": source,
-        "event_id": output_event_id(
-            session_id, task_id, event["source"], event["event_id"], event_type, judged.judgement.reason
-        ),
-        "session_id": session_id,
+        "event_id": output_event_id(name.encode()),
+        "session_id": event.session_id,
         "occurred_at": rfc3339(now_ms),
-        "task_id": task_id,
+        "task_id": event.task_id,
         **judged.echo,
-        "outcome": event["outcome"],
-        "parts": [
-            part
-            for part, part_verdict in zip(event["parts"], judged.judgement.parts, strict=True)
-            if part_verdict["decision"] == decision
-        ],
+        "outcome": event.outcome,
+        "parts": parts,
         "result": {
-            "source": event["source"],
-            "event_id": event["event_id"],
+            "source": event.source,
+            "event_id": event.event_id,
             "offset": judged.offset,
             "at": rfc3339(judged.timestamp),
         },
         "verdict": verdict,
     }
-    if event.get("error"):
-        body["error"] = event["error"]
+    if event.error is not None:
+        body["error"] = event.error
     if task is not None:
         body["snapshot"] = task["expected"]
-        valid_until = task.get("policy", {}).get("valid_until")
-        if valid_until is not None and decision == DELIVERED:
-            body["valid_until"] = valid_until
+        if decision == DELIVERED and "policy" in task and "valid_until" in task["policy"]:
+            body["valid_until"] = task["policy"]["valid_until"]
     role: Role = "delivered" if decision == DELIVERED else "withheld"
-    return _output(role, session_id.encode(), body, judged.traceparent)
+    headers = headers_of(
+        event_type, source, body["event_id"], event.session_id, body["occurred_at"], judged.traceparent
+    )
+    return Output(role, event.session_id.encode(), _encode(body), headers)
 
 
 def running_status(source: str, session_id: str, task_id: str, task: TaskRow, now_ms: int) -> Output:
     """`task.status` of a running task."""
-    body = {"status": "running", **_work_of(task)}
+    body = _status_head(source, session_id, task_id, task["echo"], now_ms)
+    body["status"] = "running"
+    _tell_work(body, task)
     stale = task.get("stale")
     if stale:
         body["stale"] = True
         body["stale_facets"] = stale[:MAX_DIFFERENCES]
-    return _status(source, session_id, task_id, task["echo"], body, now_ms, task.get("trace"))
+    return _status(body, task.get("trace"))
 
 
-def ended_status(  # noqa: PLR0913 - one argument for each thing told
+def ended_status(
     source: str,
     session_id: str,
     task_id: str,
@@ -127,14 +133,17 @@ def ended_status(  # noqa: PLR0913 - one argument for each thing told
     now_ms: int,
     detail: str | None = None,
 ) -> Output:
-    """`task.status` with the task's one disposition. The last status of the task."""
-    body: dict[str, Any] = {"status": "ended", "disposition": disposition, "reason": reason}
+    """`task.status` with the task's one disposition: the last status of the task."""
+    body = _status_head(source, session_id, task_id, echo, now_ms)
+    body["status"] = "ended"
+    body["disposition"] = disposition
+    body["reason"] = reason
     if detail is not None:
         body["detail"] = detail
     if task is not None:
-        body |= _work_of(task)
+        _tell_work(body, task)
     body["ended_at"] = rfc3339(ended_at_ms)
-    return _status(source, session_id, task_id, echo, body, now_ms, task.get("trace") if task else None)
+    return _status(body, task.get("trace") if task else None)
 
 
 def erased_status(session_id: str, task_id: str) -> Output:
@@ -147,41 +156,33 @@ def task_key(session_id: str, task_id: str) -> bytes:
     return orjson.dumps([session_id, task_id])
 
 
-def _work_of(task: TaskRow) -> dict[str, Any]:
-    told: dict[str, Any] = {"dispatched_at": rfc3339(task["at"])}
-    steps = task.get("steps")
-    if steps is not None:
-        told["steps_started"], told["steps_completed"] = steps
-    for name in ("progress", "message", "checkpoint", "taken"):
-        if name in task:
-            told[name] = task[name]  # type: ignore[literal-required]
-    return told
-
-
-def _status(  # noqa: PLR0913 - one argument for each thing told
-    source: str,
-    session_id: str,
-    task_id: str,
-    echo: dict[str, Any],
-    work: dict[str, Any],
-    now_ms: int,
-    traceparent: str | None,
-) -> Output:
-    body = {
+def _status_head(source: str, session_id: str, task_id: str, echo: dict[str, Any], now_ms: int) -> dict[str, Any]:
+    return {
         "type": "task.status",
         "source": source,
         "session_id": session_id,
         "occurred_at": rfc3339(now_ms),
         "task_id": task_id,
         **echo,
-        **work,
     }
-    body["event_id"] = output_event_id(session_id, task_id, orjson.dumps(body))
-    return _output("tasks", task_key(session_id, task_id), body, traceparent)
 
 
-def _output(role: Role, key: bytes, body: dict[str, Any], traceparent: str | None) -> Output:
-    headers = headers_of(
-        body["type"], body["source"], body["event_id"], body["session_id"], body["occurred_at"], traceparent
+def _tell_work(body: dict[str, Any], task: TaskRow) -> None:
+    body["dispatched_at"] = rfc3339(task["at"])
+    if "steps" in task:
+        body["steps_started"], body["steps_completed"] = task["steps"]
+    for name in ("progress", "message", "checkpoint", "taken"):
+        if name in task:
+            body[name] = task[name]
+
+
+def _status(body: dict[str, Any], traceparent: str | None) -> Output:
+    without_id = orjson.dumps(body)
+    event_id = output_event_id(without_id)
+    session_id, source = body["session_id"], body["source"]
+    return Output(
+        "tasks",
+        task_key(session_id, body["task_id"]),
+        b'%s,"event_id":"%s"}' % (without_id[:-1], event_id.encode()),
+        headers_of("task.status", source, event_id, session_id, body["occurred_at"], traceparent),
     )
-    return Output(role, key, orjson.dumps(body), headers)

@@ -1,7 +1,7 @@
 """One partition's state in memory, and what its events make of it: rows changed, records to write, records refused.
 
-The engine feeds it batches and writes what `take` returns in one transaction; tests and replays feed it without Kafka.
-It does no I/O and reads no clock. Rows stay bytes until an event touches them, and are bytes again after `take`.
+The engine feeds it batches and writes what `take` returns in one transaction; tests feed it without Kafka. It does no
+I/O and reads no clock. Rows stay bytes until an event touches them; a bounded number of them stays decoded.
 """
 
 from collections import Counter
@@ -9,21 +9,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import orjson
 
+from projections.ended import Ended, EndedTasks, ended_from_line
 from projections.fold import (
-    Horizon,
     dispatch_digest,
     echo_of,
-    end_task,
     fold_context_change,
     fold_dispatch,
     fold_reads,
     fold_step,
-    is_ended_unknown,
     unsupported_field,
 )
-from projections.gate import Judgement, Place, judge, withhold_all
+from projections.gate import Place, judge, withhold_all
 from projections.outputs import (
     MAX_OUTPUT_BYTES,
     JudgedResult,
@@ -33,29 +32,39 @@ from projections.outputs import (
     result_outputs,
     running_status,
 )
-from projections.row import (
-    DISPATCH_DIGEST,
-    DISPOSITION,
-    RESULTS,
-    SessionRow,
-    TaskRow,
-    new_row,
-    row_from_bytes,
-    row_to_bytes,
-)
+from projections.row import SessionRow, new_row, row_from_bytes, row_to_bytes
 from schemas.decode import Batch, Refusal
-from schemas.envelope import Headers, traceparent_of
+from schemas.envelope import traceparent_of
+from schemas.events import (
+    RESULT_EVENTS,
+    ContextChanged,
+    SessionErased,
+    TaskCancelRequested,
+    TaskDispatched,
+    TaskEffectProposed,
+    TaskResult,
+    TaskStep,
+)
+from schemas.fields import Decision, Reason
 from schemas.identity import digest
-from schemas.wire import Event
+from schemas.wire import decoder, struct_of
 
 FULL_ROW_BYTES: Final = 512 * 1024
-"""A session whose row is larger takes no further facets and tasks."""
+"""A session whose row is larger takes no further facets, reads and tasks."""
 
-MAX_RESULTS_REMEMBERED: Final = 16
-"""Results of one ended task that are known again as repeats."""
+MAX_DECODED_ROWS: Final = 8192
+
+_CONTEXT_CHANGED = struct_of(ContextChanged)
+_SESSION_ERASED = struct_of(SessionErased)
+_CANCEL_REQUESTED = struct_of(TaskCancelRequested)
+_DISPATCHED = struct_of(TaskDispatched)
+_EFFECT_PROPOSED = struct_of(TaskEffectProposed)
+_STEP = struct_of(TaskStep)
 
 SESSION_KEY: Final = b"s"
+ENDED_KEY: Final = b"e"
 PARKED_KEY: Final = b"r"
+"""First bytes of changelog keys: the session's row; an ended task; a result that waits for its dispatch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +78,20 @@ class Rules:
 
 
 class Parked(NamedTuple):
-    """A result that waits for the dispatch of its task. `timestamp` is the broker's, in ms."""
+    """A result, as judged or while it waits for the dispatch of its task. `timestamp` is the broker's (ms)."""
 
-    event: Event
+    event: TaskResult
+    value: bytes
     offset: int
     timestamp: int
     traceparent: str | None
 
 
 class Verdicted(NamedTuple):
-    """For metrics: one verdict, the lag from dispatch to result (ms, None where unknown) and the result's timestamp (ms)."""
+    """For metrics: one verdict, the time from dispatch to result (ms, None where unknown) and the result's timestamp."""
 
-    decision: str
-    reason: str
+    decision: Decision
+    reason: Reason
     task_type: str | None
     age_ms: int | None
     timestamp: int
@@ -89,7 +99,7 @@ class Verdicted(NamedTuple):
 
 @dataclass(slots=True)
 class Changes:
-    """What one transaction has to write, and what to count. `rows` maps changelog keys to values, None for a tombstone."""
+    """What one transaction has to write, and what to count. `rows`: changelog keys and values, None for a tombstone."""
 
     rows: dict[bytes, bytes | None] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
@@ -107,14 +117,15 @@ class Partition:
         self.number = number
         self.row_bytes = 0
         self._rules = rules
-        self._horizon = Horizon(rules.ended_task_retention_ms, rules.ended_tasks_per_session)
         self._is_home = is_home
         self._rows: dict[str, bytes] = {}
-        self._touched: dict[str, SessionRow | None] = {}
-        self._full: set[str] = set()
+        self._ended = EndedTasks(rules.ended_task_retention_ms, rules.ended_tasks_per_session)
         self._parked: dict[tuple[str, str], list[Parked]] = {}
         self._ready: list[Parked] = []
+        self._decoded: dict[str, SessionRow] = {}
+        self._dirty: dict[str, None] = {}
         self._told: dict[tuple[str, str], None] = {}
+        self._full: set[str] = set()
         self._changes = Changes()
 
     # What is known
@@ -136,9 +147,11 @@ class Partition:
 
     @property
     def has_changes(self) -> bool:
-        """Whether `take` would return anything to write."""
+        """Whether there is anything to write."""
         changes = self._changes
-        return bool(self._touched or self._told or changes.rows or changes.outputs or changes.refusals)
+        return bool(
+            self._dirty or self._told or changes.rows or changes.outputs or changes.refusals or changes.misrouted
+        )
 
     def rows(self) -> Iterator[tuple[str, bytes]]:
         """Every session's row as of the last `take`."""
@@ -152,11 +165,17 @@ class Partition:
             self.row_bytes -= len(self._rows.pop(session_id, b""))
             if value is not None:
                 self._keep(session_id, value)
+        elif kind == ENDED_KEY:
+            session_id, task_id = orjson.loads(name)
+            if value is None:
+                self._ended.remove(session_id, task_id)
+            else:
+                self._ended.put(session_id, ended_from_line(value))
         elif kind == PARKED_KEY:
             session_id, task_id, offset = orjson.loads(name)
             waiting = [parked for parked in self._parked.pop((session_id, task_id), []) if parked.offset != offset]
             if value is not None:
-                waiting.append(Parked(**orjson.loads(value)))
+                waiting.append(_parked_from_bytes(value))
             if waiting:
                 self._parked[session_id, task_id] = waiting
 
@@ -169,91 +188,92 @@ class Partition:
     def fold_context(self, batch: Batch) -> None:
         """Fold a decoded batch of context events."""
         for index, event in enumerate(batch.events):
-            if event is None:
+            if event is None or (row := self._row_for(batch, index, event.session_id)) is None:
                 continue
-            session_id = event["session_id"]
-            if (row := self._row_for(batch, index, session_id)) is None:
-                continue
-            event_type = event["type"]
-            if event_type == "context.changed":
-                if session_id in self._full and event.get("set"):
+            session_id = event.session_id
+            kind = type(event)
+            if kind is _CONTEXT_CHANGED:
+                if session_id in self._full and event.set:
                     self._refuse_full(batch, index, session_id)
                     continue
-                for task_id in fold_context_change(row, event, batch.offsets[index], batch.timestamps[index]):
-                    self._told[session_id, task_id] = None
-            elif event_type == "session.erased":
+                restaled = fold_context_change(
+                    row,
+                    event,
+                    batch.offsets[index],
+                    batch.timestamps[index],
+                    lambda task_id: self._ended.get(session_id, task_id) is not None,  # noqa: B023 - called at once
+                )
+                if restaled is not None:
+                    self._dirty[session_id] = None
+                    for task_id in restaled:
+                        self._told[session_id, task_id] = None
+            elif kind is _SESSION_ERASED:
                 self._erase(session_id, row)
-            elif event_type == "task.cancel_requested":
-                self._refuse_unsupported(batch, index, event_type)
+            elif kind is _CANCEL_REQUESTED:
+                self._refuse_unsupported(batch, index, "task.cancel_requested")
             else:
-                self._changes.ignored[event_type] += 1
+                self._changes.ignored["result.acknowledged"] += 1
 
     def fold_steps(self, batch: Batch, now_ms: int) -> None:
         """Fold a decoded batch of dispatches, steps and heartbeats. `now_ms` is told in statuses, never compared."""
         for index, event in enumerate(batch.events):
-            if event is None:
+            if event is None or (row := self._row_for(batch, index, event.session_id)) is None:
                 continue
-            session_id = event["session_id"]
-            if (row := self._row_for(batch, index, session_id)) is None:
-                continue
-            event_type = event["type"]
-            if event_type == "task.dispatched":
+            session_id, task_id = event.session_id, event.task_id
+            kind = type(event)
+            if kind is _DISPATCHED:
                 self._dispatch(batch, index, row, event, now_ms)
-            elif event_type == "task.effect_proposed":
-                self._refuse_unsupported(batch, index, event_type)
-            elif (task := row["tasks"].get(event["task_id"])) is None:
-                self._changes.ignored[event_type] += 1
-            elif event_type == "task.step":
-                if session_id in self._full and event.get("reads"):
-                    self._refuse_full(batch, index, session_id)
-                    continue
+            elif kind is _EFFECT_PROPOSED:
+                self._refuse_unsupported(batch, index, "task.effect_proposed")
+            elif (task := row["tasks"].get(task_id)) is None or kind is not _STEP:
+                self._changes.ignored[kind.__name__] += 1
+            elif session_id in self._full and event.reads:
+                self._refuse_full(batch, index, session_id)
+            else:
                 fold_step(row, task, event)
-                self._told[session_id, event["task_id"]] = None
+                self._dirty[session_id] = None
+                self._told[session_id, task_id] = None
 
-    def _dispatch(self, batch: Batch, index: int, row: SessionRow, event: Event, now_ms: int) -> None:
-        session_id, task_id = event["session_id"], event["task_id"]
+    def _dispatch(self, batch: Batch, index: int, row: SessionRow, event: TaskDispatched, now_ms: int) -> None:
+        session_id, task_id = event.session_id, event.task_id
         timestamp = batch.timestamps[index]
-        known = self._dispatched_before(row, task_id)
+        task = row["tasks"].get(task_id)
+        ended = self._ended.get(session_id, task_id) if task is None else None
+        known = task["digest"] if task is not None else ended.dispatch_digest if ended is not None else None
         if known is not None:
             self._repeated_dispatch(batch, index, event, known)
             return
-        field_name = unsupported_field(event)
-        if is_ended_unknown(row, task_id):
-            results = row["ended"].pop(task_id)[RESULTS]
-            self._end_undispatched(row, event, "withheld", "unknown_task", None, results, timestamp, now_ms)
-        elif field_name is not None:
-            detail = f"{field_name}: {event[field_name]!s} is not supported by this version"
-            self._end_undispatched(row, event, "rejected", "unsupported", detail, [], timestamp, now_ms)
+        unsupported = unsupported_field(event)
+        if ended is not None:
+            self._end_undispatched(event, "withheld", "unknown_task", None, ended.results, timestamp, now_ms)
+        elif unsupported is not None:
+            detail = f"{unsupported}: {getattr(event, unsupported)!s} is not supported by this version"
+            self._end_undispatched(event, "rejected", "unsupported", detail, [], timestamp, now_ms)
         elif session_id in self._full:
             detail = f"session: its row has reached {FULL_ROW_BYTES} bytes"
-            self._end_undispatched(row, event, "rejected", "unsupported", detail, [], timestamp, now_ms)
+            self._end_undispatched(event, "rejected", "unsupported", detail, [], timestamp, now_ms)
         else:
-            fold_dispatch(row, event, timestamp, traceparent_of(batch.headers[index]))
+            headers = batch.headers[index]
+            fold_dispatch(row, event, timestamp, traceparent_of(headers) if headers else None)
+            self._dirty[session_id] = None
             self._told[session_id, task_id] = None
-        self._ready += self._unpark(session_id, task_id)
+        if self._parked:
+            self._ready += self._unpark(session_id, task_id)
 
-    def _dispatched_before(self, row: SessionRow, task_id: str) -> str | None:
-        task = row["tasks"].get(task_id)
-        if task is not None:
-            return task["digest"]
-        ended = row["ended"].get(task_id)
-        return ended[DISPATCH_DIGEST] if ended is not None else None
-
-    def _repeated_dispatch(self, batch: Batch, index: int, event: Event, known: str) -> None:
+    def _repeated_dispatch(self, batch: Batch, index: int, event: TaskDispatched, known: str) -> None:
         repeated = dispatch_digest(event)
         if repeated == known:
-            self._changes.duplicates[event["type"]] += 1
+            self._changes.duplicates["task.dispatched"] += 1
             return
         detail = (
-            f"task_id: {event['task_id']!r} was dispatched before with other content (digest {known}, now {repeated});"
+            f"task_id: {event.task_id!r} was dispatched before with other content (digest {known}, now {repeated});"
             " give every task its own id"
         )
         self._changes.refusals.append(Refusal(batch, index, "dispatch_conflict", detail))
 
-    def _end_undispatched(  # noqa: PLR0913 - one argument for each thing remembered or told
+    def _end_undispatched(
         self,
-        row: SessionRow,
-        event: Event,
+        event: TaskDispatched,
         disposition: str,
         reason: str,
         detail: str | None,
@@ -261,8 +281,11 @@ class Partition:
         timestamp: int,
         now_ms: int,
     ) -> None:
-        session_id, task_id = event["session_id"], event["task_id"]
-        end_task(row, task_id, disposition, timestamp, dispatch_digest(event), results, self._horizon)
+        session_id, task_id = event.session_id, event.task_id
+        row = self._decoded[session_id]
+        if row["own"].pop(task_id, None) is not None:
+            self._dirty[session_id] = None
+        self._remember(session_id, Ended(task_id, disposition, timestamp, dispatch_digest(event), results))
         self._changes.outputs.append(
             ended_status(
                 self._rules.source,
@@ -285,16 +308,19 @@ class Partition:
         for index, event in enumerate(batch.events):
             if event is None:
                 continue
-            for part in event["parts"]:
-                if part.get("on_stale") in ("hold", "redispatch"):
-                    self._refuse_unsupported(batch, index, f"part {part['part_id']}: on_stale {part['on_stale']}")
-                    break
-            else:
-                headers: Headers = batch.headers[index]
-                result = Parked(
-                    event, batch.offsets[index], batch.timestamps[index], traceparent_of(headers) if headers else None
-                )
-                self._judge_result(result, place, now_ms, (batch, index))
+            unsupported = next((part for part in event.parts if part.on_stale in ("hold", "redispatch")), None)
+            if unsupported is not None:
+                self._refuse_unsupported(batch, index, f"part {unsupported.part_id!r}: on_stale {unsupported.on_stale}")
+                continue
+            headers = batch.headers[index]
+            result = Parked(
+                event,
+                batch.values[index] or b"",
+                batch.offsets[index],
+                batch.timestamps[index],
+                traceparent_of(headers) if headers else None,
+            )
+            self._judge_result(result, place, now_ms, (batch, index))
 
     def judge_ready(self, place: Place, now_ms: int) -> None:
         """Judge the parked results whose dispatch has come since."""
@@ -313,25 +339,30 @@ class Partition:
         due = [name for name, parked in self._parked.items() if parked[0].timestamp <= limit]
         for session_id, task_id in due:
             for result in self._unpark(session_id, task_id):
-                self._withhold_unknown(result, place, now_ms)
+                origin = _as_batch(result, self.number)
+                ended = self._ended.get(session_id, task_id)
+                if ended is None:
+                    ended = Ended(task_id, None, result.timestamp, None, [])
+                self._judge_ended(result, ended, place, now_ms, origin)
 
     def _judge_result(self, result: Parked, place: Place, now_ms: int, origin: tuple[Batch, int]) -> None:
         event = result.event
-        session_id, task_id = event["session_id"], event["task_id"]
+        session_id, task_id = event.session_id, event.task_id
         row = self._row_for(*origin, session_id)
         if row is None:
             return
-        ended = row["ended"].get(task_id)
-        if ended is not None:
-            self._judge_ended(row, result, ended, place, now_ms, origin)
-            return
         task = row["tasks"].get(task_id)
         if task is None:
-            self._park(result, origin)
+            ended = self._ended.get(session_id, task_id)
+            if ended is None:
+                self._park(result, origin)
+            else:
+                self._judge_ended(result, ended, place, now_ms, origin)
             return
-        stated = dict(task["expected"])
-        if event.get("reads"):
-            fold_reads(row, task, event["reads"])
+        stated = task["expected"]
+        if event.reads:
+            task["expected"] = dict(stated)
+            fold_reads(row, task, event.reads)
         judgement = judge(row, task_id, task, event)
         judged = JudgedResult(
             event,
@@ -360,85 +391,69 @@ class Partition:
             )
         )
         self._told.pop((session_id, task_id), None)
-        end_task(
-            row,
-            task_id,
-            judgement.decision,
-            result.timestamp,
-            task["digest"],
-            [_digests(event)],
-            self._horizon,
+        del row["tasks"][task_id]
+        self._dirty[session_id] = None
+        self._remember(
+            session_id, Ended(task_id, judgement.decision, result.timestamp, task["digest"], [_digests(event)])
         )
 
-    def _judge_ended(  # noqa: PLR0913 - the result, the row, and where it stood
-        self, row: SessionRow, result: Parked, ended: list[Any], place: Place, now_ms: int, origin: tuple[Batch, int]
-    ) -> None:
+    def _judge_ended(self, result: Parked, ended: Ended, place: Place, now_ms: int, origin: tuple[Batch, int]) -> None:
+        """A result of a task that is over, or was never known: a repeat, a conflict, or withheld."""
         event = result.event
-        identity, content = digests = _digests(event)
-        for known_identity, known_content in ended[RESULTS]:
-            if known_content == content:
-                self._changes.duplicates[event["type"]] += 1
-                return
-            if known_identity == identity:
-                detail = (
-                    f"event_id: {event['event_id']!r} of source {event['source']!r} came before with other content;"
-                    " give every event its own id"
-                )
-                self._changes.refusals.append(Refusal(*origin, "identity_conflict", detail))
-                return
-        disposition = ended[DISPOSITION]
-        reason = "late" if disposition is not None else "unknown_task"
-        self._withhold_without_task(result, reason, disposition, place, now_ms, origin)
-        ended[RESULTS] = [*ended[RESULTS], digests][-MAX_RESULTS_REMEMBERED:]
-
-    def _withhold_unknown(self, result: Parked, place: Place, now_ms: int) -> None:
-        event = result.event
-        session_id, task_id = event["session_id"], event["task_id"]
-        row = self._row(session_id)
-        ended = row["ended"].get(task_id)
-        origin = _as_batch(result, self.number)
-        if ended is not None:
-            self._judge_ended(row, result, ended, place, now_ms, origin)
+        digests = _digests(event)
+        if self._is_known(event, digests, ended.results, origin):
             return
-        self._withhold_without_task(result, "unknown_task", None, place, now_ms, origin)
-        end_task(row, task_id, None, result.timestamp, None, [_digests(event)], self._horizon)
-
-    def _withhold_without_task(  # noqa: PLR0913 - the result, the reason, and where it stood
-        self,
-        result: Parked,
-        reason: str,
-        disposition: str | None,
-        place: Place,
-        now_ms: int,
-        origin: tuple[Batch, int],
-    ) -> None:
+        reason: Reason = "unknown_task" if ended.was_unknown else "late"
         judged = JudgedResult(
-            result.event,
+            event,
             result.offset,
             result.timestamp,
             result.traceparent,
             {},
             None,
-            withhold_all(result.event, reason),
-            disposition,
+            withhold_all(event, reason),
+            ended.disposition,
         )
-        self._write_verdict(judged, place, now_ms, origin)
+        if self._write_verdict(judged, place, now_ms, origin):
+            self._remember(event.session_id, ended.with_result(digests))
+
+    def _is_known(
+        self, event: TaskResult, digests: list[str], known: list[list[str]], origin: tuple[Batch, int]
+    ) -> bool:
+        """Whether the result came before: as it is, or under its identity with other content, which is refused."""
+        for identity, content in known:
+            if content == digests[1]:
+                self._changes.duplicates["task.result"] += 1
+                return True
+            if identity == digests[0]:
+                detail = (
+                    f"event_id: {event.event_id!r} of source {event.source!r} came before with other content;"
+                    " give every event its own id"
+                )
+                self._changes.refusals.append(Refusal(*origin, "identity_conflict", detail))
+                return True
+        return False
 
     def _write_verdict(self, judged: JudgedResult, place: Place, now_ms: int, origin: tuple[Batch, int]) -> bool:
         outputs = result_outputs(self._rules.source, judged, place, now_ms)
         largest = max(len(output.value or b"") for output in outputs)
         if largest > MAX_OUTPUT_BYTES:
             detail = (
-                f"result: its output would have {largest} bytes, at most {MAX_OUTPUT_BYTES}; use payload_ref for large parts"
+                f"result: its output would have {largest} bytes, at most {MAX_OUTPUT_BYTES};"
+                " use payload_ref for large parts"
             )
             self._changes.refusals.append(Refusal(*origin, "output_too_large", detail))
             return False
         self._changes.outputs += outputs
-        judgement: Judgement = judged.judgement
-        task_type = judged.echo.get("task_type")
-        age_ms = judged.timestamp - judged.task["at"] if judged.task is not None else None
+        judgement, task = judged.judgement, judged.task
         self._changes.verdicts.append(
-            Verdicted(judgement.decision, judgement.reason, task_type, age_ms, judged.timestamp)
+            Verdicted(
+                judgement.decision,
+                judgement.reason,
+                judged.echo.get("task_type"),
+                judged.timestamp - task["at"] if task is not None else None,
+                judged.timestamp,
+            )
         )
         return True
 
@@ -446,19 +461,11 @@ class Partition:
 
     def _park(self, result: Parked, origin: tuple[Batch, int]) -> None:
         event = result.event
-        session_id, task_id = event["session_id"], event["task_id"]
-        identity, content = _digests(event)
-        for parked in self._parked.get((session_id, task_id), ()):
-            known_identity, known_content = _digests(parked.event)
-            if known_content == content:
-                self._changes.duplicates[event["type"]] += 1
-                return
-            if known_identity == identity:
-                detail = f"event_id: {event['event_id']!r} came before with other content; give every event its own id"
-                self._changes.refusals.append(Refusal(*origin, "identity_conflict", detail))
-                return
-        self._parked.setdefault((session_id, task_id), []).append(result)
-        self._changes.rows[_parked_key(result)] = orjson.dumps(result._asdict())
+        waiting = self._parked.setdefault((event.session_id, event.task_id), [])
+        known = [_digests(parked.event) for parked in waiting]
+        if not self._is_known(event, _digests(event), known, origin):
+            waiting.append(result)
+            self._changes.rows[_parked_key(result)] = _parked_to_bytes(result)
 
     def _unpark(self, session_id: str, task_id: str) -> list[Parked]:
         results = self._parked.pop((session_id, task_id), [])
@@ -468,22 +475,23 @@ class Partition:
 
     # Rows
 
-    def _row(self, session_id: str) -> SessionRow:
-        row = self._touched.get(session_id)
-        if row is None:
-            raw = self._rows.get(session_id) if session_id not in self._touched else None
-            row = self._touched[session_id] = row_from_bytes(raw) if raw is not None else new_row()
-        return row
-
     def _row_for(self, batch: Batch, index: int, session_id: str) -> SessionRow | None:
-        """The session's row, or None where the record is on the wrong partition. Rows are at home: those need no look."""
-        row = self._touched.get(session_id)
+        """The session's row, or None where the record is on the wrong partition. A session with a row is at home."""
+        row = self._decoded.get(session_id)
         if row is not None:
             return row
-        if session_id not in self._rows and session_id not in self._touched and not self._is_home(session_id):
+        raw = self._rows.get(session_id)
+        if raw is None and not self._is_home(session_id):
             self._changes.misrouted.append((batch, index))
             return None
-        return self._row(session_id)
+        row = self._decoded[session_id] = new_row() if raw is None else row_from_bytes(raw)
+        return row
+
+    def _remember(self, session_id: str, ended: Ended) -> None:
+        self._ended.put(session_id, ended)
+        self._changes.rows[_ended_key(session_id, ended.task_id)] = ended.to_line()
+        for task_id in self._ended.prune(session_id, ended.at):
+            self._changes.rows[_ended_key(session_id, task_id)] = None
 
     def _keep(self, session_id: str, raw: bytes) -> None:
         self._rows[session_id] = raw
@@ -494,61 +502,83 @@ class Partition:
             self._full.discard(session_id)
 
     def _erase(self, session_id: str, row: SessionRow) -> None:
-        for task_id in (*row["tasks"], *row["ended"]):
+        for task_id in row["tasks"]:
             self._told.pop((session_id, task_id), None)
+            self._changes.outputs.append(erased_status(session_id, task_id))
+        for task_id in self._ended.remove_all(session_id):
+            self._changes.rows[_ended_key(session_id, task_id)] = None
             self._changes.outputs.append(erased_status(session_id, task_id))
         for parked_session, task_id in list(self._parked):
             if parked_session == session_id:
                 self._unpark(session_id, task_id)
-        self._touched[session_id] = None
+        del self._decoded[session_id]
+        self._dirty[session_id] = None
 
     def _refuse_full(self, batch: Batch, index: int, session_id: str) -> None:
-        detail = f"session: the row of {session_id!r} has reached {FULL_ROW_BYTES} bytes; unset facets, or erase the session"
+        detail = (
+            f"session: the row of {session_id!r} has reached {FULL_ROW_BYTES} bytes; unset facets, or erase the session"
+        )
         self._changes.refusals.append(Refusal(batch, index, "session_full", detail))
 
     def _refuse_unsupported(self, batch: Batch, index: int, what: str) -> None:
-        detail = f"{what}: not supported by this version"
-        self._changes.refusals.append(Refusal(batch, index, "unsupported", detail))
+        self._changes.refusals.append(Refusal(batch, index, "unsupported", f"{what}: not supported by this version"))
 
     def take(self, now_ms: int) -> Changes:
-        """Everything changed since the last call. Rows are bytes again, and nothing is remembered as changed."""
+        """Everything changed since the last call, to be written in one transaction. `now_ms` is told in statuses."""
         changes, self._changes = self._changes, Changes()
         for session_id, task_id in self._told:
-            row = self._touched.get(session_id)
-            task: TaskRow | None = row["tasks"].get(task_id) if row is not None else None
-            if task is not None:
-                changes.outputs.append(running_status(self._rules.source, session_id, task_id, task, now_ms))
+            task = self._decoded[session_id]["tasks"][task_id]
+            changes.outputs.append(running_status(self._rules.source, session_id, task_id, task, now_ms))
         self._told.clear()
-        for session_id, touched in self._touched.items():
+        for session_id in self._dirty:
             before = self._rows.pop(session_id, None)
             self.row_bytes -= len(before or b"")
-            if touched is None:
-                self._full.discard(session_id)
-                if before is not None:
-                    changes.rows[SESSION_KEY + session_id.encode()] = None
-                continue
-            raw = row_to_bytes(touched)
-            self._keep(session_id, raw)
+            row = self._decoded.get(session_id)
+            raw = row_to_bytes(row) if row is not None else None
+            if raw is not None:
+                self._keep(session_id, raw)
             if raw != before:
                 changes.rows[SESSION_KEY + session_id.encode()] = raw
-        self._touched.clear()
+        self._dirty.clear()
+        if len(self._decoded) > MAX_DECODED_ROWS:
+            self._decoded.clear()
         return changes
 
 
-def _digests(event: Event) -> list[str]:
-    """[identity, content] of a result."""
-    content = {name: event.get(name) for name in ("outcome", "parts", "reads", "error")}
-    return [digest([event["source"], event["event_id"]]), digest(content)]
+_encode_content = msgspec.json.Encoder(order="sorted").encode
+_decode_result = decoder(RESULT_EVENTS).decode
+
+
+def _digests(event: TaskResult) -> list[str]:
+    """[identity, content] of a result. Content is everything but the envelope; payloads count byte for byte."""
+    content: list[Any] = [event.outcome, event.parts, event.reads, event.error]
+    return [digest(f"{event.source}\0{event.event_id}".encode()), digest(_encode_content(content))]
+
+
+def _ended_key(session_id: str, task_id: str) -> bytes:
+    return ENDED_KEY + orjson.dumps([session_id, task_id])
 
 
 def _parked_key(result: Parked) -> bytes:
-    return PARKED_KEY + orjson.dumps([result.event["session_id"], result.event["task_id"], result.offset])
+    return PARKED_KEY + orjson.dumps([result.event.session_id, result.event.task_id, result.offset])
+
+
+def _parked_to_bytes(result: Parked) -> bytes:
+    """A line of JSON that says where it came from, then the record's own bytes."""
+    return orjson.dumps([result.offset, result.timestamp, result.traceparent]) + b"\n" + result.value
+
+
+def _parked_from_bytes(raw: bytes) -> Parked:
+    origin, value = raw.split(b"\n", 1)
+    offset, timestamp, traceparent = orjson.loads(origin)
+    return Parked(_decode_result(value), value, offset, timestamp, traceparent)
 
 
 def _as_batch(result: Parked, partition: int) -> tuple[Batch, int]:
     """A parked result as the record it came from, for the dead-letter topic."""
     event, offset = result.event, result.offset
-    key, value = event["session_id"].encode(), orjson.dumps(event)
-    return Batch(
-        "results", partition, offset, offset + 1, [offset], [result.timestamp], [key], [value], [()], 0, [event]
-    ), 0
+    keys: list[bytes | None] = [event.session_id.encode()]
+    batch = Batch(
+        "results", partition, offset, offset + 1, [offset], [result.timestamp], keys, [result.value], [()], 0, [event]
+    )
+    return batch, 0

@@ -1,6 +1,7 @@
 """The session row: everything the gate knows of one session, as JSON values, and its bytes on the changelog.
 
-Shapes only, and the questions one can ask of a facet. What events do to a row is `fold`; what a row says of a result is `gate`.
+Shapes only, and the questions one can ask of a facet. What events do to a row is `fold`; what a row says of a result is
+`gate`. Tasks that ended are kept beside the row, in `ended`: they would be rewritten with every event otherwise.
 """
 
 from typing import Any, Final, NotRequired, TypedDict, cast
@@ -22,14 +23,6 @@ UNSEEN: Final = 0
 
 OwnChanges = dict[str, list[list[Any]]]
 """For each facet the chains of values that a task's own changes led through: [[a, b, c], [x, y]] is a→b→c and x→y."""
-
-Ended = list[Any]
-"""[disposition or None, ended at (ms), digest of the dispatch or None, [[identity digest, content digest], …]]."""
-
-DISPOSITION: Final = 0
-ENDED_AT: Final = 1
-DISPATCH_DIGEST: Final = 2
-RESULTS: Final = 3
 
 
 class TaskRow(TypedDict):
@@ -62,14 +55,13 @@ class SessionRow(TypedDict):
 
     facets: dict[str, Facet]
     tasks: dict[str, TaskRow]
-    ended: dict[str, Ended]
     own: dict[str, OwnChanges]
     """Own changes of tasks whose dispatch has not been folded yet: topics have no common order."""
 
 
 def new_row() -> SessionRow:
     """A session that nothing is known of."""
-    return {"facets": {}, "tasks": {}, "ended": {}, "own": {}}
+    return {"facets": {}, "tasks": {}, "own": {}}
 
 
 def row_from_bytes(raw: bytes) -> SessionRow:
@@ -83,8 +75,7 @@ def row_to_bytes(row: SessionRow) -> bytes:
 
 
 def expected_now(task: TaskRow, facet: str) -> str | None:
-    """The value the task expects of `facet`, moved along by the task's own changes (design: a task never goes stale by
-    its own work).
+    """The value the task expects of `facet`, moved along by the task's own changes.
 
     A change moves the expectation along if the expectation matched just before it. Evaluated over the whole chain, so
     it does not matter whether the read or the change was folded first.

@@ -1,19 +1,26 @@
-"""From a batch of records to events: one validation call for the whole batch, and bad records set apart.
+"""From a batch of records to events, with the bad records set apart.
 
-A batch is joined into one JSON list and validated at once. A bad record is found by its index and left out of a second
-call; records that break the list itself are looked at one by one. No good record is decoded more than twice.
+Every record is decoded once, by itself: a broken one costs its neighbours nothing and cannot shift them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Union
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from schemas.envelope import Headers, completed_from_headers
 from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS
-from schemas.limits import exceeded, may_exceed
+from schemas.limits import SMALL_BYTES, exceeded
 from schemas.topics import Role
-from schemas.wire import Event, event_adapter, list_adapter
+from schemas.wire import decoder
+
+_MODELS: Final[dict[str, tuple[type[BaseModel], ...]]] = {
+    "context": CONTEXT_EVENTS,
+    "steps": STEP_EVENTS,
+    "results": RESULT_EVENTS,
+}
 
 
 @dataclass(slots=True)
@@ -22,7 +29,8 @@ class Batch:
 
     `start` and `end` are the consumer's positions before and after the fetch; a batch may hold no record (commit
     markers, aborted transactions, compacted gaps). `offsets`, `timestamps` (ms, the broker's), `keys`, `values` and
-    `headers` run in parallel; `events` joins them once decoded, with None for a record that is not an event.
+    `headers` run in parallel; `events` joins them once decoded, with None for a record that is not an event. Events have
+    the attributes of the models in `schemas.events`.
     """
 
     role: Role
@@ -35,7 +43,7 @@ class Batch:
     values: list[bytes | None]
     headers: list[Headers]
     size_bytes: int = 0
-    events: list[Event | None] = field(default_factory=list)
+    events: list[Any] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -75,107 +83,79 @@ class Decoder:
     """Decodes the records of one group of topics (context, steps or results)."""
 
     def __init__(self, role: Role) -> None:
-        models = {"context": CONTEXT_EVENTS, "steps": STEP_EVENTS, "results": RESULT_EVENTS}[role.split(".")[0]]
-        self._list: TypeAdapter[list[Event]] = list_adapter(models)
-        self._one: TypeAdapter[Event] = event_adapter(models)
+        models = _MODELS[role.split(".", maxsplit=1)[0]]
+        self._decode = decoder(models).decode
+        self._explain: TypeAdapter[Any] = TypeAdapter(_told_apart(models))
 
     def decode(self, batch: Batch) -> list[Refusal]:
         """Fill `batch.events`; what is not an event is None there and returned as a refusal. Raises nothing."""
-        values = batch.values
-        events = self._together(values, range(len(values)))
-        if events is None or not _aligned(batch.keys, events):
-            return self._separately(batch, range(len(values)))
-        batch.events = list(events)
-        suspects = [index for index, event in enumerate(events) if event is None]
-        refusals = self._separately(batch, suspects) if suspects else []
-        refusals += _beyond_limits(batch)
-        return refusals
-
-    def _together(self, values: Sequence[bytes | None], indices: Sequence[int]) -> list[Event | None] | None:
-        """All events in one call, None for those to look at alone; None for all where the list itself is broken."""
-        present = [index for index in indices if values[index] is not None]
-        try:
-            decoded = self._list.validate_json(b"[" + b",".join(values[index] for index in present) + b"]")  # type: ignore[misc]
-        except ValidationError as error:
-            bad = {present[place[0]] for place in _places(error) if place and place[0] < len(present)}  # type: ignore[index]
-            if not bad:
-                return None
-            good = [index for index in present if index not in bad]
-            return self._together(values, good) if len(good) < len(present) else None
-        if len(decoded) != len(present):
-            return None
-        if len(present) == len(values):
-            return decoded  # type: ignore[return-value]
-        events: list[Event | None] = [None] * len(values)
-        for index, event in zip(present, decoded, strict=True):
-            events[index] = event
-        return events
-
-    def _separately(self, batch: Batch, indices: Sequence[int]) -> list[Refusal]:
-        if not batch.events:
-            batch.events = [None] * len(batch)
-        refusals = []
-        for index in indices:
-            value = batch.values[index]
-            if value is None:
-                refusals.append(Refusal(batch, index, "empty_value", "a record without a value is not an event"))
-                continue
+        decode_one = self._decode
+        events: list[Any] = []
+        refusals: list[Refusal] = []
+        for index, value in enumerate(batch.values):
             try:
-                event = self._one.validate_json(value)
-            except ValidationError as error:
-                completed = completed_from_headers(value, batch.headers[index])
-                event_or_none = self._completed(completed) if completed is not None else None
-                if event_or_none is None:
-                    refusals.append(Refusal(batch, index, "invalid_event", _explained(error)))
-                    continue
-                event = event_or_none
-            problem = exceeded(event, value) or _key_problem(batch.keys[index], event)
-            if problem is not None:
-                refusals.append(Refusal(batch, index, "invalid_event", problem))
-            else:
-                batch.events[index] = event
+                event = decode_one(value)  # type: ignore[arg-type]  # None is a TypeError
+            except (msgspec.DecodeError, TypeError, UnicodeDecodeError) as error:
+                event = self._refused(batch, index, error, refusals)
+            events.append(event)
+        batch.events = events
+        _refuse_other_keys(batch, refusals)
+        _refuse_beyond_limits(batch, refusals)
         return refusals
 
-    def _completed(self, value: bytes) -> Event | None:
-        try:
-            return self._one.validate_json(value)
-        except ValidationError:
+    def _refused(self, batch: Batch, index: int, error: Exception, refusals: list[Refusal]) -> Any:
+        value = batch.values[index]
+        if value is None:
+            refusals.append(Refusal(batch, index, "empty_value", "a record without a value is not an event"))
             return None
-
-
-def _aligned(keys: Sequence[bytes | None], events: Sequence[Event | None]) -> bool:
-    """Whether every event stands at its own record: a crafted record can hold two list elements, another one half."""
-    try:
-        return b"\0".join(keys).decode() == "\0".join([event["session_id"] for event in events])  # type: ignore[arg-type, index]
-    except (TypeError, UnicodeDecodeError):  # a missing key or event: compare one by one
-        return all(event is None or _key_problem(key, event) is None for key, event in zip(keys, events, strict=True))
-
-
-def _key_problem(key: bytes | None, event: Event) -> str | None:
-    if key is None or key == event["session_id"].encode():
+        completed = completed_from_headers(value, batch.headers[index])
+        if completed is not None:
+            try:
+                return self._decode(completed)
+            except msgspec.DecodeError as still:
+                error, value = still, completed
+        refusals.append(Refusal(batch, index, "invalid_event", self._explained(value, error)))
         return None
-    return f"key: {key[:64]!r} is not the session_id {event['session_id'][:64]!r}; key every record by its session id"
+
+    def _explained(self, value: bytes, error: Exception) -> str:
+        """Every problem of the record, as pydantic tells them; the decoder names only the first."""
+        try:
+            self._explain.validate_json(value)
+        except ValidationError as told:
+            problems = told.errors(include_url=False, include_input=False, include_context=False)
+            lines = [f"{'.'.join(map(str, each['loc'])) or 'event'}: {each['msg']}" for each in problems[:5]]
+            return "; ".join([*lines, *([f"and {len(problems) - 5} more"] if len(problems) > 5 else [])])
+        return str(error)
 
 
-def _beyond_limits(batch: Batch) -> list[Refusal]:
-    refusals = []
-    for index, value in enumerate(batch.values):
-        event = batch.events[index]
-        if event is not None and value is not None and may_exceed(value):
-            problem = exceeded(event, value)
-            if problem is not None:
-                batch.events[index] = None
-                refusals.append(Refusal(batch, index, "invalid_event", problem))
-    return refusals
+def _told_apart(models: tuple[type[BaseModel], ...]) -> Any:
+    return models[0] if len(models) == 1 else Annotated[Union[models], Field(discriminator="type")]  # noqa: UP007
 
 
-def _places(error: ValidationError) -> list[tuple[int | str, ...]]:
-    return [details["loc"] for details in error.errors(include_url=False, include_input=False, include_context=False)]
+def _refuse_other_keys(batch: Batch, refusals: list[Refusal]) -> None:
+    """A key that is not the session id: whoever partitions by the key would separate a session's records."""
+    keys, events = batch.keys, batch.events
+    try:
+        if b"\0".join(keys).decode() == "\0".join([event.session_id for event in events]):  # type: ignore[arg-type]
+            return
+    except (TypeError, AttributeError, UnicodeDecodeError):  # a record without a key, or no event: look at each
+        pass
+    for index, (key, event) in enumerate(zip(keys, events, strict=True)):
+        if event is not None and key is not None and key != event.session_id.encode():
+            events[index] = None
+            detail = (
+                f"key: {key[:64]!r} is not the session_id {event.session_id[:64]!r}; key every record by its session id"
+            )
+            refusals.append(Refusal(batch, index, "invalid_event", detail))
 
 
-def _explained(error: ValidationError) -> str:
-    problems = error.errors(include_url=False, include_input=False, include_context=False)
-    told = [f"{'.'.join(str(step) for step in problem['loc']) or 'event'}: {problem['msg']}" for problem in problems[:5]]
-    if len(problems) > len(told):
-        told.append(f"and {len(problems) - len(told)} more")
-    return "; ".join(told)
+def _refuse_beyond_limits(batch: Batch, refusals: list[Refusal]) -> None:
+    values: Sequence[bytes] = [value for value in batch.values if value is not None]
+    blob = b"".join(values)
+    if blob.isascii() and b"\\u" not in blob and max(map(len, values), default=0) <= SMALL_BYTES:
+        return  # characters are bytes, and nothing is large enough to break a bound of size
+    for index, event in enumerate(batch.events):
+        value = batch.values[index]
+        if event is not None and value is not None and (problem := exceeded(event, value)) is not None:
+            batch.events[index] = None
+            refusals.append(Refusal(batch, index, "invalid_event", problem))

@@ -43,7 +43,7 @@ def headers_of(  # noqa: PLR0913 - one argument for each attribute
 def traceparent_of(headers: Headers) -> str | None:
     """The W3C trace context header, where there is one that is ASCII text."""
     for name, value in headers:
-        if name == TRACEPARENT and value is not None and value.isascii():
+        if name == TRACEPARENT and value and value.isascii():
             return value.decode()
     return None
 

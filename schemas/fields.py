@@ -40,6 +40,7 @@ StepKind = Literal["model_call", "tool_call", "checkpoint", "progress", "other"]
 StepStatus = Literal["started", "progressed", "completed", "failed"]
 PartKind = Literal["show", "apply"]
 Acknowledged = Literal["shown", "applied", "refused"]
+Decision = Literal["delivered", "withheld"]
 Disposition = Literal["delivered", "withheld", "cancelled", "expired", "rejected"]
 
 Reason = Literal[

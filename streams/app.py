@@ -57,7 +57,8 @@ class MemberAssignor(PartitionAssignor):
 
     @property
     def _url(self) -> URL:
-        return self.app.member_url
+        url: URL = self.app.member_url
+        return url
 
 
 class WithoutProducer(BootStrategy):

@@ -8,6 +8,7 @@ import orjson
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from schemas.topics import Role
 from streams.config import EngineConfig
 
 _log = structlog.get_logger(__name__)
@@ -15,8 +16,8 @@ _log = structlog.get_logger(__name__)
 PROGRESS_KEY: Final = b"p"
 TELL_SECONDS: Final = 5.0
 
-Progress = dict[str, int]
-"""The position folded up to, by input topic."""
+Progress = dict[Role, int]
+"""The position folded up to, by the role of the input topic."""
 
 
 def progress_to_bytes(progress: Progress) -> bytes:

@@ -54,7 +54,9 @@ class Control:
             raise FatalError(f"topics are missing: {', '.join(missing)}. Create them: tidegate topics create")
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-            raise FatalError(f"all topics must have the same partition count, but: {listed}. See: tidegate topics check")
+            raise FatalError(
+                f"all topics must have the same partition count, but: {listed}. See: tidegate topics check"
+            )
         return next(iter(counts.values()))
 
     async def committed_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
+from types import NoneType
 from typing import Final
 
 import structlog
@@ -24,6 +25,7 @@ from projections.gate import Place
 from projections.partition import Changes, Partition
 from schemas.decode import Batch, Refusal
 from schemas.topics import Role
+from schemas.wire import event_type
 from streams.changelog import PROGRESS_KEY, progress_to_bytes
 from streams.config import FOLDED_ROLES, EngineConfig
 from streams.errors import FatalError
@@ -71,7 +73,7 @@ class Cycle:
         self._writing = asyncio.Lock()
         self._last_commit = 0.0
         self._records = 0
-        self._counts: Counter[tuple[Role, str]] = Counter()
+        self._counts: dict[Role, Counter[type]] = {role: Counter() for role in FOLDED_ROLES}
         self._refusals: list[Refusal] = []
         self._cpu: Counter[str] = Counter()
         self._barrier_waits: list[float] = []
@@ -151,7 +153,9 @@ class Cycle:
     async def _start_afresh(self, error: BaseException, failures: int) -> None:
         self._around.metrics.transaction_failed(error)
         if isinstance(error, MessageSizeTooLargeError | TopicAuthorizationFailedError | GroupAuthorizationFailedError):
-            raise FatalError(f"partition {self.number}: the broker refuses what has to be written: {error!r}") from error
+            raise FatalError(
+                f"partition {self.number}: the broker refuses what has to be written: {error!r}"
+            ) from error
         self._forget()
         self._set_state("restoring")
         delay = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
@@ -173,7 +177,8 @@ class Cycle:
             queue.clear()
             self._around.flow.queued_bytes[self._topics[role], self.number] = 0
         self._refusals.clear()
-        self._counts.clear()
+        for counts in self._counts.values():
+            counts.clear()
         self._barrier_waits.clear()
         self._records = 0
 
@@ -248,7 +253,7 @@ class Cycle:
     def _decode(self, batch: Batch) -> None:
         began = time.thread_time()
         self._refusals += self._decoders[batch.role].decode(batch)
-        self._counts.update((batch.role, event["type"]) for event in batch.events if event is not None)
+        self._counts[batch.role].update(map(type, batch.events))
         self._records += len(batch)
         self._cpu["decode"] += time.thread_time() - began  # type: ignore[assignment]
 
@@ -334,8 +339,7 @@ class Cycle:
         records: dict[str, list[Record]] = {}
         changelog = records.setdefault(self._config.topic("sessions.changelog"), [])
         changelog += [Record(key, value, []) for key, value in changes.rows.items()]
-        progress = {role: position for role, position in self._applied.items()}
-        changelog.append(Record(PROGRESS_KEY, progress_to_bytes(progress), []))
+        changelog.append(Record(PROGRESS_KEY, progress_to_bytes(dict(self._applied)), []))
         for output in changes.outputs:
             topic = self._config.topic(output.role)
             records.setdefault(topic, []).append(Record(output.key, output.value, output.headers))
@@ -370,15 +374,15 @@ class Cycle:
     def _count(self, changes: Changes, seconds: float) -> None:
         metrics, number = self._around.metrics, self.number
         metrics.transaction(seconds, self._records)
-        by_role: dict[Role, dict[str, int]] = {}
-        for (role, event_type), count in self._counts.items():
-            by_role.setdefault(role, {})[event_type] = count
-        for role, counts in by_role.items():
-            metrics.events(self._topics[role], counts)
+        for role, counts in self._counts.items():
+            metrics.events(
+                self._topics[role], {event_type(kind): n for kind, n in counts.items() if kind is not NoneType}
+            )
+            counts.clear()
         metrics.duplicates(changes.duplicates)
         if changes.verdicts:
             now_ms = _now_ms()
-            metrics.verdicts(Counter((each.decision, each.reason, each.task_type) for each in changes.verdicts))  # type: ignore[arg-type]
+            metrics.verdicts(Counter((each.decision, each.reason, each.task_type) for each in changes.verdicts))
             metrics.result_ages([each.age_ms / 1000 for each in changes.verdicts if each.age_ms is not None])
             metrics.produce_to_verdict("hot", [max(0, now_ms - each.timestamp) / 1000 for each in changes.verdicts])
         for refusal in changes.refusals:
@@ -397,7 +401,6 @@ class Cycle:
             queued_bytes=sum(self._around.flow.queued_bytes.get((topic, number), 0) for topic in self._topics.values()),
         )
         self._records = 0
-        self._counts.clear()
         self._cpu.clear()
         self._barrier_waits.clear()
 
@@ -418,4 +421,3 @@ class Cycle:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-

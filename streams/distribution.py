@@ -25,7 +25,7 @@ class Distribution(Collector):
         self.name = name
         self.documentation = documentation
         self.bounds = tuple(bounds)
-        self._label = label
+        self.label = label
         self._children: dict[str, tuple[list[int], list[float]]] = {}
         if label is None:
             self._child("")
@@ -49,7 +49,7 @@ class Distribution(Collector):
         edges = [*(repr(float(bound)) for bound in self.bounds), "+Inf"]
         for label_value, (counts, total) in list(self._children.items()):  # scraped by a thread
             buckets = list(zip(edges, map(float, accumulate(counts)), strict=True))
-            family.add_metric([] if self._label is None else [label_value], buckets, sum_value=total[0])
+            family.add_metric([] if self.label is None else [label_value], buckets, sum_value=total[0])
         yield family
 
     def describe(self) -> Iterator[HistogramMetricFamily]:
@@ -57,7 +57,7 @@ class Distribution(Collector):
         yield self._family()
 
     def _family(self) -> HistogramMetricFamily:
-        labels = None if self._label is None else [self._label]
+        labels = None if self.label is None else [self.label]
         return HistogramMetricFamily(self.name, self.documentation, labels=labels)
 
     def _child(self, label_value: str) -> tuple[list[int], list[float]]:

@@ -59,7 +59,7 @@ class Forwarder:
             event = batch.events[index]
             if event is None:
                 continue
-            topic, session_id = self._config.topic(batch.role), event["session_id"]
+            topic, session_id = self._config.topic(batch.role), event.session_id
             origin = f"{topic}/{batch.partition}/{batch.offsets[index]}"
             sent.append(
                 await self._producer.send(

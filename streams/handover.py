@@ -90,12 +90,8 @@ async def take_over(config: EngineConfig, number: int, around: Surroundings) -> 
     return Taken(partition, writer, applied, committed)
 
 
-async def _places(
-    config: EngineConfig, number: int, control: Control
-) -> tuple[dict[Role, int], dict[Role, int]]:
-    partitions: dict[Role, TopicPartition] = {
-        role: TopicPartition(config.topic(role), number) for role in FOLDED_ROLES
-    }
+async def _places(config: EngineConfig, number: int, control: Control) -> tuple[dict[Role, int], dict[Role, int]]:
+    partitions: dict[Role, TopicPartition] = {role: TopicPartition(config.topic(role), number) for role in FOLDED_ROLES}
     committed = await control.committed_offsets(list(partitions.values()))
     begin = await control.beginning_offsets(list(partitions.values()))
     return (

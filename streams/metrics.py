@@ -74,7 +74,8 @@ class Metrics:
         self.process: Final = ProcessCollector(registry=registry)
 
         self.build: Final = Info("tidegate_build", "Versions of this worker", registry=registry)
-        self.build.info({"version": version, **(libraries or {})})
+        named = {name.replace("-", "_"): text for name, text in (libraries or {}).items()}  # a label takes no dash
+        self.build.info({"version": version, **named})
         self.worker_state: Final = Enum(
             "tidegate_worker_state", "State of the worker as a whole", states=STATES, registry=registry
         )

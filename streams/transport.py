@@ -79,7 +79,9 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             max_partition_fetch_bytes=1024 * 1024,
             fetch_max_wait_ms=500,
             request_timeout_ms=int(config.request_timeout_seconds * 1000),
-            max_poll_interval_ms=24 * 3600 * 1000,  # heartbeats come from this thread, and a watchdog looks after the loop
+            max_poll_interval_ms=24
+            * 3600
+            * 1000,  # heartbeats come from this thread, and a watchdog looks after the loop
             session_timeout_ms=int(config.session_timeout_seconds * 1000),
             heartbeat_interval_ms=int(config.heartbeat_interval_seconds * 1000),
             rebalance_timeout_ms=int(config.rebalance_timeout_seconds * 1000),

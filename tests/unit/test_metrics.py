@@ -13,7 +13,7 @@ from tests.unit.used_metrics import used_metrics
 LABELS = {
     *("topic", "partition", "type", "decision", "reason", "task_type", "lane", "error", "stage", "le"),
     *("tidegate_worker_state", "tidegate_partition_state"),
-    *("version", "aiokafka"),
+    *("version", "faust_streaming"),
 }
 # What a gauge or a histogram counts where it is not seconds or bytes.
 UNITS = ("_total", "_seconds", "_bytes", "_records", "_rows", "_results", "_sessions", "_state", "_info")
@@ -78,7 +78,7 @@ def test_values_arrive(metrics: Metrics) -> None:
     assert value(metrics, "tidegate_row_bytes", partition="2") == 900
     assert value(metrics, "tidegate_restored_rows_total") == 2
     assert value(metrics, "tidegate_handovers_total") == value(metrics, "tidegate_rebalances_total") == 1
-    assert value(metrics, "tidegate_build_info", version="1.2.3", aiokafka="0.14.0") == 1
+    assert value(metrics, "tidegate_build_info", version="1.2.3", faust_streaming="0.15.3") == 1
 
 
 @pytest.mark.parametrize("state", STATES)

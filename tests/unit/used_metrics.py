@@ -13,7 +13,7 @@ class BoomError(Exception):
 
 
 def used_metrics() -> Metrics:
-    metrics = Metrics("1.2.3", {"aiokafka": "0.14.0"})
+    metrics = Metrics("1.2.3", {"faust-streaming": "0.15.3"})
     context, steps = topic_name("context"), topic_name("steps")
     metrics.worker("running")
     metrics.events(context, {"context.changed": 7})

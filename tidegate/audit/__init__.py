@@ -1,9 +1,10 @@
 """`tidegate audit`: read all topics and recompute what the gate should have done, by code that shares nothing with it.
 
 What it knows is what the topics say. Its limits:
-- The tasks topic is compacted, so values taken for `depends_on` facets come from the newest status or, failing that, from
-  the verdict's echoed snapshot; that the facet once had that value is checked, not that it had it at the right moment.
-- Where the oldest records of an input are gone, what cannot be verified any more is counted and not held against the gate.
+- The tasks topic is compacted, so values taken for `depends_on` facets come from the newest status or, failing that,
+  from the verdict's echoed snapshot. That the facet once had that value is checked, not that it had it at the right
+  moment.
+- Where the oldest records are gone, what cannot be verified any more is counted, and not held against the gate.
 - Sessions that were erased: their verdicts are checked against the context since, their dispositions are not.
 - Whether a barrier was kept is told by the brokers' timestamps. With replicas or several brokers a record can carry an
   older time than one that was acknowledged before it: give a margin there.
@@ -23,9 +24,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from schemas.topics import INPUT_ROLES
-from tidegate.audit.check import PartitionCheck, Terms, check_forwarding
+from tidegate.audit.case import Terms
+from tidegate.audit.check import PartitionCheck
 from tidegate.audit.collect import OUTPUT_ROLES, PartitionLogs
 from tidegate.audit.findings import Findings
+from tidegate.audit.forwarding import check_forwarding
 from tidegate.audit.read import Extent, reader
 from tidegate.audit.report import Report
 from tidegate.settings import Settings
@@ -61,7 +64,7 @@ async def audit(settings: Settings, *, require_drained: bool = False, margin_ms:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     collecting = gc.isenabled()
-    gc.disable()  # nothing cyclic arises here, and going through millions of objects again and again takes half the time
+    gc.disable()  # nothing cyclic arises here, and looking through millions of objects takes half the time
     try:
         async with reader(settings) as read:
             extent = await read.extent()
@@ -88,7 +91,9 @@ async def audit(settings: Settings, *, require_drained: bool = False, margin_ms:
     counts["waiting"] += check_forwarding(checked)
     seconds = time.monotonic() - began
     notes = _notes(settings, extent, counts)
-    return Report(settings.topic_prefix, settings.group_id, extent.partitions, counts, reasons, findings, notes, seconds)
+    return Report(
+        settings.topic_prefix, settings.group_id, extent.partitions, counts, reasons, findings, notes, seconds
+    )
 
 
 def _kept(logs: PartitionLogs) -> Counter[str]:

@@ -1,72 +1,37 @@
 """From the records of one partition to its `logs`: parsing, accounting for what is not folded, nothing judged.
 
-Outputs and DLQ records must be added before inputs: an input is compared with its DLQ record as it passes by, so that no
-bytes are kept. Input events are read with orjson alone; the contract's models are asked only about odd ones.
+Outputs and DLQ records must be added before inputs: an input is compared with its DLQ record as it passes by, so that
+no bytes are kept. Input events are read with orjson alone; the contract's models are asked only about odd ones.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import orjson
 from aiokafka.partitioner import murmur2
 from pydantic import TypeAdapter, ValidationError
 
-from schemas.envelope import completed_from_headers
-from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS, TaskDispatched
-from schemas.fields import Part
-from schemas.limits import exceeded
+from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS, Event
+from schemas.fields import MAX_METADATA_BYTES
 from schemas.topics import INPUT_ROLES, Role, topics
-from schemas.wire import event_adapter
 from tidegate.audit.findings import Example, Findings
-from tidegate.audit.logs import (
-    NEVER,
-    Bounds,
-    Clock,
-    ContextEvent,
-    Facet,
-    JudgedPart,
-    Output,
-    Result,
-    ResultPart,
-    Session,
-    Status,
-    Task,
-)
-from tidegate.audit.oracle import UNSUPPORTED_INPUTS, unsupported_field, unsupported_part
+from tidegate.audit.logs import NEVER, Bounds, Clock, ContextEvent, Facet, Session, Status
+from tidegate.audit.oracle import UNSUPPORTED_INPUTS, unsupported_part
+from tidegate.audit.parse import Record, completed, output_of, result_of, task_of
 
 FORWARDED_HEADER: Final = "tidegate_forwarded_from"
 OUTPUT_ROLES: Final[tuple[Role, ...]] = ("dlq", "delivered", "delivered.cold", "withheld", "tasks", "commands")
 """The gate's topics that are read, the DLQ first. The changelog is the engine's own and is not."""
 
-_SORTED: Final = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
-_ENVELOPE: Final = ("source", "event_id", "session_id", "occurred_at")
-_CONTENT: Final = {
-    name: field.get_default(call_default_factory=True)
-    for name, field in TaskDispatched.model_fields.items()
-    if name not in (*_ENVELOPE, "type", "task_id")
+_MODELS: Final[dict[str, tuple[type[Event], ...]]] = {
+    "context": CONTEXT_EVENTS,
+    "steps": STEP_EVENTS,
+    "results": RESULT_EVENTS,
 }
-_PART: Final = {name: field.get_default() for name, field in Part.model_fields.items()}
-
-
-class Record(Protocol):
-    """What is used of a Kafka record. `timestamp_type` 1 is the broker's time."""
-
-    @property
-    def offset(self) -> int: ...  # noqa: D102 - Kafka's own words
-    @property
-    def timestamp(self) -> int: ...  # noqa: D102
-    @property
-    def timestamp_type(self) -> int: ...  # noqa: D102
-    @property
-    def key(self) -> bytes | None: ...  # noqa: D102
-    @property
-    def value(self) -> bytes | None: ...  # noqa: D102
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes]]: ...  # noqa: D102
 
 
 @dataclass(slots=True)
@@ -118,7 +83,7 @@ class PartitionLogs:
         self._homes: dict[str, int] = {}
         self._output_ids: set[str] = set()
         self._sources: dict[str, str] = {}
-        self._adapters: dict[Role, TypeAdapter[dict[str, Any]]] = {}
+        self._adapters: dict[Role, TypeAdapter[Any]] = {}
         self._takers: dict[str, Callable[[Role, Record, dict[str, Any], Session], bool]] = {
             "context.changed": self._context_changed,
             "task.cancel_requested": self._unsupported,
@@ -211,23 +176,19 @@ class PartitionLogs:
 
     def _valid(self, role: Role, record: Record) -> dict[str, Any] | None:
         """The event in a record by the contract's models, its headers considered; None where there is none."""
-        value = record.value
-        if value is None:
-            return None
         adapter = self._adapters.get(role)
         if adapter is None:
-            models = {"context": CONTEXT_EVENTS, "steps": STEP_EVENTS, "results": RESULT_EVENTS}[role.split(".")[0]]
-            adapter = self._adapters[role] = event_adapter(models)
-        for candidate in (value, completed_from_headers(value, record.headers)):
-            if candidate is None:
-                continue
-            try:
-                event = adapter.validate_json(candidate)
-            except ValidationError:
-                continue
-            keyed = record.key is None or record.key == event["session_id"].encode()
-            return event if keyed and exceeded(event, value) is None else None
-        return None
+            models = _MODELS[role.split(".")[0]]
+            union: Any = models[0]
+            for model in models[1:]:
+                union = union | model
+            adapter = self._adapters[role] = TypeAdapter(union)
+        body = completed(record)
+        try:
+            adapter.validate_json(orjson.dumps(body), strict=True)
+        except ValidationError:
+            return None
+        return body if record.key is None or record.key == body["session_id"].encode() else None
 
     def _home(self, session_id: str) -> int:
         home = self._homes.get(session_id)
@@ -241,7 +202,7 @@ class PartitionLogs:
             if name != FORWARDED_HEADER:
                 continue
             self.counts["forwarded"] += 1
-            topic, _, rest = value.decode(errors="replace").partition("/")
+            topic, _, rest = (value or b"").decode(errors="replace").partition("/")
             partition, _, offset = rest.partition("/")
             if self._roles.get(topic) == role and partition.isdecimal() and offset.isdecimal():
                 self.copies.append(Passed(role, int(partition), int(offset), hash(record.value), handled=True))
@@ -289,29 +250,14 @@ class PartitionLogs:
         return True
 
     def _dispatched(self, role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
-        task_id, snapshot, depends_on = body.get("task_id"), body.get("snapshot", {}), body.get("depends_on", [])
-        if type(task_id) is not str or type(snapshot) is not dict or type(depends_on) is not list:
+        task = task_of(role, record, body)
+        if task is None:
             return False
-        digest = hash(orjson.dumps([body.get(name, default) for name, default in _CONTENT.items()], option=_SORTED))
-        first = session.tasks.get(task_id)
-        if first is not None:
-            if first.digest != digest:
-                session.conflicts.append((task_id, role, record.offset))
+        first = session.tasks.setdefault(body["task_id"], task)
+        if first is not task:
             self.counts["dispatch_repeats"] += 1
-            return True
-        session.tasks[task_id] = Task(
-            role=role,
-            offset=record.offset,
-            at_ms=record.timestamp,
-            digest=digest,
-            snapshot=snapshot,
-            depends_on=depends_on,
-            request_id=body.get("request_id"),
-            on_stale=body.get("on_stale", "withhold"),
-            on_stale_failure=body.get("on_stale_failure", "annotate"),
-            when_absent=body.get("when_absent", "deliver"),
-            unsupported=unsupported_field(body),
-        )
+            if first.digest != task.digest:
+                session.conflicts.append((body["task_id"], role, record.offset))
         return True
 
     def _step(self, role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
@@ -323,7 +269,7 @@ class PartitionLogs:
         return True
 
     def _result(self, role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
-        result = _result_of(role, record, body)
+        result = result_of(role, record, body)
         if result is None:
             return False
         session.results.setdefault(body["task_id"], []).append(result)
@@ -333,7 +279,11 @@ class PartitionLogs:
 
     def _refused(self, role: Role, record: Record) -> None:
         self.counts["dlq"] += 1
-        said = {name: value.decode(errors="replace") for name, value in record.headers if name.startswith("tidegate_")}
+        said = {
+            name: (value or b"").decode(errors="replace")
+            for name, value in record.headers
+            if name.startswith("tidegate_")
+        }
         origin = self._roles.get(said.get("tidegate_origin_topic", ""))
         partition, offset = said.get("tidegate_origin_partition", ""), said.get("tidegate_origin_offset", "")
         if origin not in INPUT_ROLES or partition != str(self.partition) or not offset.isdecimal():
@@ -355,11 +305,13 @@ class PartitionLogs:
         event = None if body is None else self._valid(role, record)
         if event is None:
             return
-        if refused.error in ("invalid_event", "empty_value"):
-            self.note("dlq_unfounded", f"{where} is a valid event, but was refused as {refused.error}", "dlq", refused.offset)
+        if refused.error in ("invalid_event", "empty_value") and not _may_exceed(record.value or b""):
+            self.note(
+                "dlq_unfounded", f"{where} is a valid event, but was refused as {refused.error}", "dlq", refused.offset
+            )
         if event["type"] == "task.result":
             refused.result = (event["session_id"], event["task_id"], event["source"], event["event_id"])
-            result = _result_of(role, record, event)
+            result = result_of(role, record, event)
             asks = result is not None and unsupported_part(result) is not None
         else:
             asks = event["type"] in UNSUPPORTED_INPUTS
@@ -408,7 +360,7 @@ class PartitionLogs:
             session_id = body["session_id"]
             self._output_id(role, record, body["event_id"])
             if role != "commands":
-                output, task_id = _output_of(role, record, body), body["task_id"]
+                output, task_id = output_of(role, record, body), body["task_id"]
                 self.session(session_id).outputs.setdefault(task_id, []).append(output)
         except (ValueError, LookupError, TypeError, AttributeError):
             self.note("output_unreadable", f"not an event of {self.names[role]}", role, record.offset)
@@ -428,64 +380,6 @@ class PartitionLogs:
             self.note("output_misplaced", f"key {record.key!r}", role, record.offset)
 
 
-def _part_digest(part: dict[str, Any]) -> int:
-    return hash(orjson.dumps([part.get(name, default) for name, default in _PART.items()], option=_SORTED))
-
-
-def _result_of(role: Role, record: Record, body: dict[str, Any]) -> Result | None:
-    try:
-        parts = [
-            ResultPart(part["part_id"], part.get("depends_on"), part.get("on_stale"), _part_digest(part))
-            for part in body["parts"]
-        ]
-        reads = body.get("reads") or {}
-        content = [body["outcome"], [part.digest for part in parts], reads, body.get("error")]
-        if type(body["task_id"]) is not str or not parts:
-            return None
-        return Result(
-            role=role,
-            offset=record.offset,
-            at_ms=record.timestamp,
-            broker_time=record.timestamp_type == 1,
-            source=body["source"],
-            event_id=body["event_id"],
-            outcome=body["outcome"],
-            parts=parts,
-            reads=reads,
-            digest=hash(orjson.dumps(content, option=_SORTED)),
-        )
-    except (LookupError, TypeError, AttributeError):
-        return None
-
-
-def _output_of(role: Role, record: Record, body: dict[str, Any]) -> Output:
-    verdict, result = body["verdict"], body["result"]
-    judged = verdict["judged"]
-    return Output(
-        role=role,
-        offset=record.offset,
-        source=result["source"],
-        event_id=result["event_id"],
-        result_offset=result["offset"],
-        carried=[(part["part_id"], _part_digest(part)) for part in body["parts"]],
-        snapshot=body.get("snapshot") or {},
-        digest=hash(orjson.dumps(verdict, option=_SORTED)),
-        decision=verdict["decision"],
-        reason=verdict["reason"],
-        disposition=verdict.get("disposition"),
-        partition=judged["partition"],
-        context_offset=judged["context_offset"],
-        steps_offset=judged["steps_offset"],
-        at=judged["at"],
-        parts=[
-            JudgedPart(
-                part["part_id"],
-                part["decision"],
-                part["reason"],
-                part.get("annotated", False),
-                part.get("differences") or [],
-                part.get("differences_omitted", 0),
-            )
-            for part in verdict["parts"]
-        ],
-    )
+def _may_exceed(value: bytes) -> bool:
+    """Whether the event may break a bound that is counted in bytes, which the models do not state."""
+    return len(value) > MAX_METADATA_BYTES or not value.isascii() or b"\\u" in value

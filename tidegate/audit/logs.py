@@ -1,4 +1,4 @@
-"""What the topics of one partition say, kept small: per session its facets' histories, tasks, results, outputs, statuses.
+"""What the topics of one partition say, kept small: for each session its facets' histories, tasks, results and outputs.
 
 Shapes and look-ups only. `collect` fills them from records, `oracle` and `check` read them. Offsets are those of the
 topic a thing was found on; times are the broker's, in milliseconds.

@@ -67,7 +67,9 @@ class Ruling:
     """The expected facets that are contradicted, whichever part they matter to."""
 
 
-def expected_facets(session: Session, task_id: str, task: Task, result: Result, steps_offset: int, taken: Facets) -> Facets:
+def expected_facets(
+    session: Session, task_id: str, task: Task, result: Result, *, steps_offset: int, taken: Facets
+) -> Facets:
     """The facets the task depends on with the values it stated, own changes not yet considered.
 
     Snapshot, then what the gate took for `depends_on`, then the reads of the steps below `steps_offset`, last the
@@ -99,7 +101,8 @@ def rule(
 ) -> Ruling:
     """The rules applied with exactly the context below `context_offset` and the steps below `steps_offset` folded."""
     stale = {}
-    for name, stated in expected_facets(session, task_id, task, result, steps_offset, taken).items():
+    expectations = expected_facets(session, task_id, task, result, steps_offset=steps_offset, taken=taken)
+    for name, stated in expectations.items():
         facet = session.facets.get(name)
         if facet is None:
             continue

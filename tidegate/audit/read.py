@@ -19,7 +19,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from schemas.topics import INPUT_ROLES, Role, topic_name
-from tidegate.audit.collect import OUTPUT_ROLES, PartitionLogs, Record
+from tidegate.audit.collect import OUTPUT_ROLES, PartitionLogs
 from tidegate.audit.logs import Bounds
 from tidegate.errors import TidegateError
 from tidegate.settings import Settings
@@ -156,7 +156,8 @@ class Reader:
         counts = {found[name].partitions for name in names}
         if len(counts) > 1:
             raise TidegateError(
-                f"The topics differ in their number of partitions: {sorted(counts)}.", "`tidegate topics check` tells which."
+                f"The topics differ in their number of partitions: {sorted(counts)}.",
+                "`tidegate topics check` tells which.",
             )
         return counts.pop()
 
@@ -222,6 +223,3 @@ async def reader(settings: Settings) -> AsyncIterator[Reader]:
         for client in (admin.close, latest.stop, consumer.stop):
             with suppress(KafkaError):
                 await client()
-
-
-__all__ = ["ROLES", "Extent", "Reader", "Record", "reader"]

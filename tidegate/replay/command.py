@@ -78,7 +78,7 @@ def _starts(conversations: Sequence[Conversation], sessions: int, run: str, opti
     for number in range(sessions):
         conversation = conversations[number % len(conversations)]
         session_id = f"{run}-{number + 1}-{bounded(conversation.conversation_id)}"
-        starts.append(Start(session_id, conversation, rng.uniform(0, spread) if number else 0.0))
+        starts.append(Start(number, session_id, conversation, rng.uniform(0, spread) if number else 0.0))
     return starts
 
 

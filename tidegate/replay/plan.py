@@ -111,16 +111,18 @@ class _Moment:
     happen: Callable[[float], None]
 
 
-def plan(conversation: Conversation, session_id: str, options: Options) -> Plan:
-    """The whole session. The same conversation, session id and options give the same plan."""
-    return _Planner(conversation, session_id, options).plan()
+def plan(conversation: Conversation, session_id: str, options: Options, number: int = 0) -> Plan:
+    """The whole session. `number` tells sessions of one conversation apart: the same one draws the same plan again."""
+    return _Planner(conversation, session_id, options, number).plan()
 
 
 class _Planner:
-    def __init__(self, conversation: Conversation, session_id: str, options: Options) -> None:
+    def __init__(self, conversation: Conversation, session_id: str, options: Options, number: int) -> None:
         self._session_id = session_id
         self._options = options
-        self._rng = random.Random(f"{options.seed}/{session_id}")  # noqa: S311 - not for secrets
+        # Two, so that interference leaves the delays as they are.
+        self._times = random.Random(f"times/{options.seed}/{number}")  # noqa: S311 - not for secrets
+        self._others = random.Random(f"others/{options.seed}/{number}")  # noqa: S311
         self._conversation_id = bounded(conversation.conversation_id)
         self._request = f"request/{self._conversation_id}"
         self._turns = conversation.turns
@@ -153,7 +155,7 @@ class _Planner:
         moments: deque[_Moment] = deque()
         for number, turn in enumerate(self._turns, 1):
             if number > 1:
-                at += self._options.think_time.draw(self._rng)
+                at += self._options.think_time.draw(self._times)
             moments.append(_Moment(at, partial(self._message, number, turn)))
         return moments
 
@@ -163,10 +165,10 @@ class _Planner:
             happenings += [partial(self._model_starts, work), partial(self._model_ends, work, move.text)]
             for call in move.calls:
                 happenings += [partial(self._tool_starts, work, call), partial(self._tool_ends, work, call)]
-        end_at = start_at + self._options.agent_delay.draw(self._rng)
+        end_at = start_at + self._options.agent_delay.draw(self._times)
         pause = (end_at - start_at) / len(happenings)
         moments = deque(_Moment(start_at + place * pause, happening) for place, happening in enumerate(happenings))
-        interfere, moment = self._rng.random() < self._options.interfere, self._rng.random()
+        interfere, moment = self._others.random() < self._options.interfere, self._others.random()
         if interfere:
             moments.append(_Moment(end_at - pause * moment, partial(self._interfere, work)))
         moments.append(_Moment(end_at, partial(self._answer, work)))
@@ -236,7 +238,7 @@ class _Planner:
     def _interfere(self, work: _Work, at: float) -> None:
         things = work.read_things or sorted({thing for name in work.expected if (thing := self._world.thing(name))})
         if things:  # a talk that has read nothing yet has nothing to interfere with
-            work.interfered_with = self._rng.choice(things)
+            work.interfered_with = self._others.choice(things)
             changed = self._world.change_by_others(work.interfered_with)
             self._send(at, "context", "context.changed", "somebody-else", set=changed)
 

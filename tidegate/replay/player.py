@@ -31,8 +31,9 @@ _SESSIONS_AT_ONCE = 2000
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A session to be played, and when it starts, in the conversations' own seconds."""
+    """A session to be played: its number in the run, and when it starts, in the conversations' own seconds."""
 
+    number: int
     session_id: str
     conversation: Conversation
     at_seconds: float
@@ -154,7 +155,7 @@ class Player:
     async def _session(self, producer: AIOKafkaProducer, start: Start, began: float, free: asyncio.Semaphore) -> None:
         await self._until(began, start.at_seconds)
         async with free:
-            planned = plan(start.conversation, start.session_id, self._options)
+            planned = plan(start.conversation, start.session_id, self._options, start.number)
             answers = iter(planned.answers)
             key = start.session_id.encode()
             for event in planned.events:

@@ -1,0 +1,97 @@
+"""`python -m bench`: both benchmarks; `python -m bench drain`, `latency` or `pipeline` for one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Annotated, Any
+
+import typer
+
+from bench.drain import drain as run_drain
+from bench.latency import latency as run_latency
+from bench.pipeline import pipeline as run_pipeline
+from bench.report import save, show
+
+app = typer.Typer(help="Throughput and latency of the gate.", add_completion=False, pretty_exceptions_enable=False)
+
+Events = Annotated[int, typer.Option(help="Events to drain.", min=1000)]
+Sessions = Annotated[int, typer.Option(help="Sessions they belong to.", min=1)]
+Partitions = Annotated[int, typer.Option(help="Partitions of every topic.", min=1)]
+Seed = Annotated[int, typer.Option(help="Seed of the made-up events.")]
+Runs = Annotated[int, typer.Option(help="How often to measure; the median is saved.", min=1)]
+Keep = Annotated[bool, typer.Option("--save/--no-save", help="Write the figures to bench/results.")]
+
+
+@app.callback(invoke_without_command=True)
+def everything(context: typer.Context) -> None:
+    """Measure throughput and latency, and save both."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a new topic's first leader, again and again
+    if context.invoked_subcommand is None:
+        drain()
+        latency()
+
+
+@app.command()
+def drain(
+    events: Events = 500_000,
+    sessions: Sessions = 10_000,
+    partitions: Partitions = 4,
+    seed: Seed = 1,
+    runs: Runs = 3,
+    *,
+    keep: Keep = True,
+    profile: Annotated[bool, typer.Option("--profile", help="Record the worker with py-spy.")] = False,
+) -> None:
+    """One worker on one core works off what has piled up, exactly-once."""
+    measured: list[dict[str, Any]] = []
+    for number in range(runs):
+        figures = asyncio.run(
+            run_drain(events=events, sessions=sessions, partitions=partitions, seed=seed + number, profile=profile)
+        )
+        measured.append(figures)
+        if runs > 1:
+            print(
+                f"run {number + 1} of {runs}: {figures['events_per_second']:,} events/s,"
+                f" {figures['cpu_us_per_event']} µs CPU per event"
+            )
+    measured.sort(key=lambda figures: figures["events_per_second"])
+    median = measured[len(measured) // 2]
+    median["runs_events_per_second"] = [figures["events_per_second"] for figures in measured]
+    show("Drain: one worker, one core, exactly-once", median)
+    if keep:
+        print(f"saved: {save('drain', median).name}")
+
+
+@app.command()
+def latency(
+    samples: Annotated[int, typer.Option(help="Results to time.", min=10)] = 1000,
+    per_second: Annotated[float, typer.Option(help="Results sent per second.", min=0.1)] = 20.0,
+    partitions: Partitions = 4,
+    seed: Seed = 1,
+    *,
+    keep: Keep = True,
+) -> None:
+    """From sending a result to receiving its verdict, with the gate idle."""
+    figures = asyncio.run(run_latency(samples=samples, per_second=per_second, partitions=partitions, seed=seed))
+    show("Latency: result sent to verdict received, idle, read_committed", figures)
+    if keep:
+        print(f"saved: {save('latency', figures).name}")
+
+
+@app.command()
+def pipeline(
+    events: Events = 500_000,
+    sessions: Sessions = 10_000,
+    seed: Seed = 1,
+    cycle_records: Annotated[int, typer.Option(help="Records in one cycle.", min=1)] = 8192,
+    *,
+    profile: Annotated[bool, typer.Option("--profile", help="Print where the time goes (cProfile).")] = False,
+) -> None:
+    """Decode, fold, judge and encode in memory, without Kafka: CPU per event of each stage."""
+    figures = run_pipeline(events=events, sessions=sessions, seed=seed, cycle_records=cycle_records, profile=profile)
+    show("Pipeline in memory, one partition", figures)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,1 @@
+"""What users read. `python -m docs.generate` fills in the tables that the code decides."""

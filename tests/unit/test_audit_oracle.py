@@ -1,0 +1,1082 @@
+"""The audit on hand-made logs: clean histories have no finding, and every corruption of one is found."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+import pytest
+from aiokafka.partitioner import murmur2
+
+from schemas.events import INPUT_EVENTS
+from schemas.outputs import OUTPUT_EVENTS
+from schemas.topics import INPUT_ROLES, Role, topic_name
+from tidegate.audit.case import Terms
+from tidegate.audit.check import PartitionCheck
+from tidegate.audit.collect import OUTPUT_ROLES, PartitionLogs
+from tidegate.audit.findings import HEADLINES, KINDS, MAX_EXAMPLES, Example, Findings
+from tidegate.audit.forwarding import check_forwarding
+from tidegate.audit.logs import Bounds, Clock
+from tidegate.audit.report import Report
+
+S = "s-1"
+T = "t-1"
+START_MS = 1_764_000_000_000
+TICK_MS = 10
+MODELS = {event.model_fields["type"].annotation.__args__[0]: event for event in (*INPUT_EVENTS, *OUTPUT_EVENTS)}  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True)
+class Rec:
+    """A Kafka record."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+    timestamp_type: int = 1
+
+    @property
+    def body(self) -> Any:
+        return orjson.loads(self.value or b"null")
+
+
+PartSpec = tuple[str, str, str, dict[str, Any]]
+"""Part id, decision, reason, and more fields of its verdict."""
+
+
+class World:
+    """The topics of a small cluster, and hands that write on them."""
+
+    def __init__(self, partitions: int = 1) -> None:
+        self.partitions = partitions
+        self.topics: dict[tuple[Role, int], list[Rec]] = {
+            (role, partition): [] for role in (*INPUT_ROLES, *OUTPUT_ROLES) for partition in range(partitions)
+        }
+        self.begins: Counter[tuple[Role, int]] = Counter()
+        self.committed: dict[tuple[Role, int], int | None] = {}
+        self.now_ms = START_MS
+        self.terms: dict[str, Any] = {}
+        self._ids = 0
+
+    def append(self, role: Role, key: bytes | None, value: bytes | None, *, partition: int = 0, **more: Any) -> Rec:
+        self.now_ms += TICK_MS
+        log = self.topics[role, partition]
+        rec = Rec(self.end(role, partition), self.now_ms, key, value, **more)
+        log.append(rec)
+        return rec
+
+    def end(self, role: Role, partition: int = 0) -> int:
+        log = self.topics[role, partition]
+        return log[-1].offset + 1 if log else self.begins[role, partition]
+
+    def put(self, role: Role, type_: str, session: str = S, /, *, partition: int = 0, **fields: Any) -> Rec:
+        """Write an event, checked against the contract's model."""
+        self._ids += 1
+        body = {
+            "type": type_,
+            "source": "test",
+            "event_id": f"e-{self._ids}",
+            "session_id": session,
+            "occurred_at": "2025-11-24T16:00:00Z",
+            **fields,
+        }
+        MODELS[type_].model_validate_json(orjson.dumps(body))
+        key = orjson.dumps([session, fields["task_id"]]) if role == "tasks" else session.encode()
+        return self.append(role, key, orjson.dumps(body), partition=partition)
+
+    # inputs
+
+    def context(
+        self, changed: dict[str, str] | None = None, /, *, unset: Sequence[str] = (), cause: str | None = None
+    ) -> Rec:
+        more: dict[str, Any] = {"cause": {"task_id": cause}} if cause else {}
+        return self.put("context", "context.changed", set=changed or {}, unset=list(unset), **more)
+
+    def dispatch(self, task: str = T, /, **fields: Any) -> Rec:
+        return self.put("steps", "task.dispatched", task_id=task, task_type="answer", **fields)
+
+    def step(self, reads: dict[str, str | None], task: str = T, /) -> Rec:
+        return self.put("steps", "task.step", task_id=task, step_id="1", status="completed", reads=reads)
+
+    def result(self, task: str = T, /, parts: Sequence[dict[str, Any]] = (), **fields: Any) -> Rec:
+        shown = list(parts) or [{"part_id": "p", "kind": "show", "payload": {"text": "hello"}}]
+        return self.put("results", "task.result", **{"task_id": task, "outcome": "completed", "parts": shown, **fields})
+
+    # outputs
+
+    def running(self, task: str = T, /, **fields: Any) -> Rec:
+        return self.put("tasks", "task.status", task_id=task, status="running", **fields)
+
+    def ended(self, disposition: str, task: str = T, /, **fields: Any) -> Rec:
+        return self.put("tasks", "task.status", task_id=task, status="ended", disposition=disposition, **fields)
+
+    def verdict(
+        self, result: Rec, *parts: PartSpec, disposition: str | None = "", end: bool = True, **more: Any
+    ) -> None:
+        """Write the outputs of a verdict at the logs' present ends, and the task's status."""
+        body = result.body
+        decisions = [decision for _, decision, _, _ in parts]
+        decision = "delivered" if "delivered" in decisions else "withheld"
+        disposition = decision if disposition == "" else disposition
+        verdict = {
+            "decision": decision,
+            "reason": parts[0][2],
+            "parts": [{"part_id": name, "decision": what, "reason": why, **rest} for name, what, why, rest in parts],
+            "judged": {
+                "partition": 0,
+                "context_offset": self.end("context"),
+                "steps_offset": self.end("steps"),
+                "at": "2025-11-24T16:00:00.000Z",
+            },
+            "disposition": disposition,
+        }
+        identity = {"source": body["source"], "event_id": body["event_id"], "offset": result.offset}
+        for role in ("delivered", "withheld"):
+            carried = [part for part, what in zip(body["parts"], decisions, strict=True) if what == role]
+            if carried:
+                self.put(
+                    role,
+                    f"result.{role}",
+                    task_id=body["task_id"],
+                    outcome=body["outcome"],
+                    parts=carried,
+                    result={**identity, "at": "2025-11-24T16:00:00Z"},
+                    verdict=verdict,
+                    **more,
+                )
+        if end:
+            self.ended(disposition or "", body["task_id"])
+
+    def fresh(self, result: Rec) -> None:
+        self.verdict(result, ("p", "delivered", "fresh", {}))
+
+    def withheld(self, result: Rec, reason: str, **more: Any) -> None:
+        self.verdict(result, ("p", "withheld", reason, {}), **more)
+
+    def late(self, result: Rec, disposition: str) -> None:
+        self.withheld(result, "late", disposition=disposition, end=False)
+
+    def unknown(self, result: Rec) -> None:
+        self.withheld(result, "unknown_task", disposition=None, end=False)
+
+    def refuse(self, role: Role, rec: Rec, error: str = "unsupported", **changes: Any) -> Rec:
+        headers = {
+            "tidegate_error": error,
+            "tidegate_origin_topic": topic_name(role),
+            "tidegate_origin_partition": "0",
+            "tidegate_origin_offset": str(rec.offset),
+        }
+        raw = [*rec.headers, *((name, value.encode()) for name, value in headers.items())]
+        return self.append("dlq", rec.key, changes.get("value", rec.value), headers=raw)
+
+    # corruption
+
+    def drop(self, role: Role, index: int = -1, partition: int = 0) -> Rec:
+        return self.topics[role, partition].pop(index)
+
+    def edit(self, role: Role, change: Callable[[Any], None], index: int = -1) -> None:
+        log = self.topics[role, 0]
+        body = log[index].body
+        change(body)
+        log[index] = replace(log[index], value=orjson.dumps(body))
+
+    def truncate(self, role: Role) -> Rec:
+        """The broker deletes all the topic holds."""
+        self.begins[role, 0] = self.end(role)
+        last = self.topics[role, 0][-1]
+        self.topics[role, 0].clear()
+        return last
+
+    # audit
+
+    def audit(self) -> tuple[Findings, Counter[str], Counter[tuple[str, str]]]:
+        findings, counts, reasons, all_logs = Findings(), Counter[str](), Counter[tuple[str, str]](), []
+        for partition in range(self.partitions):
+            bounds = {}
+            for role in (*INPUT_ROLES, *OUTPUT_ROLES):
+                end = self.end(role, partition)
+                committed = self.committed.get((role, partition), end) if role in INPUT_ROLES else None
+                bounds[role] = Bounds(self.begins[role, partition], end, committed, settled=end)
+            logs = PartitionLogs(partition, self.partitions, bounds, findings, "tidegate")
+            for role in (*OUTPUT_ROLES, *INPUT_ROLES):
+                logs.add(role, self.topics[role, partition])
+            terms = Terms(**{"now_ms": self.now_ms, **self.terms})
+            check = PartitionCheck(logs, terms)
+            check.run()
+            counts += check.counts
+            counts += Counter({name: logs.counts[name] for name in ("dlq", "forwarded", "results_refused")})
+            reasons += check.reasons
+            all_logs.append(logs)
+        counts["waiting"] += check_forwarding(all_logs) + sum(logs.waiting.total() for logs in all_logs)
+        return findings, counts, reasons
+
+
+def difference(facet: str, expected: str | None, actual: str | None, by: Rec, since: str = "running") -> dict[str, Any]:
+    changed_by = {"source": "test", "event_id": by.body["event_id"], "offset": by.offset, "at": "2025-11-24T16:00:00Z"}
+    return {"facet": facet, "expected": expected, "actual": actual, "changed_by": changed_by, "since": since}
+
+
+def stale(part: str, *differences: dict[str, Any]) -> PartSpec:
+    return (part, "withheld", "stale", {"differences": list(differences)})
+
+
+def annotated(part: str, *differences: dict[str, Any]) -> PartSpec:
+    return (part, "delivered", "stale", {"annotated": True, "differences": list(differences)})
+
+
+# ---- clean histories: name, world, parts by decision and reason
+
+
+def fresh() -> World:
+    w = World()
+    w.context({"doc": "1", "other": "a"})
+    w.dispatch(snapshot={"doc": "1", "never": "seen"})
+    w.running()
+    w.context({"other": "b"})
+    w.fresh(w.result())
+    return w
+
+
+def moved_away_and_back() -> World:
+    w = World()
+    w.context({"doc": "1"})
+    w.dispatch(snapshot={"doc": "1"})
+    w.context({"doc": "2"})
+    w.context({"doc": "1"})
+    w.fresh(w.result())
+    return w
+
+
+def withheld_stale() -> World:
+    w = World()
+    w.context({"doc": "1"})
+    w.dispatch(snapshot={"doc": "1"})
+    by = w.context({"doc": "2"})
+    w.verdict(w.result(), stale("p", difference("doc", "1", "2", by)))
+    return w
+
+
+def stale_at_dispatch() -> World:
+    w = World()
+    by = w.context(unset=["doc"])
+    w.context(unset=["doc"])
+    w.dispatch(snapshot={"doc": "1"})
+    w.verdict(w.result(), stale("p", difference("doc", "1", None, by, "dispatch")))
+    return w
+
+
+def absence_expected() -> World:
+    w = World()
+    w.context(unset=["doc"])
+    w.dispatch(snapshot={"doc": None})
+    w.fresh(w.result())
+    return w
+
+
+def failure_annotated() -> World:
+    w = World()
+    w.dispatch(snapshot={"doc": "1"})
+    by = w.context({"doc": "2"})
+    result = w.result(outcome="failed", error={"code": "boom"})
+    w.verdict(result, annotated("p", difference("doc", "1", "2", by)))
+    return w
+
+
+def mixed_parts() -> World:
+    w = World()
+    w.dispatch(snapshot={"doc": "1", "calendar": "1"})
+    by = w.context({"calendar": "2"})
+    parts: list[dict[str, Any]] = [
+        {"part_id": "show", "kind": "show", "payload": "text", "depends_on": ["doc"]},
+        {"part_id": "apply", "kind": "apply", "payload": [1, 2.5], "depends_on": ["calendar", "doc"]},
+        {"part_id": "marked", "kind": "show", "payload": None, "on_stale": "annotate"},
+    ]
+    told = difference("calendar", "1", "2", by)
+    w.verdict(
+        w.result(parts=parts), ("show", "delivered", "fresh", {}), stale("apply", told), annotated("marked", told)
+    )
+    return w
+
+
+def own_change() -> World:
+    w = World()
+    w.context({"doc": "1"})
+    w.dispatch(snapshot={"doc": "1"})
+    w.context({"doc": "2"}, cause=T)
+    w.context({"doc": "3"}, cause=T)
+    w.fresh(w.result())
+    return w
+
+
+def own_change_of_something_unseen() -> World:
+    w = World()
+    w.dispatch(snapshot={"doc": "9"})
+    w.context({"doc": "1"}, cause=T)
+    w.fresh(w.result())
+    return w
+
+
+def own_change_after_anothers() -> World:
+    """It did not match just before its own change, so that does not move its expectation."""
+    w = World()
+    w.context({"doc": "1"})
+    w.dispatch(snapshot={"doc": "1"})
+    w.context({"doc": "2"})
+    by = w.context({"doc": "3"}, cause=T)
+    w.verdict(w.result(), stale("p", difference("doc", "1", "3", by)))
+    return w
+
+
+def reads_replace() -> World:
+    w = World()
+    w.context({"doc": "1", "list": "a"})
+    w.dispatch(snapshot={"doc": "1"})
+    w.context({"doc": "2", "list": "b"})
+    w.step({"doc": "2"})
+    w.fresh(w.result(reads={"list": "b"}))
+    return w
+
+
+def depends_on_taken() -> World:
+    w = World()
+    w.context({"doc": "1"})
+    w.dispatch(depends_on=["doc", "unknown"])
+    w.running(taken={"doc": "1"})
+    by = w.context({"doc": "2"})
+    result = w.result()
+    w.verdict(result, stale("p", difference("doc", "1", "2", by)), snapshot={"doc": "1"})
+    return w
+
+
+def repeated() -> World:
+    w = World()
+    w.dispatch()
+    again = w.topics["steps", 0][0].body
+    w.put("steps", "task.dispatched", **{**again, "type": "task.dispatched", "event_id": "again"})
+    first = w.result()
+    w.fresh(first)
+    w.append("results", first.key, first.value)
+    w.result()
+    return w
+
+
+def unknown_task() -> World:
+    w = World()
+    w.unknown(w.result())
+    w.now_ms += 60_000
+    return w
+
+
+def unknown_then_dispatched() -> World:
+    w = World()
+    w.unknown(w.result())
+    w.now_ms += 60_000
+    w.dispatch()
+    w.ended("withheld", reason="unknown_task")
+    w.late(w.result(reads={"doc": "1"}), "withheld")
+    return w
+
+
+def parked_then_judged() -> World:
+    w = World()
+    result = w.result()
+    w.dispatch()
+    w.fresh(result)
+    return w
+
+
+def late() -> World:
+    w = World()
+    w.dispatch()
+    w.fresh(w.result())
+    w.late(w.result(outcome="failed"), "delivered")
+    return w
+
+
+def rejected() -> World:
+    w = World()
+    w.dispatch(slot="panel")
+    w.ended("rejected", reason="unsupported", detail="slot")
+    w.late(w.result(), "rejected")
+    return w
+
+
+def session_closed() -> World:
+    w = World()
+    w.dispatch(request_id="r", snapshot={"doc": "1"})
+    w.context({"doc": "2", "request/r": "archived"})
+    w.context({"session": "closed"})
+    w.withheld(w.result(), "session_closed")
+    return w
+
+
+def request_archived() -> World:
+    w = World()
+    w.dispatch(request_id="r", when_absent="withhold")
+    w.context({"request/r": "archived", "presence/a": "absent"})
+    w.withheld(w.result(), "request_archived")
+    return w
+
+
+def archived_by_itself() -> World:
+    w = World()
+    w.dispatch(request_id="r")
+    w.context({"request/r": "archived", "session": "closed"}, cause=T)
+    w.fresh(w.result())
+    return w
+
+
+def user_absent() -> World:
+    w = World()
+    w.context({"presence/a": "present", "presence/b": "present"})
+    w.dispatch(when_absent="withhold")
+    w.context({"presence/a": "absent"}, unset=["presence/b"])
+    w.withheld(w.result(), "user_absent")
+    return w
+
+
+def user_half_present() -> World:
+    w = World()
+    w.dispatch(when_absent="withhold")
+    w.context({"presence/a": "absent", "presence/b": "present"})
+    w.fresh(w.result())
+    return w
+
+
+def refused() -> World:
+    w = World()
+    w.refuse("context", w.append("context", b"k", b"{not json"), "invalid_event")
+    w.refuse("context", w.append("context", S.encode(), None), "empty_value")
+    w.refuse("context", w.put("context", "task.cancel_requested", task_id=T))
+    w.refuse("steps", w.append("steps", b"other", b'{"type":"task.dispatched"}'), "invalid_event")
+    held = w.result(parts=[{"part_id": "p", "kind": "show", "on_stale": "hold"}])
+    w.refuse("results", held)
+    return w
+
+
+def conflicts_refused() -> World:
+    w = World()
+    w.dispatch()
+    w.refuse("steps", w.dispatch(snapshot={"doc": "1"}), "dispatch_conflict")
+    first = w.result()
+    w.fresh(first)
+    other = w.append("results", first.key, orjson.dumps({**first.body, "outcome": "failed"}))
+    w.refuse("results", other, "identity_conflict")
+    return w
+
+
+def headers_complete() -> World:
+    w = World()
+    body = {"set": {"doc": "2"}}
+    headers = [("ce_type", "context.changed"), ("ce_source", "x"), ("ce_id", "1"), ("ce_subject", S)]
+    raw = [(name, value.encode()) for name, value in [*headers, ("ce_time", "2025-11-24T16:00:00Z")]]
+    w.append("context", S.encode(), orjson.dumps(body), headers=raw)
+    w.dispatch(snapshot={"doc": "1"})
+    told = {
+        "facet": "doc",
+        "expected": "1",
+        "actual": "2",
+        "changed_by": {"source": "x", "event_id": "1", "offset": 0, "at": "2025-11-24T16:00:00Z"},
+        "since": "dispatch",
+    }
+    w.verdict(w.result(), stale("p", told))
+    return w
+
+
+def behind() -> World:
+    w = fresh()
+    w.committed["results", 0] = w.end("results")
+    w.dispatch("t-2")
+    w.committed["steps", 0] = w.end("steps") - 1
+    w.result("t-2")
+    return w
+
+
+def parked_within_grace() -> World:
+    w = World()
+    w.result()
+    return w
+
+
+def erased() -> World:
+    w = World()
+    w.context({"doc": "1"})
+    w.dispatch(snapshot={"doc": "2"})
+    w.running()
+    w.put("context", "session.erased")
+    w.append("tasks", orjson.dumps([S, T]), None)
+    w.result()
+    w.dispatch("t-2", snapshot={"doc": "2"})
+    w.fresh(w.result("t-2"))
+    return w
+
+
+def forwarded() -> World:
+    w = World(partitions=2)
+    home = _home(S, 2)
+    stray = w.put("context", "context.changed", partition=1 - home, set={"doc": "1"})
+    origin = f"{topic_name('context')}/{1 - home}/{stray.offset}".encode()
+    w.append("context", stray.key, stray.value, partition=home, headers=[("tidegate_forwarded_from", origin)])
+    return w
+
+
+def truncated() -> World:
+    """The oldest records are gone, so what rests on them cannot be held against the gate."""
+    w = withheld_stale()
+    for role in ("context", "steps", "results"):
+        w.truncate(role)
+    return w
+
+
+def _home(session: str, partitions: int) -> int:
+    return int((murmur2(session.encode()) & 0x7FFFFFFF) % partitions)
+
+
+CLEAN: list[tuple[Callable[[], World], dict[tuple[str, str], int]]] = [
+    (fresh, {("delivered", "fresh"): 1}),
+    (moved_away_and_back, {("delivered", "fresh"): 1}),
+    (withheld_stale, {("withheld", "stale"): 1}),
+    (stale_at_dispatch, {("withheld", "stale"): 1}),
+    (absence_expected, {("delivered", "fresh"): 1}),
+    (failure_annotated, {("annotated", "stale"): 1}),
+    (mixed_parts, {("delivered", "fresh"): 1, ("withheld", "stale"): 1, ("annotated", "stale"): 1}),
+    (own_change, {("delivered", "fresh"): 1}),
+    (own_change_of_something_unseen, {("delivered", "fresh"): 1}),
+    (own_change_after_anothers, {("withheld", "stale"): 1}),
+    (reads_replace, {("delivered", "fresh"): 1}),
+    (depends_on_taken, {("withheld", "stale"): 1}),
+    (repeated, {("delivered", "fresh"): 1}),
+    (unknown_task, {("withheld", "unknown_task"): 1}),
+    (unknown_then_dispatched, {("withheld", "unknown_task"): 1, ("withheld", "late"): 1}),
+    (parked_then_judged, {("delivered", "fresh"): 1}),
+    (late, {("delivered", "fresh"): 1, ("withheld", "late"): 1}),
+    (rejected, {("withheld", "late"): 1}),
+    (session_closed, {("withheld", "session_closed"): 1}),
+    (request_archived, {("withheld", "request_archived"): 1}),
+    (archived_by_itself, {("delivered", "fresh"): 1}),
+    (user_absent, {("withheld", "user_absent"): 1}),
+    (user_half_present, {("delivered", "fresh"): 1}),
+    (refused, {}),
+    (conflicts_refused, {("delivered", "fresh"): 1}),
+    (headers_complete, {("withheld", "stale"): 1}),
+    (behind, {("delivered", "fresh"): 1}),
+    (parked_within_grace, {}),
+    (erased, {("delivered", "fresh"): 1}),
+    (forwarded, {}),
+    (truncated, {}),
+]
+
+
+@pytest.mark.parametrize(("make", "parts"), CLEAN, ids=[make.__name__ for make, _ in CLEAN])
+def test_a_clean_history_has_no_finding(make: Callable[[], World], parts: dict[tuple[str, str], int]) -> None:
+    findings, _, reasons = make().audit()
+
+    assert findings.examples == {}
+    assert reasons == parts
+
+
+# ---- corruptions: one for each kind of finding, and more where a kind has several faces
+
+
+def _judged(body: Any, **offsets: int) -> None:
+    body["verdict"]["judged"].update(offsets)
+
+
+def _both(w: World, change: Callable[[Any], None]) -> None:
+    for role in ("delivered", "withheld"):
+        if w.topics[role, 0]:
+            w.edit(role, change)
+
+
+def _deliver(w: World) -> None:
+    """Turn the withheld output into an unmarked delivery."""
+    body = w.drop("withheld").body
+    w.drop("tasks")
+    del body["type"]
+    del body["session_id"]
+    part = body["verdict"]["parts"][0]
+    part.update(decision="delivered", reason="fresh", differences=[])
+    body["verdict"].update(decision="delivered", reason="fresh", disposition="delivered")
+    w.put("delivered", "result.delivered", **body)
+    w.ended("delivered")
+
+
+def _withhold(w: World, reason: str = "stale") -> None:
+    """Turn the delivered output into a withheld one."""
+    body = w.drop("delivered").body
+    w.drop("tasks")
+    del body["type"]
+    del body["session_id"]
+    body["verdict"]["parts"][0].update(decision="withheld", reason=reason, annotated=False)
+    body["verdict"].update(decision="withheld", reason=reason, disposition="withheld")
+    w.put("withheld", "result.withheld", **body)
+    w.ended("withheld")
+
+
+def _repeat(w: World, role: Role, **changes: Any) -> None:
+    last = w.topics[role, 0][-1].body
+    kind, session = last.pop("type"), last.pop("session_id")
+    w.put(role, kind, session, **{**last, "event_id": "again", **changes})
+
+
+def _second_result_judged(w: World) -> None:
+    w.verdict(w.result(outcome="failed"), ("p", "delivered", "fresh", {}))
+
+
+def _repeat_judged(w: World) -> None:
+    w.late(w.result(), "delivered")
+
+
+def _status(w: World, disposition: str) -> Rec:
+    w.drop("tasks")
+    return w.ended(disposition)
+
+
+def _conflicting_dispatch(w: World) -> None:
+    w.dispatch(snapshot={"doc": "7"})
+
+
+def _conflicting_result(w: World) -> None:
+    first = w.topics["results", 0][0]
+    again = w.append("results", first.key, orjson.dumps({**first.body, "outcome": "failed"}))
+    w.late(again, "delivered")
+
+
+def _older_context_not_folded(w: World) -> None:
+    """Older than the result, of the same partition, but not below the offset the verdict names."""
+    _both(w, lambda body: _judged(body, context_offset=1))
+
+
+def _grace_cut_short(w: World) -> None:
+    w.terms["grace_ms"] = 120_000
+
+
+def _half_a_step(w: World) -> None:
+    w.append("steps", S.encode(), b'{"type":"task.step","source":"a","event_id":"b"}')
+
+
+def _dlq_from_nowhere(w: World) -> None:
+    w.refuse("context", Rec(77, 0, None, b""))
+
+
+def _dlq_without_headers(w: World) -> None:
+    w.append("dlq", None, b"?")
+
+
+def _valid_refused(w: World) -> None:
+    w.refuse("context", w.context({"doc": "1"}), "invalid_event")
+
+
+def _valid_unsupported(w: World) -> None:
+    w.refuse("context", w.context({"doc": "1"}), "unsupported")
+
+
+def _judged_refused(w: World) -> None:
+    w.refuse("results", w.topics["results", 0][0], "output_too_large")
+
+
+def _hold_judged(w: World) -> None:
+    parts = [{"part_id": "p", "kind": "show", "on_stale": "hold"}]
+    w.dispatch("t-2")
+    w.fresh(w.result("t-2", parts=parts))
+
+
+def _copy_altered(w: World) -> None:
+    home = _home(S, 2)
+    copied = w.topics["context", home][0]
+    w.topics["context", home][0] = replace(copied, value=(copied.value or b"") + b" ")
+
+
+def _copy_from_nowhere(w: World) -> None:
+    home = _home(S, 2)
+    origin = f"{topic_name('context')}/{1 - home}/55".encode()
+    copied = w.topics["context", home][0]
+    w.append("context", copied.key, copied.value, partition=home, headers=[("tidegate_forwarded_from", origin)])
+
+
+def _wrong_key(w: World) -> None:
+    w.topics["delivered", 0][-1] = replace(w.topics["delivered", 0][-1], key=b"s-2")
+
+
+def _wrong_partition(w: World) -> None:
+    home = _home(S, 2)
+    w.put("commands", "task.cancel", partition=1 - home, task_id=T, reason="stale")
+
+
+def _named_difference(field: str, value: Any) -> Callable[[World], None]:
+    def change(body: Any) -> None:
+        body["verdict"]["parts"][0]["differences"][0][field] = value
+
+    return lambda w: w.edit("withheld", change)
+
+
+def _other_giver(w: World) -> None:
+    def change(body: Any) -> None:
+        body["verdict"]["parts"][0]["differences"][0]["changed_by"]["offset"] = 0
+
+    w.edit("withheld", change)
+
+
+def _no_differences(w: World) -> None:
+    w.edit("withheld", lambda body: body["verdict"]["parts"][0].update(differences=[]))
+
+
+def _parked_without_end(w: World) -> None:
+    w.now_ms += 120_000
+
+
+def _drained_required(w: World) -> None:
+    w.terms["require_drained"] = True
+
+
+def _altered(rec: Rec) -> Rec:
+    return replace(rec, value=(rec.value or b"") + b"\n")
+
+
+def _unmark(body: Any) -> None:
+    body["verdict"]["parts"][0].update(annotated=False, reason="fresh", differences=[])
+
+
+def _reason(body: Any, reason: str) -> None:
+    body["verdict"]["parts"][0]["reason"] = reason
+
+
+def _dispatch_first(w: World) -> None:
+    w.dispatch()
+    w.running()
+    w.edit("withheld", lambda body: _judged(body, steps_offset=1))
+
+
+CORRUPTIONS: list[tuple[str, Callable[[], World], Callable[[World], object]]] = [
+    # lost
+    ("result_without_verdict", fresh, lambda w: (w.drop("delivered"), w.drop("tasks"))),
+    ("result_without_verdict", parked_within_grace, _parked_without_end),
+    ("result_without_verdict", late, lambda w: w.drop("withheld")),
+    ("task_without_disposition", fresh, lambda w: w.drop("tasks")),
+    ("task_without_disposition", unknown_then_dispatched, lambda w: (w.drop("tasks"), w.running())),
+    ("dispatch_without_status", fresh, lambda w: w.dispatch("t-2")),
+    ("disposition_without_output", fresh, lambda w: (w.drop("results"), w.drop("delivered"))),
+    ("output_missing", mixed_parts, lambda w: w.drop("withheld")),
+    ("output_missing", mixed_parts, lambda w: w.drop("delivered")),
+    ("part_altered", fresh, lambda w: w.edit("delivered", lambda body: body["parts"][0].update(payload="cut"))),
+    ("part_altered", withheld_stale, lambda w: w.edit("withheld", lambda body: body["parts"][0].pop("payload"))),
+    ("input_unaccounted", refused, lambda w: w.drop("dlq", 0)),
+    ("input_unaccounted", refused, lambda w: w.drop("dlq", 1)),
+    ("input_unaccounted", refused, lambda w: w.drop("dlq", 2)),
+    ("input_unaccounted", refused, lambda w: w.drop("dlq", 3)),
+    ("input_unaccounted", fresh, _half_a_step),
+    ("conflict_unaccounted", fresh, _conflicting_dispatch),
+    ("conflict_unaccounted", fresh, _conflicting_result),
+    ("misrouted_not_forwarded", forwarded, lambda w: w.drop("context", partition=_home(S, 2))),
+    ("forwarded_altered", forwarded, _copy_altered),
+    ("input_deleted_unfolded", fresh, lambda w: (w.truncate("context"), w.committed.update({("context", 0): 1}))),
+    ("dlq_altered", refused, lambda w: w.topics["dlq", 0].append(_altered(w.drop("dlq")))),
+    # duplicated
+    ("event_id_twice", fresh, lambda w: w.topics["tasks", 0].append(replace(w.topics["tasks", 0][-1], offset=9))),
+    ("verdict_twice", fresh, lambda w: _repeat(w, "delivered")),
+    ("verdict_twice", withheld_stale, lambda w: _repeat(w, "withheld")),
+    ("verdict_twice", mixed_parts, lambda w: w.edit("withheld", lambda body: _judged(body, steps_offset=0))),
+    ("repeat_judged", fresh, _repeat_judged),
+    ("task_judged_twice", fresh, _second_result_judged),
+    ("two_dispositions", fresh, lambda w: w.ended("withheld")),
+    ("ended_then_running", fresh, lambda w: w.running()),
+    ("dlq_twice", refused, lambda w: w.topics["dlq", 0].append(replace(w.topics["dlq", 0][-1], offset=9))),
+    ("dlq_and_verdict", fresh, _judged_refused),
+    # stale delivered
+    ("stale_delivered", withheld_stale, _deliver),
+    ("stale_delivered", stale_at_dispatch, _deliver),
+    ("stale_delivered", own_change_after_anothers, _deliver),
+    ("stale_delivered", depends_on_taken, _deliver),
+    ("stale_delivered", session_closed, _deliver),
+    ("stale_delivered", request_archived, _deliver),
+    ("stale_delivered", user_absent, _deliver),
+    ("stale_delivered", own_change, lambda w: w.edit("context", lambda body: body.pop("cause"))),
+    ("stale_delivered", reads_replace, lambda w: w.edit("steps", lambda body: body.update(reads={}))),
+    ("stale_delivered", failure_annotated, lambda w: w.edit("delivered", _unmark)),
+    ("stale_delivered", archived_by_itself, lambda w: w.edit("context", lambda body: body.pop("cause"))),
+    ("barrier_missed", fresh, _older_context_not_folded),
+    ("barrier_missed", moved_away_and_back, _older_context_not_folded),
+    ("barrier_missed", reads_replace, lambda w: w.edit("delivered", lambda body: _judged(body, steps_offset=1))),
+    # fresh withheld
+    ("fresh_withheld", fresh, _withhold),
+    ("fresh_withheld", moved_away_and_back, _withhold),
+    ("fresh_withheld", own_change, _withhold),
+    ("fresh_withheld", own_change_of_something_unseen, _withhold),
+    ("fresh_withheld", absence_expected, _withhold),
+    ("fresh_withheld", reads_replace, _withhold),
+    (
+        "fresh_withheld",
+        mixed_parts,
+        lambda w: w.edit("results", lambda body: body["parts"][1].update(depends_on=["doc"])),
+    ),
+    ("reason_false", fresh, lambda w: _withhold(w, "session_closed")),
+    ("reason_false", archived_by_itself, lambda w: _withhold(w, "request_archived")),
+    ("reason_false", user_half_present, lambda w: _withhold(w, "user_absent")),
+    (
+        "late_without_end",
+        late,
+        lambda w: w.edit("withheld", lambda body: body["verdict"].update(disposition="withheld")),
+    ),
+    ("late_without_end", late, lambda w: (w.drop("delivered"), w.drop("results", 0))),
+    ("known_task_unknown", unknown_task, _dispatch_first),
+    ("unknown_too_early", unknown_then_dispatched, _grace_cut_short),
+    ("rejected_without_reason", rejected, lambda w: w.edit("steps", lambda body: body.pop("slot"))),
+    # inconsistent
+    ("barrier_missed_withheld", stale_at_dispatch, _older_context_not_folded),
+    ("annotated_fresh", failure_annotated, lambda w: w.edit("context", lambda body: body.update(set={"doc": "1"}))),
+    ("policy_not_followed", withheld_stale, lambda w: w.edit("steps", lambda body: body.update(on_stale="annotate"))),
+    ("policy_not_followed", failure_annotated, lambda w: w.edit("results", lambda b: b.update(outcome="completed"))),
+    ("reason_order", session_closed, lambda w: w.edit("withheld", lambda body: _reason(body, "request_archived"))),
+    ("reason_order", session_closed, lambda w: w.edit("withheld", lambda body: _reason(body, "stale"))),
+    ("difference_wrong", withheld_stale, _named_difference("expected", "7")),
+    ("difference_wrong", withheld_stale, _named_difference("actual", "7")),
+    ("difference_wrong", withheld_stale, _named_difference("facet", "other")),
+    ("difference_wrong", withheld_stale, _named_difference("since", "dispatch")),
+    ("difference_wrong", withheld_stale, _other_giver),
+    ("difference_wrong", withheld_stale, _no_differences),
+    ("taken_never_held", depends_on_taken, lambda w: w.edit("tasks", lambda body: body.update(taken={"doc": "5"}))),
+    ("reason_unexpected", fresh, lambda w: _withhold(w, "superseded")),
+    ("reason_unexpected", fresh, lambda w: (w.drop("results"), w.drop("delivered"), _status(w, "cancelled"))),
+    ("verdict_inconsistent", fresh, lambda w: w.edit("delivered", lambda b: b["verdict"].update(decision="withheld"))),
+    ("verdict_inconsistent", fresh, lambda w: w.edit("delivered", lambda body: _judged(body, partition=3))),
+    ("verdict_inconsistent", fresh, lambda w: w.edit("delivered", lambda body: body["verdict"].update(parts=[]))),
+    ("verdict_inconsistent", mixed_parts, lambda w: w.edit("withheld", lambda body: body["parts"].clear())),
+    (
+        "verdict_inconsistent",
+        unknown_task,
+        lambda w: w.edit("withheld", lambda b: b["verdict"].update(disposition="late")),
+    ),
+    ("verdict_without_result", fresh, lambda w: w.drop("results")),
+    ("judged_before_dispatch", fresh, lambda w: w.edit("delivered", lambda body: _judged(body, steps_offset=0))),
+    ("judged_before_dispatch", fresh, lambda w: w.drop("steps")),
+    ("judged_past_end", fresh, lambda w: w.edit("delivered", lambda body: _judged(body, context_offset=99))),
+    ("disposition_contradicts", fresh, lambda w: _status(w, "withheld")),
+    ("not_rejected", fresh, lambda w: w.edit("steps", lambda body: body.update(lane="cold"))),
+    ("not_rejected", rejected, lambda w: (w.drop("tasks"), w.running())),
+    ("unsupported_obeyed", fresh, _hold_judged),
+    ("status_without_dispatch", fresh, lambda w: w.running("t-9")),
+    ("output_unreadable", fresh, lambda w: w.edit("delivered", lambda body: body.pop("verdict"))),
+    ("output_unreadable", fresh, lambda w: w.append("tasks", b"?", b"{}")),
+    ("output_misplaced", fresh, _wrong_key),
+    ("output_misplaced", forwarded, _wrong_partition),
+    ("dlq_without_origin", refused, _dlq_from_nowhere),
+    ("dlq_without_origin", refused, _dlq_without_headers),
+    ("forwarded_without_origin", forwarded, _copy_from_nowhere),
+    ("dlq_unfounded", fresh, _valid_refused),
+    ("dlq_unfounded", fresh, _valid_unsupported),
+    ("committed_past_end", fresh, lambda w: w.committed.update({("context", 0): 99})),
+    ("not_drained", behind, _drained_required),
+    ("not_drained", parked_within_grace, _drained_required),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "corrupt"),
+    CORRUPTIONS,
+    ids=[f"{kind}-{make.__name__}-{index}" for index, (kind, make, _) in enumerate(CORRUPTIONS)],
+)
+def test_a_corrupted_history_is_found(kind: str, make: Callable[[], World], corrupt: Callable[[World], object]) -> None:
+    world = make()
+    corrupt(world)
+
+    findings, _, _ = world.audit()
+
+    assert kind in findings.counts, findings.examples
+
+
+def test_every_kind_of_finding_has_a_corruption() -> None:
+    assert {kind for kind, _, _ in CORRUPTIONS} == set(KINDS)
+
+
+def test_every_clean_rule_breaks_when_its_own_events_are_anothers() -> None:
+    """Nothing is fresh by luck: without the cause, an own change is somebody else's."""
+    for make in (own_change, own_change_of_something_unseen):
+        world = make()
+        for index in range(len(world.topics["context", 0])):
+            world.edit("context", lambda body: body.pop("cause", None), index)
+        findings, _, _ = world.audit()
+        assert findings.headline("stale_delivered") == 1
+
+
+# ---- what is counted, and what is tolerated
+
+
+def test_results_add_up() -> None:
+    for make, _ in CLEAN:
+        _, counts, _ = make().audit()
+        accounted = ("verdicts", "repeats", "pending", "results_refused", "erased")
+        assert counts["results"] == sum(counts[name] for name in accounted), make.__name__
+
+
+def test_what_is_behind_or_parked_is_pending_and_not_lost() -> None:
+    _, counts, _ = behind().audit()
+    assert (counts["pending"], counts["waiting"]) == (1, 2)
+
+    _, counts, _ = parked_within_grace().audit()
+    assert counts["pending"] == 1
+
+
+def test_a_parked_result_waits_as_long_as_no_worker_runs() -> None:
+    world = parked_within_grace()
+    world.now_ms += 120_000
+    world.terms["gate_running"] = False
+
+    findings, counts, _ = world.audit()
+
+    assert not findings
+    assert counts["pending"] == 1
+
+
+def test_a_dispatch_older_than_the_result_leaves_no_excuse_for_parking() -> None:
+    world = World()
+    world.dispatch()
+    world.running()
+    world.result()
+    world.terms["gate_running"] = False
+
+    findings, _, _ = world.audit()
+
+    assert findings.headline("lost") == 1
+
+
+def test_a_group_without_offsets_leaves_everything_waiting() -> None:
+    world = World()
+    world.dispatch()
+    world.result()
+    world.committed = {("steps", 0): None, ("results", 0): None}
+
+    findings, counts, _ = world.audit()
+
+    assert not findings
+    assert counts["waiting"] == 2
+
+
+def test_a_compacted_tasks_topic_is_enough() -> None:
+    world = fresh()
+    world.drop("tasks", 0)
+
+    findings, _, _ = world.audit()
+
+    assert not findings
+
+
+def test_a_verdict_is_judged_at_the_place_it_names_and_not_at_the_end() -> None:
+    world = fresh()
+    world.context({"doc": "9", "session": "closed"})
+
+    findings, _, _ = world.audit()
+
+    assert not findings
+
+
+def test_a_context_event_of_the_same_millisecond_is_no_missed_barrier() -> None:
+    world = fresh()
+    result = world.topics["results", 0][0]
+    log = world.topics["context", 0]
+    log.append(Rec(2, result.timestamp, S.encode(), log[0].value))
+    assert not world.audit()[0]
+
+    log[-1] = replace(log[-1], timestamp=result.timestamp - 1)
+    assert world.audit()[0].headline("stale_delivered") == 1
+
+    world.terms["margin_ms"] = 1
+    assert not world.audit()[0]
+
+
+def test_a_producers_time_says_nothing_about_the_barrier() -> None:
+    world = fresh()
+    _older_context_not_folded(world)
+    world.topics["results", 0][0] = replace(world.topics["results", 0][0], timestamp_type=0)
+
+    findings, counts, _ = world.audit()
+
+    assert not findings
+    assert counts["barrier_unverifiable"] == 2
+
+
+def test_an_older_record_is_found_although_the_clock_was_set_back() -> None:
+    clock = Clock()
+    for offset, at_ms in enumerate([10, 50, 20, 30, 60]):
+        clock.add(offset, at_ms)
+
+    assert [clock.last_before(at_ms) for at_ms in (10, 11, 25, 40, 60, 61)] == [-1, 0, 2, 3, 3, 4]
+
+
+def test_a_repeat_is_forgiven_once_the_task_may_be_forgotten() -> None:
+    world = fresh()
+    _repeat_judged(world)
+    assert world.audit()[0]
+
+    world.terms["retention_ms"] = 1
+    assert not world.audit()[0]
+
+
+def test_a_full_session_may_reject_tasks() -> None:
+    world = World()
+    world.dispatch()
+    world.ended("rejected", reason="unsupported", detail="session: its row has reached its limit")
+
+    assert not world.audit()[0]
+
+
+def test_findings_count_all_and_keep_a_few() -> None:
+    findings = Findings()
+    for number in range(MAX_EXAMPLES + 5):
+        findings.add("stale_delivered", Example(str(number)))
+
+    assert findings.counts["stale_delivered"] == findings.headline("stale_delivered") == MAX_EXAMPLES + 5
+    assert len(findings.examples["stale_delivered"]) == MAX_EXAMPLES
+    with pytest.raises(KeyError):
+        findings.add("no such kind", Example(""))
+
+
+def test_the_report_is_one_json_object() -> None:
+    world = withheld_stale()
+    _deliver(world)
+    findings, counts, reasons = world.audit()
+    report = Report("tidegate", "gate", 1, counts, reasons, findings, ["a note"])
+
+    told = orjson.loads(report.to_json())
+
+    assert told["clean"] is False
+    assert {name: told[name] for name in HEADLINES} == {
+        "lost": 0,
+        "duplicated": 0,
+        "stale_delivered": 1,
+        "fresh_withheld": 0,
+    }
+    assert (told["tasks"], told["dispositions"], told["results"], told["verdicts"]) == (1, 1, 1, 1)
+    assert (told["pending"], told["dlq"], told["forwarded"]) == (0, 0, 0)
+    (finding,) = told["findings"]
+    assert (finding["kind"], finding["count"]) == ("stale_delivered", 1)
+    assert finding["examples"][0]["session_id"] == S
+    assert finding["examples"][0]["task_id"] == T
+
+
+def test_the_table_names_every_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    world = withheld_stale()
+    _deliver(world)
+    findings, counts, reasons = world.audit()
+    Report("tidegate", "gate", 1, counts, reasons, findings).print(Console(width=200))
+    told = capsys.readouterr().out
+    assert "stale_delivered (1): a part was delivered unmarked" in told
+    assert f"session {S}, task {T}, at {topic_name('delivered')}/0/0" in told
+
+    findings, counts, reasons = fresh().audit()
+    Report("tidegate", "gate", 1, counts, reasons, findings).print(Console(width=200))
+    assert "clean" in capsys.readouterr().out
+
+
+def test_an_audit_changes_nothing_it_reads() -> None:
+    world = mixed_parts()
+    before = copy.deepcopy(world.topics)
+    world.audit()
+    assert world.topics == before

@@ -1,0 +1,273 @@
+"""`tidegate demo`: starts everything, tells the story, sends the load, audits, and takes everything down again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import signal
+import tempfile
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from schemas.topics import topics
+from tidegate.audit import audit
+from tidegate.broker import LocalBroker, free_port
+from tidegate.demo.processes import Child
+from tidegate.demo.story import CONTEXT, SNAPSHOT, STORY
+from tidegate.demo.table import load_table, story_table, surprises
+from tidegate.errors import TidegateError
+from tidegate.kafka_jars import KAFKA_VERSION, classpath
+from tidegate.settings import Settings, load_settings
+from tidegate.topics import create_topics
+from tidegate.traffic import EVENTS_PER_TASK
+
+PARTITIONS = 4
+_READY_SECONDS = 60.0
+_VERDICT_SECONDS = 30.0
+_DRAIN_SECONDS = 15.0
+_WIDTH = 118
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large the load is: sessions with one task each, and the events per second it is sent with."""
+
+    sessions: int
+    rate: int
+
+    @property
+    def events(self) -> int:
+        """How many events that makes."""
+        return self.sessions * EVENTS_PER_TASK
+
+
+def run_demo(size: Size) -> int:
+    """Run the demo; the audit's exit status, or 1 if the story came out otherwise than told.
+
+    Raises `TidegateError` if a part of it cannot start or dies; its log is kept then, and named. Ctrl-C and SIGTERM end
+    it with everything it started.
+    """
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # errors come back as ours, with what to do
+    console = Console()
+    if not console.is_terminal:
+        console.width = _WIDTH
+    classpath()  # has a progress display of its own
+    directory = Path(tempfile.mkdtemp(prefix="tidegate-demo-"))
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        began = time.monotonic()
+        with console.status("starting Apache Kafka"):
+            broker = LocalBroker(ephemeral=True).__enter__()
+        with broker:
+            _done(console, f"Apache Kafka {KAFKA_VERSION} answers at {broker.bootstrap_servers}", began)
+            status = asyncio.run(_Demo(console, broker, directory, size).run())
+    except KeyboardInterrupt:
+        console.print("stopped")
+        status = 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    shutil.rmtree(directory, ignore_errors=True)  # not after an error: its message names a log in there
+    return status
+
+
+class _Demo:
+    def __init__(self, console: Console, broker: LocalBroker, directory: Path, size: Size) -> None:
+        self._console = console
+        self._directory = directory
+        self._size = size
+        self._metrics_port = free_port()
+        given = {
+            "bootstrap_servers": broker.bootstrap_servers,
+            "security_protocol": "PLAINTEXT",
+            "topic_prefix": "tidegate",
+            "group_id": "tidegate",
+            "partitions": PARTITIONS,
+            "replication_factor": 1,
+            "metrics_host": "127.0.0.1",
+            "metrics_port": self._metrics_port,
+            "state_dir": str(directory),
+            "log_level": "info",
+            "log_format": "console",
+        }
+        self._settings: Settings = load_settings(**given)
+        self._environment = {f"TIDEGATE_{name.upper()}": str(value) for name, value in given.items()}
+
+    async def run(self) -> int:
+        """The exit status."""
+        began = time.monotonic()
+        await create_topics(self._settings)
+        _done(self._console, f"{len(topics())} topics of {PARTITIONS} partitions", began)
+        began = time.monotonic()
+        async with self._child("worker", "-m", "tidegate", "worker") as worker:
+            with self._console.status("starting the worker"):
+                await self._while_alive(worker, self._ready())
+            _done(
+                self._console,
+                f"a worker, process {worker.pid}; its metrics: http://127.0.0.1:{self._metrics_port}/metrics",
+                began,
+            )
+            return await self._while_alive(worker, self._acts())
+
+    async def _acts(self) -> int:
+        async with self._child("consumer", "-m", "tidegate.demo.consumer", talks=True) as consumer:
+            heard = _Ear(consumer)
+            async with heard.listening():
+                surprised = await self._story(heard)
+                await self._load(heard, consumer)
+        found = await self._audit()
+        return found or surprised
+
+    async def _story(self, heard: _Ear) -> int:
+        print_ = self._console.print
+        async with self._child("producer", "-m", "tidegate.demo.producer", "story", talks=True) as producer:
+            async for _ in producer.lines():
+                pass
+        with self._console.status("waiting for verdicts"):
+            await heard.until(lambda: len(heard.story) == len(STORY), "the story's verdicts")
+        print_(
+            "\n[bold]A story.[/bold] An agent is asked for a flight. What its answer depends on travels with the task:"
+        )
+        for name, value in SNAPSHOT.items():
+            print_(f'  {name} = "{value}"', highlight=False)
+        print_(f"While it works, things happen. Each line is a session of its own, and one task in it.\n")
+        print_(story_table(heard.story))
+        lines = surprises(heard.story)
+        for line in lines:
+            print_(f"[bold red]not as expected:[/bold red] {line}")
+        return 1 if lines else 0
+
+    async def _load(self, heard: _Ear, consumer: Child) -> None:
+        size = self._size
+        self._console.print(
+            f"\n[bold]A load.[/bold] {size.sessions:,} sessions, {size.events:,} events,"
+            f" sent with {size.rate:,} events/s."
+        )
+        columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        sent: dict[str, Any] = {}
+        began = time.monotonic()
+        with Progress(*columns, console=self._console) as progress:
+            events = progress.add_task("events sent", total=size.events)
+            judged = progress.add_task("results judged", total=size.sessions)
+            heard.on_judged = lambda count: progress.update(judged, completed=count)
+            arguments = ["load", str(size.rate), str(size.sessions), str(size.sessions)]
+            async with self._child("producer", "-m", "tidegate.demo.producer", *arguments, talks=True) as producer:
+                async for sent in producer.lines():
+                    progress.update(events, completed=sent["events"])
+            await heard.until(lambda: heard.judged >= size.sessions, "the load's verdicts")
+            seconds = time.monotonic() - began
+        consumer.hang_up()
+        await heard.until(lambda: heard.summary is not None, "the consumer's sum")
+        self._console.print(load_table(heard.summary or {}, events=sent["events"], seconds=seconds))
+
+    async def _audit(self) -> int:
+        self._console.print("\n[bold]The audit.[/bold] Everything is read again, and recomputed by other code.")
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while True:
+            report = await audit(self._settings, require_drained=True)
+            # What comes after the last result of a partition is folded, but committed at leisure.
+            if not report.counts["waiting"] or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.5)
+        report.print(self._console)
+        return 0 if report.clean else 1
+
+    async def _ready(self) -> None:
+        address = f"http://127.0.0.1:{self._metrics_port}/readyz"
+        deadline = time.monotonic() + _READY_SECONDS
+        while not await asyncio.to_thread(_answers, address):
+            if time.monotonic() > deadline:
+                raise TidegateError(
+                    f"The worker is not ready after {_READY_SECONDS:.0f} s.",
+                    f"Its log: {self._directory / 'worker.log'}",
+                )
+            await asyncio.sleep(0.1)
+
+    async def _while_alive(self, worker: Child, doing: Awaitable[T]) -> T:
+        """The result of `doing`; raises `TidegateError` as soon as the worker has died."""
+        work = asyncio.ensure_future(doing)
+        death = asyncio.ensure_future(worker.ended())
+        try:
+            await asyncio.wait((work, death), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                await death
+            return await work
+        finally:
+            for future in (work, death):
+                future.cancel()
+            await asyncio.gather(work, death, return_exceptions=True)
+
+    def _child(self, name: str, *arguments: str, talks: bool = False) -> Child:
+        return Child(name, list(arguments), self._environment, self._directory, talks=talks)
+
+
+class _Ear:
+    """What the consumer process has told so far."""
+
+    def __init__(self, consumer: Child) -> None:
+        self.story: dict[str, dict[str, Any]] = {}
+        self.judged = 0
+        self.summary: dict[str, Any] | None = None
+        self.on_judged = lambda _count: None
+        self._consumer = consumer
+        self._news = asyncio.Event()
+        self._failure: BaseException | None = None
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        listener = asyncio.create_task(self._listen())
+        try:
+            yield
+        finally:
+            listener.cancel()
+            await asyncio.gather(listener, return_exceptions=True)
+
+    async def until(self, condition: Any, what: str) -> None:
+        """Wait for the condition. Raises `TidegateError` if the consumer dies, or has told nothing for half a minute."""
+        while not condition():
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), _VERDICT_SECONDS)
+            except TimeoutError:
+                raise TidegateError(
+                    f"Waited {_VERDICT_SECONDS:.0f} s for {what}, in vain.",
+                    f"The worker's log may say why: {self._consumer.log_file.with_name('worker.log')}",
+                ) from None
+            if self._failure is not None:
+                raise self._failure
+
+    async def _listen(self) -> None:
+        try:
+            async for told in self._consumer.lines():
+                if "verdict" in told:
+                    self.story[told["session_id"]] = told["verdict"]
+                elif "judged" in told:
+                    self.judged = told["judged"]
+                    self.on_judged(self.judged)
+                elif "results" in told:
+                    self.summary = told
+                self._news.set()
+        except TidegateError as failure:
+            self._failure = failure
+            self._news.set()
+
+
+def _answers(address: str) -> bool:
+    with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=2.0) as answer:  # noqa: S310 - ours
+        return bool(answer.status == 200)
+    return False
+
+
+def _done(console: Console, what: str, began: float) -> None:
+    console.print(f"[green]✓[/green] {what} [dim]({time.monotonic() - began:.1f} s)[/dim]", highlight=False)

@@ -1,0 +1,80 @@
+"""The demo's tables: the story for a newcomer, and what the load came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from tidegate.demo.story import STORY, Scenario, session_id
+
+_VERDICTS = {
+    "delivered": Text("delivered", "green"),
+    "marked": Text("delivered, marked as stale", "yellow"),
+    "withheld": Text("withheld", "red"),
+}
+
+
+def outcome(part: Mapping[str, Any]) -> str:
+    """What became of a part, from its verdict: `delivered`, `marked` or `withheld`."""
+    if part["decision"] == "withheld":
+        return "withheld"
+    return "marked" if part.get("annotated") else "delivered"
+
+
+def why(part: Mapping[str, Any], scenario: Scenario) -> str:
+    """The verdict's reason in a sentence."""
+    if part["reason"] == "stale":
+        return "; ".join(_difference(difference) for difference in part["differences"])
+    return {
+        "fresh": scenario.fresh_because,
+        "request_archived": "the request it belongs to is archived",
+        "user_absent": "the user is on no device",
+    }.get(part["reason"], part["reason"])
+
+
+def story_table(verdicts: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The story with its verdicts, by session id."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("the agent is asked to", "meanwhile the user", "part", "verdict", "why"):
+        table.add_column(column, overflow="fold")
+    for scenario in STORY:
+        asked, meanwhile = scenario.question, scenario.meanwhile
+        for part in verdicts[session_id(scenario)]["parts"]:
+            table.add_row(asked, meanwhile, part["part_id"], _VERDICTS[outcome(part)], why(part, scenario))
+            asked = meanwhile = ""
+    return table
+
+
+def surprises(verdicts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """One line for each part that came out otherwise than the story tells."""
+    return [
+        f"{scenario.name}, {part['part_id']}: {outcome(part)}, expected {scenario.expected[part['part_id']]}"
+        for scenario in STORY
+        for part in verdicts[session_id(scenario)]["parts"]
+        if outcome(part) != scenario.expected[part["part_id"]]
+    ]
+
+
+def load_table(summary: Mapping[str, Any], *, events: int, seconds: float) -> Table:
+    """Throughput, latency and verdicts of the load."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(min_width=30)
+    table.add_column()
+    results = summary["results"]
+    latency = summary["latency_ms"]
+    table.add_row("events", f"{events:,} in {seconds:.1f} s: {events / seconds:,.0f} events/s")
+    table.add_row("results judged", f"{results:,}: {results / seconds:,.0f} verdicts/s")
+    for name, count in summary["by_verdict"].items():
+        table.add_row(f"  {name}", f"{count:,}  ({count / results:.1%})")
+    table.add_row("produced to verdict received", f"p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms")
+    return table
+
+
+def _difference(difference: Mapping[str, Any]) -> str:
+    facet, expected, actual = difference["facet"], difference["expected"], difference["actual"]
+    was = "absent" if expected is None else f'"{expected}"'
+    now = "gone" if actual is None else f'"{actual}"'
+    return f"{facet} was {was}, now it is {now}"
