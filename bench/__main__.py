@@ -41,13 +41,21 @@ def drain(
     runs: Runs = 3,
     *,
     keep: Keep = True,
+    audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Audit every run.")] = True,
     profile: Annotated[bool, typer.Option("--profile", help="Record the worker with py-spy.")] = False,
 ) -> None:
     """One worker on one core works off what has piled up, exactly-once."""
     measured: list[dict[str, Any]] = []
     for number in range(runs):
         figures = asyncio.run(
-            run_drain(events=events, sessions=sessions, partitions=partitions, seed=seed + number, profile=profile)
+            run_drain(
+                events=events,
+                sessions=sessions,
+                partitions=partitions,
+                seed=seed + number,
+                audit=audit,
+                profile=profile,
+            )
         )
         measured.append(figures)
         if runs > 1:
@@ -83,14 +91,22 @@ def latency(
 def pipeline(
     events: Events = 500_000,
     sessions: Sessions = 10_000,
+    partitions: Partitions = 4,
     seed: Seed = 1,
     cycle_records: Annotated[int, typer.Option(help="Records in one cycle.", min=1)] = 8192,
     *,
     profile: Annotated[bool, typer.Option("--profile", help="Print where the time goes (cProfile).")] = False,
 ) -> None:
     """Decode, fold, judge and encode in memory, without Kafka: CPU per event of each stage."""
-    figures = run_pipeline(events=events, sessions=sessions, seed=seed, cycle_records=cycle_records, profile=profile)
-    show("Pipeline in memory, one partition", figures)
+    figures = run_pipeline(
+        events=events,
+        sessions=sessions,
+        partitions=partitions,
+        seed=seed,
+        cycle_records=cycle_records,
+        profile=profile,
+    )
+    show("Pipeline in memory", figures)
 
 
 if __name__ == "__main__":

@@ -29,10 +29,12 @@ from tidegate.settings import Settings, load_settings
 from tidegate.topics import create_topics
 
 POLL_SECONDS = 0.02
-HEADLINES = ("lost", "duplicated", "stale_delivered", "fresh_withheld")
+AUDITED = ("tasks", "dispositions", "lost", "duplicated", "stale_delivered", "fresh_withheld")
 
 
-async def drain(*, events: int, sessions: int, partitions: int, seed: int, profile: bool = False) -> dict[str, Any]:
+async def drain(
+    *, events: int, sessions: int, partitions: int, seed: int, audit: bool = True, profile: bool = False
+) -> dict[str, Any]:
     """Start broker and worker, fill the topics, drain them, audit; returns the figures.
 
     With `profile`, py-spy (if installed) records the worker during the drain to `bench/results/drain.speedscope.json`.
@@ -69,7 +71,7 @@ async def drain(*, events: int, sessions: int, partitions: int, seed: int, profi
                 pin(os.getpid(), cores)
         if broker.pid is not None and cores:
             pin(broker.pid, cores)
-        audit = await asyncio.to_thread(run_audit, settings)
+        findings = await asyncio.to_thread(run_audit, settings) if audit else None
     return {
         "events_per_second": round(events / figures["seconds"]),
         "cpu_us_per_event": round(figures["cpu_seconds"] / events * 1e6, 2),
@@ -82,7 +84,7 @@ async def drain(*, events: int, sessions: int, partitions: int, seed: int, profi
         "results": workload.results,
         "worker_pinned_to_one_core": pinned,
         "worker_rss_mib": round(figures["rss_bytes"] / 2**20),
-        "audit": {name: audit.get(name) for name in ("tasks", "dispositions", *HEADLINES)} if audit else "not run",
+        "audit": {name: findings[name] for name in AUDITED} if findings else "not run",
     }
 
 

@@ -1,6 +1,7 @@
 """CPU per event of decode, fold, judge and encode on bytes in memory: the part of the drain that is the project's own.
 
-One partition, cycles of the worker's size; results are judged at the end of each cycle, as a gate that keeps up would.
+Cycles of the worker's size, one partition after the other; results are judged at the end of each cycle, as a gate that
+keeps up would.
 """
 
 from __future__ import annotations
@@ -28,10 +29,15 @@ FETCHED = 4096
 BATCH_BYTES = 512 * 1024
 
 
-def pipeline(*, events: int, sessions: int, seed: int, cycle_records: int, profile: bool) -> dict[str, Any]:
+def pipeline(
+    *, events: int, sessions: int, partitions: int, seed: int, cycle_records: int, profile: bool
+) -> dict[str, Any]:
     """Run `events` through the stages; returns CPU microseconds per event, by stage and in all."""
-    workload = Workload(sessions=sessions, partitions=1, seed=seed)
-    cycles = _cycles(list(workload.records(events)), cycle_records)
+    records = list(Workload(sessions=sessions, partitions=partitions, seed=seed).records(events))
+    logs = [
+        _cycles(number, [record for record in records if record.partition == number], cycle_records)
+        for number in range(partitions)
+    ]
     profiler = cProfile.Profile(time.process_time) if profile else None
     gc.collect()
     gc.freeze()
@@ -39,7 +45,7 @@ def pipeline(*, events: int, sessions: int, seed: int, cycle_records: int, profi
     try:
         if profiler is not None:
             profiler.enable()
-        cpu, counts = _run(cycles)
+        cpu, counts = _run(logs)
         if profiler is not None:
             profiler.disable()
     finally:
@@ -57,7 +63,7 @@ def pipeline(*, events: int, sessions: int, seed: int, cycle_records: int, profi
     }
 
 
-def _cycles(records: list[Record], cycle_records: int) -> list[list[Batch]]:
+def _cycles(partition: int, records: list[Record], cycle_records: int) -> list[list[Batch]]:
     """The records as batches, by cycle; in a cycle the topics in the order in which the engine works on them."""
     offsets: Counter[Role] = Counter()
     cycles = []
@@ -66,17 +72,17 @@ def _cycles(records: list[Record], cycle_records: int) -> list[list[Batch]]:
         for role in FOLDED:
             chosen = [record for record in records[first : first + cycle_records] if record.role == role]
             for start in range(0, len(chosen), FETCHED):
-                batches.append(_batch(role, offsets[role], chosen[start : start + FETCHED]))
+                batches.append(_batch(role, partition, offsets[role], chosen[start : start + FETCHED]))
                 offsets[role] += len(chosen[start : start + FETCHED])
         cycles.append(batches)
     return cycles
 
 
-def _batch(role: Any, start: int, records: list[Record]) -> Batch:
+def _batch(role: Any, partition: int, start: int, records: list[Record]) -> Batch:
     end = start + len(records)
     return Batch(
         role,
-        0,
+        partition,
         start,
         end,
         list(range(start, end)),
@@ -85,34 +91,6 @@ def _batch(role: Any, start: int, records: list[Record]) -> Batch:
         [record.value for record in records],
         [()] * len(records),
     )
-
-
-def _run(cycles: list[list[Batch]]) -> tuple[dict[str, float], dict[str, Any]]:
-    decoders: dict[str, Decoder] = {role: Decoder(role) for role in FOLDED}
-    partition = Partition(0, Rules())
-    watch = Stopwatch()
-    decisions: Counter[str] = Counter()
-    rows = refused = 0
-    for batches in cycles:
-        now_ms = max(batch.timestamps[-1] for batch in batches)
-        for batch in batches:
-            with watch.stage("decode"):
-                refused += len(decoders[batch.role].decode(batch))
-        for batch in batches:
-            with watch.stage("judge" if batch.role == "results" else "fold"):
-                if batch.role == "context":
-                    partition.fold_context(batch)
-                elif batch.role == "steps":
-                    partition.fold_steps(batch, now_ms)
-                else:
-                    partition.judge(batch, Place(0, 0, 0), now_ms)
-        with watch.stage("encode"):
-            changes = partition.take(now_ms)
-        with watch.stage("batch"):
-            _as_record_batches(changes)
-        rows += len(changes.rows)
-        decisions.update(f"{verdict.decision}_{verdict.reason}" for verdict in changes.verdicts)
-    return watch.cpu_seconds, {"rows_written": rows, "refused": refused, **decisions}
 
 
 class Stopwatch:
@@ -127,6 +105,41 @@ class Stopwatch:
         began = time.process_time()
         yield
         self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + time.process_time() - began
+
+
+def _run(logs: list[list[list[Batch]]]) -> tuple[dict[str, float], dict[str, Any]]:
+    decoders: dict[str, Decoder] = {role: Decoder(role) for role in FOLDED}
+    watch = Stopwatch()
+    counts: Counter[str] = Counter(rows_written=0, row_bytes=0, refused=0)
+    for number, cycles in enumerate(logs):
+        partition = Partition(number, Rules())
+        for batches in cycles:
+            _cycle(partition, batches, decoders, watch, counts)
+        counts["row_bytes"] += partition.row_bytes
+    return watch.cpu_seconds, dict(counts)
+
+
+def _cycle(
+    partition: Partition, batches: list[Batch], decoders: dict[str, Decoder], watch: Stopwatch, counts: Counter[str]
+) -> None:
+    now_ms = max(batch.timestamps[-1] for batch in batches)
+    place = Place(partition.number, 0, 0)
+    for batch in batches:
+        with watch.stage("decode"):
+            counts["refused"] += len(decoders[batch.role].decode(batch))
+        with watch.stage("judge" if batch.role == "results" else "fold"):
+            if batch.role == "context":
+                partition.fold_context(batch)
+            elif batch.role == "steps":
+                partition.fold_steps(batch, now_ms)
+            else:
+                partition.judge(batch, place, now_ms)
+    with watch.stage("encode"):
+        changes = partition.take(now_ms)
+    with watch.stage("batch"):
+        _as_record_batches(changes)
+    counts["rows_written"] += len(changes.rows)
+    counts.update(f"{verdict.decision}_{verdict.reason}" for verdict in changes.verdicts)
 
 
 def _as_record_batches(changes: Changes) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    NotCoordinatorForGroupError,
+)
 
 from schemas.topics import Role, topic_name
 from tidegate.settings import Settings
@@ -39,8 +45,19 @@ class Progress:
         await self._admin.close()
 
     async def committed(self) -> dict[TopicPartition, int]:
-        """The group's committed offset of each partition; 0 where there is none."""
-        answer = await self._admin.list_consumer_group_offsets(self.settings.group_id, partitions=self.partitions)
+        """The group's committed offset of each partition; 0 where there is none. Waits for a coordinator."""
+        answer = None
+        while answer is None:
+            try:
+                answer = await self._admin.list_consumer_group_offsets(
+                    self.settings.group_id, partitions=self.partitions
+                )
+            except (
+                GroupCoordinatorNotAvailableError,  # a new broker makes its topic of offsets when it is first asked
+                GroupLoadInProgressError,
+                NotCoordinatorForGroupError,
+            ):
+                await asyncio.sleep(0.1)
         return {tp: max(0, answer[tp].offset) if tp in answer else 0 for tp in self.partitions}
 
     async def ends(self) -> dict[TopicPartition, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings
 
 from schemas import fields, outputs
 from schemas.asyncapi import event_type
-from schemas.events import CONTEXT_EVENTS, INPUT_EVENTS, RESULT_EVENTS, STEP_EVENTS, Event
+from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS, Event
 from schemas.outputs import OUTPUT_EVENTS, JudgedResult, TaskEcho
 from schemas.topics import topics
 from streams.distribution import Distribution
@@ -29,7 +29,13 @@ from streams.metrics import Metrics
 from tidegate.settings import ENV_PREFIX, Settings
 
 DIRECTORY: Final = Path(__file__).parent
-SAMPLE_KEYS: Final = ("session-1", "acme/user-7", "traffic-000042", "münchen/jürgen", "5f0c4a0e-7a1b-4c3d-9e2f-1a2b3c4d5e6f")
+SAMPLE_KEYS: Final = (
+    "session-1",
+    "acme/user-7",
+    "traffic-000042",
+    "münchen/jürgen",
+    "5f0c4a0e-7a1b-4c3d-9e2f-1a2b3c4d5e6f",
+)
 SHARED: Final[tuple[type[BaseModel], ...]] = (
     fields.Part,
     fields.PayloadRef,
@@ -44,10 +50,11 @@ SHARED: Final[tuple[type[BaseModel], ...]] = (
     outputs.ResultIdentity,
 )
 _SECTION: Final = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_NOT_EVENTS: Final[Mapping[str, str]] = {"dlq": "input records, untouched", "sessions.changelog": "private"}
 _DAY_MS: Final = 86_400_000
 
 
-def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """A Markdown table."""
     lines = [heads, tuple("---" for _ in heads), *rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
@@ -59,7 +66,7 @@ def topics_table() -> str:
     for topic in topics():
         retention = topic.config.get("retention.ms")
         kept = f"{int(retention) // _DAY_MS} days" if retention else "compacted: the newest of each key"
-        types = ", ".join(f"`{name}`" for name in topic.event_types) or "no events"
+        types = ", ".join(f"`{name}`" for name in topic.event_types) or _NOT_EVENTS[topic.role]
         rows.append((f"`{topic.name}`", topic.written_by, types, kept))
     return table(("topic", "written by", "event types", "kept"), rows)
 
@@ -78,7 +85,8 @@ def event_sections(models: tuple[type[Event], ...]) -> Callable[[], str]:
 
     def render() -> str:
         return "\n".join(
-            f"### `{event_type(model)}`\n\n{_sentence(model)}\n\n{_inherited(model)}{_fields(model)}" for model in models
+            f"### `{event_type(model)}`\n\n{_sentence(model)}\n\n{_inherited(model)}{_fields(model)}"
+            for model in models
         )
 
     return render
@@ -256,7 +264,11 @@ def _default_setting(settings: type[BaseSettings], name: str) -> str:
     field = settings.model_fields[name]
     if field.default_factory is not None:
         return "per user"
-    return "none" if field.default is None else f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+    return (
+        "none"
+        if field.default is None
+        else f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
+    )
 
 
 def _labels(metric: MetricWrapperBase | Distribution, name: str) -> tuple[str, ...]:
@@ -266,8 +278,6 @@ def _labels(metric: MetricWrapperBase | Distribution, name: str) -> tuple[str, .
     state = (name,) if any(family.type == "stateset" for family in kind) else ()
     return (*metric._labelnames, *state)
 
-
-KNOWN_EVENTS: Final = (*INPUT_EVENTS, *OUTPUT_EVENTS)
 
 if __name__ == "__main__":
     sys.exit(main())

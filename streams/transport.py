@@ -26,6 +26,9 @@ from streams.errors import LostInputError
 FETCH_TIMEOUT_SECONDS = 1.0
 PAUSED_FETCH_TIMEOUT_SECONDS = 0.02
 
+RECORD_BYTES = 256
+"""What a fetched record takes in memory beside its key and value: their objects, and its places in five lists."""
+
 
 class Flow:
     """What the engine and the fetching thread tell each other: who has joined, and how much is queued.
@@ -39,14 +42,15 @@ class Flow:
         self.joined: set[int] = set()
         self.queued_bytes: dict[tuple[str, int], int] = {}
         self._seeks: dict[TopicPartition, int] = {}
+        self._budget_bytes = config.queue_budget_bytes // len(FOLDED_ROLES)
 
     def is_over_budget(self, topic: str, partition: int) -> bool:
         """Whether to stop fetching: more than the budget is queued."""
-        return self.queued_bytes.get((topic, partition), 0) > self.config.queue_budget_bytes
+        return self.queued_bytes.get((topic, partition), 0) > self._budget_bytes
 
     def has_room(self, topic: str, partition: int) -> bool:
         """Whether to fetch again: the queue is at most half full."""
-        return self.queued_bytes.get((topic, partition), 0) <= self.config.queue_budget_bytes // 2
+        return self.queued_bytes.get((topic, partition), 0) <= self._budget_bytes // 2
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Ask for the partition to be read from `offset`. Carried out before the next fetch is looked at."""
@@ -189,7 +193,7 @@ def _batch(role: Role, partition: int, start: int, end: int, records: list[Any])
         keys,
         values,
         [record.headers for record in records],
-        sum(map(len, filter(None, values))) + sum(map(len, filter(None, keys))) + 64 * len(records),
+        sum(map(len, filter(None, values))) + sum(map(len, filter(None, keys))) + RECORD_BYTES * len(records),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -79,6 +80,24 @@ def worker() -> None:
     settings = load_settings()
     configure(settings.log_level, settings.log_format)
     run(settings)
+
+
+@app.command()
+def audit(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    require_drained: Annotated[
+        bool, typer.Option("--require-drained", help="Count inputs that are still waiting as findings.")
+    ] = False,
+    margin_ms: Annotated[
+        int,
+        typer.Option(help="How much older than a result a record must be for its verdict to have to know it.", min=0),
+    ] = 0,
+) -> None:
+    """Read all topics and recompute what the gate should have done. Exit status 1 if anything is wrong."""
+    from tidegate.audit import run
+    from tidegate.settings import load_settings
+
+    raise typer.Exit(run(load_settings(), json=as_json, require_drained=require_drained, margin_ms=margin_ms))
 
 
 @app.command()
@@ -163,6 +182,46 @@ def replay(  # noqa: PLR0917 - typer makes options of parameters
     )
     if status := run_replay(arguments):
         raise typer.Exit(status)
+
+
+@app.command()
+def demo(
+    sessions: Annotated[
+        int, typer.Option(help="Sessions of the load, with one task of ten events each.", min=1)
+    ] = 20_000,
+    rate: Annotated[int, typer.Option(help="Events per second the load is sent with.", min=100)] = 10_000,
+) -> None:
+    """See the gate at work: a real broker, a worker, a short story, a load, an audit. Needs nothing but this command.
+
+    Exit status 0 if the audit finds nothing wrong. Everything it starts and writes is gone when it ends.
+    """
+    from tidegate.demo.command import Size, run_demo
+
+    if status := run_demo(Size(sessions, rate)):
+        raise typer.Exit(status)
+
+
+@app.command()
+def traffic(
+    rate: Annotated[float, typer.Option(help="Events per second; 0 sends as fast as it goes.", min=0)] = 500.0,
+    seconds: Annotated[
+        float | None, typer.Option(help="How long to begin tasks (default: until Ctrl-C or SIGTERM).", min=0)
+    ] = None,
+    sessions: Annotated[
+        int, typer.Option(help="How many sessions there are; each works on one task at a time.", min=1)
+    ] = 10_000,
+    name: Annotated[str, typer.Option(help="What the session ids begin with.")] = "traffic",
+    seed: Annotated[int, typer.Option(help="Draws the same happenings again.")] = 0,
+) -> None:
+    """Send made-up traffic at a steady rate: users at work, agents working for them, some results stale.
+
+    Tasks that were begun are brought to their end, also after Ctrl-C. To watch a gate under load, or to try a dashboard.
+    """
+    from tidegate.traffic import Load, run_traffic
+
+    # Counted in tenths of a second since 1970: sessions are met again by the next run, but no task is.
+    first_task = int(time.time() * 10)
+    run_traffic(Load(rate, sessions, seconds=seconds, name=name, first_task=first_task, seed=seed))
 
 
 @topics_app.command("create")

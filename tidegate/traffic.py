@@ -9,28 +9,35 @@ also the load the gate is measured with: one core makes more than 100,000 events
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
+import signal
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 
 from schemas.topics import topic_name
 from tidegate.errors import TidegateError
-from tidegate.settings import Settings
+from tidegate.logs import configure
+from tidegate.settings import Settings, load_settings
 from tidegate.topics import describe_topics
 
 Role = Literal["context", "steps", "results"]
 Happening = Literal["nothing", "edited", "navigated", "new conversation", "archived", "left", "half stale", "failed"]
 
+_log = structlog.get_logger(__name__)
+
 EVENTS_PER_TASK = 10
 ROUND_SECONDS = 0.05
+_LOG_SECONDS = 10.0
 _ROLES: tuple[Role, ...] = ("context", "steps", "results")
 _WAITS = (1, 1, 2, 2, 3, 4, 6, 9)  # rounds between two events of a life
 _TASKS_PER_ROUND = 400  # at full speed: rounds of a few thousand events
@@ -60,6 +67,7 @@ class Load:
     tasks: how many tasks to begin; None for no end.
     seconds: how long to begin tasks; None for no end. Those begun are always brought to their end.
     name: what the session ids begin with.
+    first_task: number of each session's first task. A session must not see a number twice: its tasks are told by it.
     """
 
     rate: float
@@ -67,6 +75,7 @@ class Load:
     tasks: int | None = None
     seconds: float | None = None
     name: str = "traffic"
+    first_task: int = 0
     seed: int = 0
 
 
@@ -148,11 +157,10 @@ def task_life(session: str, number: int, happening: Happening) -> Iterator[Line]
         "failed": lambda: changed("doc/plan", f"{doc}!", "documents"),
     }[happening]()
     yield step("plan", "model_call", "completed")
-    show = (
-        f'{{"part_id":"text","kind":"show","payload":{{"text":"Done: {doc}","produced_at_ms":{time.time() * 1000:.1f}}}'
-    )
+    produced = f'"produced_at_ms":{time.time() * 1000:.1f}'
+    show = f'{{"part_id":"text","kind":"show","payload":{{"text":"Done: {doc}",{produced}}}'
     if happening == "half stale":
-        apply = f'{{"part_id":"edit","kind":"apply","payload":{{"doc/plan":"{doc}"}}}}'
+        apply = f'{{"part_id":"edit","kind":"apply","payload":{{"doc/plan":"{doc}",{produced}}}}}'
         parts = f'"parts":[{show},"on_stale":"annotate"}},{apply}]'
     else:
         parts = f'"parts":[{show}}}]'
@@ -183,7 +191,7 @@ class Traffic:
         self._on_round = on_round
         self._rng = random.Random(load.seed)  # noqa: S311 - not for secrets
         self._topics = {role: topic_name(role, settings.topic_prefix) for role in _ROLES}
-        self._free = deque((number, 0) for number in range(load.sessions))
+        self._free = deque((session, load.first_task) for session in range(load.sessions))
         self._places: dict[int, tuple[bytes, int]] = {}
         self._partitions = 0
         self._begun = 0
@@ -317,3 +325,33 @@ class _Batches:
             sending.append(await self._producer.send_batch(batch, topics[role], partition=partition))
         await asyncio.gather(*sending)
         return counts
+
+
+def run_traffic(load: Load) -> None:
+    """`tidegate traffic`: send the load until its end, or until Ctrl-C or SIGTERM, and log how it goes.
+
+    Raises `TidegateError` if the broker cannot be reached or fails.
+    """
+    settings = load_settings()
+    configure(settings.log_level, settings.log_format)
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its errors come back as ours, with what to do
+    asyncio.run(_until_signal(settings, load))
+
+
+async def _until_signal(settings: Settings, load: Load) -> None:
+    last = Sent()
+
+    def on_round(sent: Sent) -> None:
+        nonlocal last
+        if sent.seconds - last.seconds >= _LOG_SECONDS:
+            rate = (sent.events - last.events) / (sent.seconds - last.seconds)
+            _log.info("traffic", events=sent.events, tasks=sent.tasks, events_per_second=round(rate))
+            last = replace(sent)
+
+    traffic = Traffic(settings, load, on_round)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, traffic.stop)
+    _log.info("traffic_starting", bootstrap_servers=settings.bootstrap_servers, rate=load.rate, sessions=load.sessions)
+    sent = await traffic.run()
+    _log.info("traffic_ended", events=sent.events, tasks=sent.tasks, seconds=round(sent.seconds, 1), **sent.by_topic)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import itertools
 import json
 import subprocess
@@ -33,6 +32,7 @@ from bench.workload import Record, Workload, partition_of
 from schemas.events import ContextChanged, Event, TaskDispatched, TaskResult, TaskStep
 from schemas.topics import Role, topic_name
 from tidegate.settings import Settings
+from tidegate.topics import create_topics
 
 T = TypeVar("T")
 
@@ -47,16 +47,15 @@ _numbers = itertools.count(1)
 
 
 async def wait_for(
-    condition: Callable[[], T | Awaitable[T]],
+    condition: Callable[[], Awaitable[T]],
     timeout_seconds: float,
     describe: str,
     state: Callable[[], object] = str,
 ) -> T:
-    """The first true value of `condition`; after the timeout the test fails, saying what was waited for."""
+    """The first true answer of `condition`; after the timeout the test fails, saying what was waited for."""
     deadline = time.monotonic() + timeout_seconds
     while True:
-        answer = condition()
-        value: T = await answer if inspect.isawaitable(answer) else answer
+        value = await condition()
         if value:
             return value
         if time.monotonic() > deadline:
@@ -264,6 +263,7 @@ class Gate:
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        await create_topics(self.settings)
         await self._stack.enter_async_context(self.producer)
         await self._stack.enter_async_context(self.progress)
         await self._admin.start()

@@ -163,12 +163,19 @@ class Reader:
 
     async def _group(self) -> tuple[Offsets, bool]:
         """The group's committed offsets, and whether it has members."""
-        offsets = await self._admin.list_consumer_group_offsets(self._settings.group_id)
-        members = 0
-        for answer in await self._admin.describe_consumer_groups([self._settings.group_id]):
-            for group in answer.groups:
-                members += len(group[5])
-        return {tp: found.offset for tp, found in offsets.items() if found.offset >= 0}, members > 0
+        deadline = time.monotonic() + self._settings.request_timeout_seconds
+        while True:
+            try:
+                offsets = await self._admin.list_consumer_group_offsets(self._settings.group_id)
+                answers = await self._admin.describe_consumer_groups([self._settings.group_id])
+            except KafkaError as error:
+                # The first question about any group makes the broker create the topic it keeps them on.
+                if not error.retriable or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
+                continue
+            committed = {tp: found.offset for tp, found in offsets.items() if found.offset >= 0}
+            return committed, any(group[5] for answer in answers for group in answer.groups)
 
     async def _settle(self, outputs: list[TopicPartition]) -> tuple[Offsets, list[str]]:
         """Ends of the outputs below which every transaction has ended; those where one would not are named."""

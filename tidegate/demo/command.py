@@ -10,7 +10,7 @@ import signal
 import tempfile
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from schemas.topics import topics
 from tidegate.audit import audit
 from tidegate.broker import LocalBroker, free_port
 from tidegate.demo.processes import Child
-from tidegate.demo.story import CONTEXT, SNAPSHOT, STORY
+from tidegate.demo.story import SNAPSHOT, STORY
 from tidegate.demo.table import load_table, story_table, surprises
 from tidegate.errors import TidegateError
 from tidegate.kafka_jars import KAFKA_VERSION, classpath
@@ -141,7 +141,7 @@ class _Demo:
         )
         for name, value in SNAPSHOT.items():
             print_(f'  {name} = "{value}"', highlight=False)
-        print_(f"While it works, things happen. Each line is a session of its own, and one task in it.\n")
+        print_("While it works, things happen. Each line is a session of its own, and one task in it.\n")
         print_(story_table(heard.story))
         lines = surprises(heard.story)
         for line in lines:
@@ -219,7 +219,7 @@ class _Ear:
         self.story: dict[str, dict[str, Any]] = {}
         self.judged = 0
         self.summary: dict[str, Any] | None = None
-        self.on_judged = lambda _count: None
+        self.on_judged: Callable[[int], None] = lambda _count: None
         self._consumer = consumer
         self._news = asyncio.Event()
         self._failure: BaseException | None = None
@@ -233,8 +233,8 @@ class _Ear:
             listener.cancel()
             await asyncio.gather(listener, return_exceptions=True)
 
-    async def until(self, condition: Any, what: str) -> None:
-        """Wait for the condition. Raises `TidegateError` if the consumer dies, or has told nothing for half a minute."""
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for the condition. Raises `TidegateError` if the consumer dies, or tells nothing for half a minute."""
         while not condition():
             self._news.clear()
             try:

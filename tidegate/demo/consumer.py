@@ -1,4 +1,4 @@
-"""The demo's consumer process: `python -m tidegate.demo.consumer`, a service that waits for results with read_committed.
+"""The demo's consumer process: `python -m tidegate.demo.consumer`, a service that waits for results (read_committed).
 
 Tells on standard output, one JSON object a line: the verdicts of the story whole, how many results of the load it has
 verdicts of, and, when its standard input ends, the sum.

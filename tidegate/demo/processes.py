@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
@@ -43,9 +43,9 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._watcher: asyncio.subprocess.Process | None = None
 
-    async def __aenter__(self) -> Child:
+    async def __aenter__(self) -> Self:
         environment = {name: value for name, value in os.environ.items() if not name.upper().startswith("TIDEGATE_")}
-        # The working directory is another one, so that no ./tidegate.toml is read: the package must be found all the same.
+        # The working directory is another one, so that no ./tidegate.toml is read. The package must still be found.
         here = str(Path(tidegate.__file__).parents[1])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (here, environment.get("PYTHONPATH"))))
         with self.log_file.open("wb") as log:

@@ -28,11 +28,12 @@ def why(part: Mapping[str, Any], scenario: Scenario) -> str:
     """The verdict's reason in a sentence."""
     if part["reason"] == "stale":
         return "; ".join(_difference(difference) for difference in part["differences"])
+    reason: str = part["reason"]
     return {
         "fresh": scenario.fresh_because,
         "request_archived": "the request it belongs to is archived",
         "user_absent": "the user is on no device",
-    }.get(part["reason"], part["reason"])
+    }.get(reason, reason)
 
 
 def story_table(verdicts: Mapping[str, Mapping[str, Any]]) -> Table:
