@@ -179,7 +179,7 @@ DECISIONS = Row(
         ),
         Panel(
             "Events in",
-            "Input events folded or judged, by type.",
+            "Input events, by type.",
             "stacked",
             "eps",
             (Query(rate("tidegate_events_total", by="type"), "{{type}}"),),

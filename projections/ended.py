@@ -8,6 +8,9 @@ from typing import Final, NamedTuple
 
 import orjson
 
+PRUNE_EVERY: Final = 8
+"""How many tasks of a session end between two looks at the oldest one's age."""
+
 MAX_RESULTS: Final = 16
 """Results of one ended task that are known again as repeats."""
 
@@ -68,7 +71,10 @@ class EndedTasks:
     def prune(self, session_id: str, now_ms: int) -> list[str]:
         """Forget what is beyond the horizon at `now_ms`: too old, or too many. Returns the task ids forgotten."""
         lines = self._lines.get(session_id, b"")
-        surplus = lines.count(b"\n") - self._count
+        count = lines.count(b"\n")
+        surplus = count - self._count
+        if surplus <= 0 and count % PRUNE_EVERY:
+            return []  # looking at the oldest one's age costs more than the rest of remembering
         forgotten: list[str] = []
         while lines:
             end = lines.find(b"\n", 1)

@@ -4,7 +4,6 @@ Each function changes the row it is given, and nothing else: same row, same even
 clock.
 """
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -22,10 +21,13 @@ _ECHOED: Final = ("task_type", "destination", "metadata", "request_id")
 
 
 def fold_context_change(
-    row: SessionRow, event: ContextChanged, offset: int, timestamp: int, ended: Callable[[str], bool]
+    row: SessionRow, event: ContextChanged, offset: int, timestamp: int, *, cause_is_over: bool
 ) -> list[str] | None:
-    """Set and unset facets. Returns the tasks whose staleness changed (their status is to be told), or None where the
-    event changed nothing. `ended(task_id)` says whether a task is over: its own changes are of no more use."""
+    """Set and unset facets.
+
+    Returns the tasks whose staleness changed (their status is to be told), or None where the event changed nothing.
+    `cause_is_over`: the task whose own work it was has ended, so its own changes are of no more use.
+    """
     cause_task = event.cause.task_id if event.cause is not None else None
     changes: dict[str, Any] = event.set
     if event.unset:
@@ -39,7 +41,7 @@ def fold_context_change(
         if restaled is None:
             restaled = []
         facets[name] = [value, offset, timestamp, event.source, event.event_id, cause_task]
-        if cause_task is not None and (cause_task in tasks or not ended(cause_task)):
+        if cause_task is not None and (not cause_is_over):
             _remember_own(row, cause_task, name, UNSEEN if known is None else known[VALUE], value)
         for task_id, task in tasks.items():
             if name in task["expected"] and _restale(row, task, name):

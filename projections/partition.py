@@ -34,7 +34,7 @@ from projections.outputs import (
 )
 from projections.row import SessionRow, new_row, row_from_bytes, row_to_bytes
 from schemas.decode import Batch, Refusal
-from schemas.envelope import traceparent_of
+from schemas.envelope import traceparent_of, was_forwarded
 from schemas.events import (
     RESULT_EVENTS,
     ContextChanged,
@@ -47,12 +47,13 @@ from schemas.events import (
 )
 from schemas.fields import Decision, Reason
 from schemas.identity import digest
-from schemas.wire import decoder, struct_of
+from schemas.wire import decoder, event_type, struct_of
 
 FULL_ROW_BYTES: Final = 512 * 1024
 """A session whose row is larger takes no further facets, reads and tasks."""
 
 MAX_DECODED_ROWS: Final = 8192
+MAX_FORWARDED_REMEMBERED: Final = 32
 
 _CONTEXT_CHANGED = struct_of(ContextChanged)
 _SESSION_ERASED = struct_of(SessionErased)
@@ -192,16 +193,15 @@ class Partition:
                 continue
             session_id = event.session_id
             kind = type(event)
+            if batch.headers[index] and self._is_forwarded_again(batch, index, row):
+                continue
             if kind is _CONTEXT_CHANGED:
                 if session_id in self._full and event.set:
                     self._refuse_full(batch, index, session_id)
                     continue
+                cause_is_over = event.cause is not None and self._is_over(session_id, event.cause.task_id)
                 restaled = fold_context_change(
-                    row,
-                    event,
-                    batch.offsets[index],
-                    batch.timestamps[index],
-                    lambda task_id: self._ended.get(session_id, task_id) is not None,  # noqa: B023 - called at once
+                    row, event, batch.offsets[index], batch.timestamps[index], cause_is_over=cause_is_over
                 )
                 if restaled is not None:
                     self._dirty[session_id] = None
@@ -221,6 +221,8 @@ class Partition:
                 continue
             session_id, task_id = event.session_id, event.task_id
             kind = type(event)
+            if batch.headers[index] and self._is_forwarded_again(batch, index, row):
+                continue
             if kind is _DISPATCHED:
                 self._dispatch(batch, index, row, event, now_ms)
             elif kind is _EFFECT_PROPOSED:
@@ -486,6 +488,22 @@ class Partition:
             return None
         row = self._decoded[session_id] = new_row() if raw is None else row_from_bytes(raw)
         return row
+
+    def _is_forwarded_again(self, batch: Batch, index: int, row: SessionRow) -> bool:
+        if not was_forwarded(batch.headers[index]):
+            return False
+        event = batch.events[index]
+        identity = digest(f"{event.source}\0{event.event_id}".encode())
+        known = row.get("forwarded", [])
+        if identity in known:
+            self._changes.duplicates[event_type(type(event))] += 1
+            return True
+        row["forwarded"] = [*known, identity][-MAX_FORWARDED_REMEMBERED:]
+        self._dirty[event.session_id] = None
+        return False
+
+    def _is_over(self, session_id: str, task_id: str) -> bool:
+        return self._ended.get(session_id, task_id) is not None
 
     def _remember(self, session_id: str, ended: Ended) -> None:
         self._ended.put(session_id, ended)

@@ -57,6 +57,8 @@ class SessionRow(TypedDict):
     tasks: dict[str, TaskRow]
     own: dict[str, OwnChanges]
     """Own changes of tasks whose dispatch has not been folded yet: topics have no common order."""
+    forwarded: NotRequired[list[str]]
+    """Digests of the last events that were sent on from a wrong partition: a crash in between sends one twice."""
 
 
 def new_row() -> SessionRow:

@@ -5,6 +5,7 @@ Source: CloudEvents Kafka protocol binding 1.0.2, section 3.2.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final
 
 import orjson
@@ -13,6 +14,8 @@ Headers = Sequence[tuple[str, bytes]]
 
 CONTENT_TYPE: Final = (("content-type", b"application/json"), ("ce_specversion", b"1.0"))
 TRACEPARENT: Final = "traceparent"
+FORWARDED_FROM: Final = "tidegate_forwarded_from"
+"""Set on a record that was found on the wrong partition and sent on: `topic/partition/offset` where it was found."""
 
 _ATTRIBUTES: Final[Mapping[str, str]] = {
     "ce_type": "type",
@@ -23,21 +26,29 @@ _ATTRIBUTES: Final[Mapping[str, str]] = {
 }
 
 
-def headers_of(  # noqa: PLR0913 - one argument for each attribute
+def headers_of(
     event_type: str, source: str, event_id: str, session_id: str, occurred_at: str, traceparent: str | None = None
 ) -> list[tuple[str, bytes]]:
     """The headers of an output event; `occurred_at` in RFC 3339."""
     headers = [
-        *CONTENT_TYPE,
-        ("ce_type", event_type.encode()),
-        ("ce_source", source.encode()),
+        *_shared_headers(event_type, source),
+        _time_header(occurred_at),
         ("ce_id", event_id.encode()),
         ("ce_subject", session_id.encode()),
-        ("ce_time", occurred_at.encode()),
     ]
     if traceparent is not None:
         headers.append((TRACEPARENT, traceparent.encode()))
     return headers
+
+
+@lru_cache(maxsize=64)
+def _shared_headers(event_type: str, source: str) -> tuple[tuple[str, bytes], ...]:
+    return (*CONTENT_TYPE, ("ce_type", event_type.encode()), ("ce_source", source.encode()))
+
+
+@lru_cache(maxsize=8)
+def _time_header(occurred_at: str) -> tuple[str, bytes]:
+    return ("ce_time", occurred_at.encode())
 
 
 def traceparent_of(headers: Headers) -> str | None:
@@ -46,6 +57,11 @@ def traceparent_of(headers: Headers) -> str | None:
         if name == TRACEPARENT and value and value.isascii():
             return value.decode()
     return None
+
+
+def was_forwarded(headers: Headers) -> bool:
+    """Whether the record was sent on from a wrong partition."""
+    return any(name == FORWARDED_FROM for name, _ in headers)
 
 
 def completed_from_headers(value: bytes, headers: Headers) -> bytes | None:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import for_code
+from aiokafka.protocol.commit import OffsetFetchRequest
 
 from schemas.topics import topics
 from streams.config import EngineConfig
@@ -61,8 +63,24 @@ class Control:
 
     async def committed_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """The group's committed offsets, of those partitions that have one. Raises `KafkaError`."""
-        answer = await self._admin.list_consumer_group_offsets(self._config.group_id, partitions=list(partitions))
-        return {tp: committed.offset for tp, committed in answer.items() if committed.offset >= 0}
+        # The admin client's own call does not look at the answer's error code, and would take "the coordinator is still
+        # loading" for "nothing was committed".
+        wanted: dict[str, list[int]] = {}
+        for tp in partitions:
+            wanted.setdefault(tp.topic, []).append(tp.partition)
+        group_id = self._config.group_id
+        coordinator = await self._admin.find_coordinator(group_id)
+        answer = await self._admin._send_request(OffsetFetchRequest(group_id, list(wanted.items())), coordinator)
+        if error_code := getattr(answer, "error_code", 0):
+            raise for_code(error_code)(f"committed offsets of group {group_id!r}")
+        committed: dict[TopicPartition, int] = {}
+        for topic, answers in answer.topics:
+            for partition, offset, _metadata, partition_error in answers:
+                if partition_error:
+                    raise for_code(partition_error)(f"committed offset of {topic}, partition {partition}")
+                if offset >= 0:
+                    committed[TopicPartition(topic, partition)] = offset
+        return committed
 
     async def beginning_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """The offset of each log's first record. Raises `KafkaError`."""

@@ -79,7 +79,7 @@ def application(metrics: Metrics, state: WorkerState) -> web.Application:
 def _answer(body: dict[str, Any], *, good: bool) -> web.Response:
     return web.Response(
         status=200 if good else 503,
-        body=orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SORT_KEYS),
+        body=orjson.dumps(body, option=orjson.OPT_NON_STR_KEYS),
         content_type="application/json",
         headers={"Cache-Control": "no-store"},
     )

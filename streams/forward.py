@@ -6,18 +6,16 @@ and repeats are known by their identity.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final
 
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import murmur2
 
 from schemas.decode import Batch
+from schemas.envelope import FORWARDED_FROM
 from streams.config import EngineConfig
 
 _log = structlog.get_logger(__name__)
-
-FORWARDED_FROM: Final = "tidegate_forwarded_from"
 
 
 def partition_of(session_id: str, partition_count: int) -> int:

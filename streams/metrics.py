@@ -88,7 +88,7 @@ class Metrics:
         )
 
         self.events_total: Final = Counter(
-            "tidegate_events", "Input events folded or judged, by topic and type", ["topic", "type"], registry=registry
+            "tidegate_events", "Input events decoded, by topic and type", ["topic", "type"], registry=registry
         )
         self.duplicates_total: Final = Counter(
             "tidegate_duplicates", "Repeats of an event that were ignored, by type", ["type"], registry=registry

@@ -5,11 +5,12 @@ unusable; the caller throws it away together with the rows, which were changed a
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from streams.config import EngineConfig
 
@@ -62,21 +63,24 @@ class TransactionWriter:
         await producer.begin_transaction()
         sent = []
         for topic, topic_records in records.items():
-            builder = producer.create_batch()
-            for record in topic_records:
-                if (
-                    builder.append(key=record.key, value=record.value, timestamp=None, headers=record.headers) is None
-                    and builder.record_count()
-                ):
-                    sent.append(await producer.send_batch(builder, topic, partition=partition))
-                    builder = producer.create_batch()
-                    builder.append(key=record.key, value=record.value, timestamp=None, headers=record.headers)
-            if builder.record_count():
+            for builder in self._batches(topic_records):
                 sent.append(await producer.send_batch(builder, topic, partition=partition))
         committed = {TopicPartition(topic, partition): offset for topic, offset in offsets.items()}
         # commit_transaction succeeds even where a batch was refused, so every batch is awaited before it
         await asyncio.gather(*sent, producer.send_offsets_to_transaction(committed, self._config.group_id))
         await producer.commit_transaction()
+
+    def _batches(self, records: Sequence[Record]) -> Iterator[BatchBuilder]:
+        builder = self._producer.create_batch()
+        for key, value, headers in records:
+            if builder.append(timestamp=None, key=key, value=value, headers=headers) is not None:
+                continue
+            yield builder
+            builder = self._producer.create_batch()
+            if builder.append(timestamp=None, key=key, value=value, headers=headers) is None:
+                raise ValueError("an empty batch refused a record")
+        if builder.record_count():
+            yield builder
 
     async def stop(self) -> None:
         """Close the connections, in a bounded time, whatever state they are in."""

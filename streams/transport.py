@@ -14,7 +14,12 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer.fetcher import FetchResult
-from aiokafka.errors import ConsumerStoppedError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    CorruptRecordException,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
@@ -42,6 +47,7 @@ class Flow:
         self.joined: set[int] = set()
         self.queued_bytes: dict[tuple[str, int], int] = {}
         self._seeks: dict[TopicPartition, int] = {}
+        self._sought: dict[TopicPartition, int] = {}
         self._budget_bytes = config.queue_budget_bytes // len(FOLDED_ROLES)
 
     def is_over_budget(self, topic: str, partition: int) -> bool:
@@ -55,6 +61,11 @@ class Flow:
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Ask for the partition to be read from `offset`. Carried out before the next fetch is looked at."""
         self._seeks[TopicPartition(topic, partition)] = offset
+        self._sought[TopicPartition(topic, partition)] = offset
+
+    def seek_again(self, tp: TopicPartition) -> None:
+        """Ask for the last place again: it got lost in a rebalance. What was folded since then is dropped on arrival."""
+        self._seeks[tp] = self._sought[tp]
 
     def take_seeks(self) -> dict[TopicPartition, int]:
         """The seeks asked for since the last call."""
@@ -154,9 +165,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
                 continue
             state = result._assignment.state_value(tp)
             start = state.position
-            fetched = result._partition_records
-            fetched._consumer_record = _raw_record
-            records = list(fetched._records_iterator)
+            records = _unpacked(result._partition_records)
             result._update_position()
             if tp.partition in flow.joined and state.position > start:
                 batches.append(_batch(flow.roles[tp.topic], tp.partition, start, state.position, records))
@@ -164,7 +173,9 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     def _check(self, tp: TopicPartition, error: Exception, flow: Flow) -> None:
         if isinstance(error, NoOffsetForPartitionError):
-            return  # a new assignment, or a first one: the place to start from is about to be sought
+            if tp.partition in flow.joined:
+                flow.seek_again(tp)
+            return  # else its hand-over is about to seek the place to start from
         if isinstance(error, OffsetOutOfRangeError):
             if tp.partition not in flow.joined:
                 return
@@ -176,8 +187,29 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         raise error
 
 
-def _raw_record(_tp: TopicPartition, record: Any) -> Any:
-    return record
+def _unpacked(fetched: Any) -> list[Any]:
+    """The records of a fetch, without those of aborted transactions and without markers.
+
+    What aiokafka's `PartitionRecords` does one record at a time, making a ConsumerRecord of each.
+    """
+    records: list[Any] = []
+    while fetched._records.has_next():
+        batch = fetched._records.next_batch()
+        if fetched._check_crcs and not batch.validate_crc():
+            raise CorruptRecordException(f"Invalid CRC - {fetched._tp}")
+        aborted = False
+        if batch.producer_id is not None:
+            fetched._consume_aborted_up_to(batch.base_offset)
+            if batch.is_control_batch and fetched._contains_abort_marker(batch):
+                fetched._aborted_producers.discard(batch.producer_id)
+            aborted = batch.is_transactional and batch.producer_id in fetched._aborted_producers
+        if not batch.is_control_batch and not aborted:
+            if batch.base_offset >= fetched.next_fetch_offset:
+                records.extend(batch)
+            else:  # the broker answers with whole batches, from before the position asked for
+                records.extend(record for record in batch if record.offset >= fetched.next_fetch_offset)
+        fetched.next_fetch_offset = batch.next_offset
+    return records
 
 
 def _batch(role: Role, partition: int, start: int, end: int, records: list[Any]) -> Batch:

@@ -59,8 +59,8 @@ def test_metrics_as_text_for_everybody_else() -> None:
 
 
 def test_healthy_and_ready() -> None:
-    assert get("/healthz") == (200, "application/json", '{"detail":"","healthy":true}')
-    assert get("/readyz") == (200, "application/json", '{"partitions":{"0":"running"},"ready":true}')
+    assert get("/healthz") == (200, "application/json", '{"healthy":true,"detail":""}')
+    assert get("/readyz") == (200, "application/json", '{"ready":true,"partitions":{"0":"running"}}')
 
 
 def test_a_fatal_error_is_unhealthy_and_named() -> None:

@@ -35,7 +35,7 @@ PARTITIONS = 4
 _READY_SECONDS = 60.0
 _VERDICT_SECONDS = 30.0
 _DRAIN_SECONDS = 15.0
-_WIDTH = 118
+_WIDTH = 120
 
 T = TypeVar("T")
 
@@ -141,7 +141,7 @@ class _Demo:
         )
         for name, value in SNAPSHOT.items():
             print_(f'  {name} = "{value}"', highlight=False)
-        print_("While it works, things happen. Each line is a session of its own, and one task in it.\n")
+        print_("What happens while it works decides. Each line is a session of its own, with this one task in it.")
         print_(story_table(heard.story))
         lines = surprises(heard.story)
         for line in lines:

@@ -12,10 +12,10 @@ TASK_ID = "find-flight"
 
 CONTEXT = {
     "presence/laptop": "present",
-    "conversation": "trip to Lisbon",
+    "conversation": "Lisbon",
     "view/laptop": "flights",
-    "calendar/tuesday": "meeting until 15:00",
-    "doc/packing-list": "version 1",
+    "calendar/tuesday": "meeting 3 pm",
+    "doc/packing-list": "1",
     "request/lisbon": "1",
 }
 """What the user's context is when the agent is asked."""
@@ -25,8 +25,8 @@ SNAPSHOT = {name: CONTEXT[name] for name in ("calendar/tuesday", "conversation",
 
 OWN_WORK = {"task_id": TASK_ID}
 
-MESSAGE = {"part_id": "message", "kind": "show", "payload": "A flight at 17:40 fits after your meeting."}
-BOOKING = {"part_id": "booking", "kind": "apply", "payload": {"flight": "TP 1234", "departs": "Tuesday 17:40"}}
+MESSAGE = {"part_id": "message", "kind": "show", "payload": "The flight at 5:40 pm fits after your meeting."}
+BOOKING = {"part_id": "booking", "kind": "apply", "payload": {"flight": "TP 1234", "departs": "Tuesday 5:40 pm"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,14 @@ STORY = (
     Scenario(
         "unrelated",
         "edits the packing list",
-        ({"set": {"doc/packing-list": "version 2"}},),
+        ({"set": {"doc/packing-list": "2"}},),
         {"message": "delivered"},
-        "it does not depend on the packing list",
+        "the answer does not depend on it",
     ),
     Scenario(
         "own-work",
-        "nothing; the agent itself blocks\nthe evening in the calendar",
-        ({"set": {"calendar/tuesday": "meeting until 15:00, flight 17:40"}, "cause": OWN_WORK},),
+        "does nothing, but the agent\nblocks 5 pm in the calendar",
+        ({"set": {"calendar/tuesday": "meeting 3 pm, flight 5 pm"}, "cause": OWN_WORK},),
         {"message": "delivered"},
         "a task is not stale by its own work",
     ),
@@ -93,7 +93,7 @@ STORY = (
     Scenario(
         "new-conversation",
         "starts a new conversation",
-        ({"set": {"conversation": "tax return"}},),
+        ({"set": {"conversation": "taxes"}},),
         {"message": "withheld"},
     ),
     Scenario(
@@ -107,7 +107,7 @@ STORY = (
         "closes the tab",
         ({"set": {"presence/laptop": "absent"}},),
         {"message": "withheld"},
-        question="find a flight, and drop it\nif nobody is there",
+        question="find a flight,\nif I am here",
         dispatch={"when_absent": "withhold"},
     ),
     Scenario(
@@ -115,7 +115,7 @@ STORY = (
         "deletes the meeting",
         ({"unset": ["calendar/tuesday"]},),
         {"message": "marked", "booking": "withheld"},
-        question="find a flight, book it",
+        question="find a flight,\nand book it",
         parts=({**MESSAGE, "on_stale": "annotate"}, BOOKING),
     ),
 )

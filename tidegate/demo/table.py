@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
@@ -12,7 +13,7 @@ from tidegate.demo.story import STORY, Scenario, session_id
 
 _VERDICTS = {
     "delivered": Text("delivered", "green"),
-    "marked": Text("delivered, marked as stale", "yellow"),
+    "marked": Text("delivered, marked", "yellow"),
     "withheld": Text("withheld", "red"),
 }
 
@@ -31,16 +32,16 @@ def why(part: Mapping[str, Any], scenario: Scenario) -> str:
     reason: str = part["reason"]
     return {
         "fresh": scenario.fresh_because,
-        "request_archived": "the request it belongs to is archived",
-        "user_absent": "the user is on no device",
+        "request_archived": "the request is archived",
+        "user_absent": "the user is not there",
     }.get(reason, reason)
 
 
 def story_table(verdicts: Mapping[str, Mapping[str, Any]]) -> Table:
     """The story with its verdicts, by session id."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("the agent is asked to", "meanwhile the user", "part", "verdict", "why"):
-        table.add_column(column, overflow="fold")
+    table = Table(box=SIMPLE, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("the agent is to", "meanwhile the user", "part", "verdict", "why"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("part", "verdict"))
     for scenario in STORY:
         asked, meanwhile = scenario.question, scenario.meanwhile
         for part in verdicts[session_id(scenario)]["parts"]:
@@ -78,4 +79,4 @@ def _difference(difference: Mapping[str, Any]) -> str:
     facet, expected, actual = difference["facet"], difference["expected"], difference["actual"]
     was = "absent" if expected is None else f'"{expected}"'
     now = "gone" if actual is None else f'"{actual}"'
-    return f"{facet} was {was}, now it is {now}"
+    return f"{facet}: {was} → {now}"

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from tidegate.replay.plan import Answer
-
-AnswerId = tuple[str, str]
-"""Session and task."""
+from tidegate.replay.plan import Answer, AnswerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,28 +26,28 @@ class Ledger:
     verdicts: dict[AnswerId, Verdict] = field(default_factory=dict)
     judged_again: list[AnswerId] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
-    _produced: dict[AnswerId, float] = field(default_factory=dict)
+    _outstanding: dict[AnswerId, float] = field(default_factory=dict)
 
     @property
     def missing(self) -> list[AnswerId]:
         """Answers produced that have no verdict yet, in the order they were produced."""
-        return [answer for answer in self._produced if answer not in self.verdicts]
+        return list(self._outstanding)
 
     def produced(self, answer: Answer, at_seconds: float) -> None:
         """Note that the answer's result is being sent at this time of a monotonic clock."""
-        name = (answer.session_id, answer.task_id)
-        self.answers[name] = answer
-        self._produced[name] = at_seconds
+        self.answers[answer.name] = answer
+        self._outstanding[answer.name] = at_seconds
 
-    def judged(self, event: dict[str, Any], at_seconds: float) -> None:
+    def judged(self, event: dict[str, Any], at_seconds: float) -> AnswerId:
         """Note a `result.delivered` or `result.withheld` event received at this time of the same clock."""
         name = (event["session_id"], event["task_id"])
         if name in self.verdicts:
             self.judged_again.append(name)
-            return
+            return name
         verdict = event["verdict"]
         stale = {difference["facet"] for part in verdict["parts"] for difference in part.get("differences", ())}
-        produced = self._produced.get(name, at_seconds)
+        produced = self._outstanding.pop(name, at_seconds)
         self.verdicts[name] = Verdict(
             verdict["decision"] == "delivered", verdict["reason"], frozenset(stale), at_seconds - produced
         )
+        return name

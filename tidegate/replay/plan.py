@@ -23,6 +23,8 @@ from tidegate.replay.tools import ToolRules, bounded
 
 Role = Literal["context", "steps", "results"]
 Body = dict[str, Any]
+AnswerId = tuple[str, str]
+"""Session and task."""
 
 _MESSAGE_CHARACTERS = 500
 _SPARE_BYTES = 1024
@@ -74,6 +76,11 @@ class Answer:
     follows_write: bool
     fixed_snapshot_differs: bool
     tool_answer: bool
+
+    @property
+    def name(self) -> AnswerId:
+        """What tells it from all others."""
+        return self.session_id, self.task_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Plays planned sessions through a running gate, and collects its verdicts. What is played is `tidegate.replay.plan`.
 
-As in life, a service goes on when the broker has acknowledged its event: whatever happened before an answer in its
-session is acknowledged before the answer is produced.
+As in life, a service goes on when the broker has acknowledged its event, and a conversation when its answer has come:
+what happened before an answer is acknowledged before it is produced, and what happens after it waits for the verdict.
+Without the latter, compressed time would let a user reply to what has not been shown yet.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from schemas.topics import topic_name
 from tidegate.errors import TidegateError
 from tidegate.replay.conversations import Conversation
 from tidegate.replay.ledger import Ledger
-from tidegate.replay.plan import Options, plan
+from tidegate.replay.plan import AnswerId, Options, plan
 from tidegate.settings import Settings
 from tidegate.topics import describe_topics
 
-_POLL_MS = 200
+_POLL_SECONDS = 0.2
 _SESSIONS_AT_ONCE = 2000
 
 
@@ -52,7 +53,7 @@ class Player:
     """Plays sessions on the broker of `settings`.
 
     speed: how many of the conversations' seconds pass in one; 0 waits for nothing but acknowledgements.
-    verdict_timeout_seconds: how long to wait for outstanding verdicts after the last answer or verdict.
+    verdict_timeout_seconds: how long to go on with outstanding answers and no verdict.
     on_verdict: called after each one.
     """
 
@@ -72,8 +73,8 @@ class Player:
         self._on_verdict = on_verdict
         self._ledger = Ledger()
         self._events = 0
-        self._last_sign = 0.0
-        self._judged = asyncio.Event()
+        self._judged_at = 0.0
+        self._waiting: dict[AnswerId, asyncio.Event] = {}
         self._topics = {role: topic_name(role, settings.topic_prefix) for role in ("context", "steps", "results")}
         self._delivered = topic_name("delivered", settings.topic_prefix)
         self._withheld = topic_name("withheld", settings.topic_prefix)
@@ -90,7 +91,7 @@ class Player:
             **self._settings.kafka_kwargs(),
             isolation_level="read_committed",
             enable_auto_commit=False,
-            fetch_max_wait_ms=_POLL_MS,
+            fetch_max_wait_ms=int(_POLL_SECONDS * 1000),
         )
         producer = AIOKafkaProducer(
             **self._settings.kafka_kwargs(), enable_idempotence=True, acks="all", linger_ms=0, retry_backoff_ms=20
@@ -139,43 +140,47 @@ class Player:
         free = asyncio.Semaphore(_SESSIONS_AT_ONCE)
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self._watch(consumer, run))
-            sessions = [group.create_task(self._session(producer, start, began, free)) for start in starts]
-            await asyncio.wait(sessions)
-            seconds = time.monotonic() - began
-            self._last_sign = time.monotonic()
-            while self._ledger.missing and time.monotonic() < self._last_sign + self._verdict_timeout_seconds:
-                self._judged.clear()
-                try:
-                    await asyncio.wait_for(self._judged.wait(), _POLL_MS / 1000)
-                except TimeoutError:
-                    continue
-            watching.cancel()
-        return Played(self._ledger, self._events, seconds)
+            sessions = {group.create_task(self._session(producer, start, began, free)) for start in starts}
+            silent_since = began
+            while sessions:
+                done, sessions = await asyncio.wait(sessions, timeout=_POLL_SECONDS)
+                for finished in done:
+                    finished.result()
+                silent_since = time.monotonic() if not self._ledger.missing else max(silent_since, self._judged_at)
+                if time.monotonic() > silent_since + self._verdict_timeout_seconds:
+                    break
+            for unfinished in (*sessions, watching):
+                unfinished.cancel()
+        return Played(self._ledger, self._events, time.monotonic() - began)
 
     async def _session(self, producer: AIOKafkaProducer, start: Start, began: float, free: asyncio.Semaphore) -> None:
-        await self._until(began, start.at_seconds)
+        begins = began + self._compressed(start.at_seconds)
+        await asyncio.sleep(begins - time.monotonic())
         async with free:
             planned = plan(start.conversation, start.session_id, self._options, start.number)
             answers = iter(planned.answers)
             key = start.session_id.encode()
             for event in planned.events:
-                await self._until(began, start.at_seconds + event.at_seconds)
+                await asyncio.sleep(begins + self._compressed(event.at_seconds) - time.monotonic())
                 now = datetime.now(UTC).isoformat(timespec="milliseconds")
                 value = orjson.dumps({**event.body, "occurred_at": now})
-                if event.role == "results":
-                    self._ledger.produced(next(answers), time.monotonic())
+                answer = next(answers) if event.role == "results" else None
+                if answer is not None:
+                    self._ledger.produced(answer, time.monotonic())
+                    self._waiting[answer.name] = asyncio.Event()
                 await producer.send_and_wait(self._topics[event.role], value, key=key)
                 self._events += 1
+                if answer is not None:
+                    sent = time.monotonic()
+                    await self._waiting[answer.name].wait()
+                    begins += time.monotonic() - sent
 
-    async def _until(self, began: float, at_seconds: float) -> None:
-        if self._speed:
-            wait = began + at_seconds / self._speed - time.monotonic()
-            if wait > 0:
-                await asyncio.sleep(wait)
+    def _compressed(self, seconds: float) -> float:
+        return seconds / self._speed if self._speed else 0.0
 
     async def _watch(self, consumer: AIOKafkaConsumer, run: bytes) -> None:
         while True:
-            batches = await consumer.getmany(timeout_ms=_POLL_MS)
+            batches = await consumer.getmany(timeout_ms=int(_POLL_SECONDS * 1000))
             now = time.monotonic()
             for partition, records in batches.items():
                 for record in records:
@@ -184,10 +189,11 @@ class Player:
                     if partition.topic == self._dlq:
                         self._ledger.refused.append(_refusal(record))
                         continue
-                    self._ledger.judged(orjson.loads(record.value), now)
-                    self._last_sign = now
-                    self._judged.set()
-                    self._on_verdict()
+                    name = self._ledger.judged(orjson.loads(record.value), now)
+                    self._judged_at = now
+                    if name in self._waiting:
+                        self._waiting.pop(name).set()
+                        self._on_verdict()
 
 
 def _refusal(record: Any) -> str:

@@ -6,18 +6,19 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from tidegate.replay.ledger import AnswerId, Ledger
-from tidegate.replay.plan import Answer
+from tidegate.replay.ledger import Ledger
+from tidegate.replay.plan import Answer, AnswerId
 from tidegate.replay.player import Played
 
-_NAMED = 20
+_NAMED = 10
 
 
 def figures(played: Played, *, file: str, conversations: int, sessions: int) -> dict[str, Any]:
-    """Everything the tables show, and the ids they leave out. Counts, and milliseconds where it says so."""
+    """Everything the report shows, and the ids it leaves out."""
     ledger = played.ledger
     answers = ledger.answers
     verdicts = ledger.verdicts
@@ -83,80 +84,76 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 def show(found: dict[str, Any], console: Console) -> None:
     """Print the report."""
-    for table in (_verdicts(found), _reasons(found)):
-        if table is not None:
-            console.print(table)
-    console.print(*_sentences(found), sep="\n")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(min_width=40)
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    for title, rows in _sections(found):
+        table.add_row(Text(title, "bold"))
+        for row in rows:
+            table.add_row(*row)
+        table.add_row()
+    console.print(table)
+    for sentence in _sentences(found):
+        console.print(sentence, highlight=False)
     for title, names in _troubles(found):
-        console.print(f"[bold red]{title}[/bold red]")
+        console.print(f"\n[bold red]{len(names):,} {title}[/bold red]")
         for name in names[:_NAMED]:
             console.print(f"  {name}", highlight=False, markup=False)
         if len(names) > _NAMED:
             console.print(f"  and {len(names) - _NAMED} more (--json lists all)")
 
 
-def _verdicts(found: dict[str, Any]) -> Table:
-    table = Table(title="Answers", title_justify="left", box=None, pad_edge=False, show_header=False)
-    table.add_column(min_width=34)
-    table.add_column(justify="right")
-    table.add_column(justify="right")
+def _sections(found: dict[str, Any]) -> list[tuple[str, list[tuple[str, ...]]]]:
     answers = found["answers"]
-    for label, count in (
-        ("played", answers),
+    verdicts = [
         ("delivered, fresh", found["fresh"]),
-        ("withheld", found["withheld"]),
-        *((f"  {reason.replace('_', ' ')}", count) for reason, count in found["withheld_by_reason"].items()),
+        *((f"withheld, {reason.replace('_', ' ')}", count) for reason, count in found["withheld_by_reason"].items()),
         *([("no verdict", len(found["missing"]))] if found["missing"] else []),
-    ):
-        table.add_row(label, f"{count:,}", f"{count / answers:.1%}" if answers else "")
-    return table
-
-
-def _reasons(found: dict[str, Any]) -> Table | None:
-    if not found["stale_by_facet_kind"]:
-        return None
-    table = Table(title="\nStale by kind of facet", title_justify="left", box=None, pad_edge=False, show_header=False)
-    table.add_column(min_width=34)
-    table.add_column(justify="right")
-    for kind, count in found["stale_by_facet_kind"].items():
-        table.add_row(kind, f"{count:,}")
-    return table
-
-
-def _sentences(found: dict[str, Any]) -> list[RenderableType]:
-    after, latency = found["after_own_write"], found["latency_ms"]
-    lines = [
-        "",
-        (
-            f"{found['interfered_with']:,} answers had a thing they had read changed by somebody else before they came;"
-            f" the user had already sent the next message before {found['superseded']:,}."
-        ),
-        (
-            f"{after['answers']:,} answers came after their task had written something itself: {after['withheld']:,} of"
-            " them were withheld. Comparing with the dispatch's snapshot alone would have withheld"
-            f" {after['fixed_snapshot_would_withhold']:,}."
-        ),
     ]
+    sections = [
+        ("answers", [(f"{answers:,} in {found['sessions']:,} conversations",)]),
+        ("verdicts", [(label, f"{count:,}", f"{count / max(1, answers):.1%}") for label, count in verdicts]),
+    ]
+    if found["stale_by_facet_kind"]:
+        sections.append(("stale by", [(kind, f"{count:,}") for kind, count in found["stale_by_facet_kind"].items()]))
+    meanwhile = (
+        ("somebody else changed a thing it had read", found["interfered_with"]),
+        ("the user sent the next message", found["superseded"]),
+        ("it changed things itself", found["after_own_write"]["answers"]),
+    )
+    sections.append(("while the agent worked", [(label, f"{count:,}") for label, count in meanwhile]))
+    return sections
+
+
+def _sentences(found: dict[str, Any]) -> list[str]:
+    after, latency = found["after_own_write"], found["latency_ms"]
+    sentences = []
+    if after["answers"]:
+        sentences.append(
+            f"Of the {after['answers']:,} answers whose task had changed things itself, {after['withheld']:,} were withheld."
+            f" A gate that knows only the dispatch's snapshot would withhold {after['fixed_snapshot_would_withhold']:,}."
+        )
     if latency["p50"] is not None:
-        lines.append(
+        sentences.append(
             f"Result produced to verdict received: p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms."
             f" {found['events']:,} events in {found['seconds']:.1f} s."
         )
-    return list(lines)
+    return sentences
 
 
 def _troubles(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
     told = (
-        ("missing", "answers without a verdict (is a worker running?):"),
+        ("missing", "answers without a verdict; is a worker running on these settings?"),
         ("judged_again", "answers with more than one verdict:"),
         ("unexpected", "answers with another verdict than their history asks for:"),
         ("refused", "events the gate did not understand:"),
     )
-    return [(f"\n{len(found[name]):,} {title}", found[name]) for name, title in told if found[name]]
+    return [(title, found[name]) for name, title in told if found[name]]
 
 
 def _withheld(ledger: Ledger, answer: Answer) -> bool:
-    verdict = ledger.verdicts.get((answer.session_id, answer.task_id))
+    verdict = ledger.verdicts.get(answer.name)
     return verdict is not None and not verdict.delivered
 
 

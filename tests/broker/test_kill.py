@@ -1,0 +1,143 @@
+"""Workers that die, come, go and fall asleep under load: every result is judged once, every task ends once.
+
+Outputs outside the transaction, or offsets outside it, make duplicates at the first kill (an `at_least_once` worker
+turned 8,000 increments into 12,947). Reading committed offsets before fencing loses or repeats at a hand-over; keeping
+fetched batches over a rebalance repeats them. A restore inside the rebalance callback, or an assignor that asserts on
+another worker's address, takes healthy workers down with the dead one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import pytest
+
+from bench.process import Worker, until_ready
+from bench.workload import Workload
+from tests.broker.harness import Gate, Load, Outputs, assert_each_once, wait_for
+from tidegate.settings import Settings
+
+MakeSettings = Callable[..., Settings]
+
+PARTITIONS: Final = 4
+SESSIONS: Final = 400
+PER_SECOND: Final = 2000
+
+pytestmark = pytest.mark.timeout(280)
+
+
+async def _load(gate: Gate, seed: int) -> Load:
+    workload = Workload(sessions=SESSIONS, partitions=PARTITIONS, seed=seed, name=f"load{seed}")
+    await gate.write(workload.opening())
+    return Load(gate, workload, PER_SECOND).start()
+
+
+async def _settle(gate: Gate, load: Load, outputs: Outputs) -> None:
+    """End the load, wait until all of it is judged, and count."""
+    await load.stop()
+    await gate.drained(60)
+    await outputs.until(
+        lambda: sum(outputs.endings.values()) >= load.workload.dispatches,
+        30,
+        "every task has ended",
+        lambda: f"{sum(outputs.endings.values())} of {load.workload.dispatches}",
+    )
+    assert_each_once(outputs, load.workload)
+    assert len(outputs.decisions) > 1, "nothing but one kind of verdict: the load shows nothing"
+    await gate.audit(tasks=load.workload.dispatches)
+
+
+async def _kills(make_settings: MakeSettings, tmp_path: Path) -> None:
+    random = Random(20250602)
+    async with Gate(make_settings(partitions=PARTITIONS), tmp_path) as gate, gate.outputs(keep=False) as outputs:
+        workers = [gate.worker(name, instance_id=name).start() for name in ("one", "two")]
+        await _hold_all_partitions(workers)
+        load = await _load(gate, 1)
+        for number in range(10):
+            victim = random.choice(workers)
+            survivor = next(worker for worker in workers if worker is not victim)
+            if number % 2:  # else wherever it happens to be: starting, joining, taking over
+                await until_ready([victim])
+            await asyncio.sleep(random.uniform(0.0, 2.0))
+            assert survivor.is_alive, f"{survivor.name} died of the other's death ({survivor.exit_status})"
+            victim.kill()
+            if number in {3, 7}:  # stays away for longer than its session lives: its partitions move
+                await _hold_all_partitions([survivor])
+            victim.start()
+        await until_ready(workers)
+        await _settle(gate, load, outputs)
+        for worker in workers:
+            assert worker.is_alive
+
+
+def test_ten_kills_under_load_lose_and_repeat_nothing(make_settings: MakeSettings, tmp_path: Path) -> None:
+    asyncio.run(_kills(make_settings, tmp_path))
+
+
+async def _comings_and_goings(make_settings: MakeSettings, tmp_path: Path) -> None:
+    """Workers without a static id: every one that comes or goes moves partitions. At most three at a time."""
+    random = Random(3)
+    settings = make_settings(partitions=PARTITIONS, heartbeat_interval_seconds=0.5)
+    async with Gate(settings, tmp_path) as gate, gate.outputs(keep=False) as outputs:
+        here = await gate.start("worker-0")
+        load = await _load(gate, 2)
+        for number in range(1, 11):
+            newcomer = gate.worker(f"worker-{number}").start()
+            here.append(newcomer)
+            await _hold_all_partitions(here)
+            if len(here) == 3:
+                leaver = here.pop(random.randrange(2))
+                leaver.ask_to_stop()
+                assert await asyncio.to_thread(leaver.process.wait, 20) == 0
+                await _hold_all_partitions(here)
+        await _settle(gate, load, outputs)
+        for worker in here:
+            assert worker.is_alive
+
+
+async def _hold_all_partitions(workers: list[Worker]) -> None:
+    """Wait until each partition is running on exactly one of the workers; none of them may have ended."""
+
+    async def check() -> bool:
+        for worker in workers:
+            assert worker.is_alive, f"{worker.name} has died of a rebalance ({worker.exit_status})"
+        answers = [await asyncio.to_thread(worker.partitions) for worker in workers]
+        held = [
+            number for states in answers if states is not None for number, state in states.items() if state == "running"
+        ]
+        return None not in answers and sorted(held) == list(range(PARTITIONS))
+
+    await wait_for(check, 30, "each partition runs on one worker", lambda: [worker.partitions() for worker in workers])
+
+
+def test_ten_workers_come_and_go_under_load(make_settings: MakeSettings, tmp_path: Path) -> None:
+    asyncio.run(_comings_and_goings(make_settings, tmp_path))
+
+
+async def _zombie(make_settings: MakeSettings, tmp_path: Path) -> None:
+    """A worker that stood still for longer than its session lives: whatever it does on waking comes too late."""
+    async with Gate(make_settings(partitions=PARTITIONS), tmp_path) as gate, gate.outputs(keep=False) as outputs:
+        sleeper, awake = await gate.start("sleeper", "awake")
+        await _hold_all_partitions([sleeper, awake])
+        load = await _load(gate, 3)
+        for _ in range(2):
+            await outputs.until(lambda: outputs.verdicts, 20, "verdicts under load")
+            sleeper.freeze()
+            await _hold_all_partitions([awake])
+            sleeper.thaw()
+            await _has_new_verdicts(outputs)
+            await _hold_all_partitions([sleeper, awake])
+        await _settle(gate, load, outputs)
+
+
+async def _has_new_verdicts(outputs: Outputs) -> None:
+    before = len(outputs.verdicts)
+    await outputs.until(lambda: len(outputs.verdicts) > before + 200, 30, "verdicts after the waking")
+
+
+def test_a_worker_that_outslept_its_session_is_fenced(make_settings: MakeSettings, tmp_path: Path) -> None:
+    asyncio.run(_zombie(make_settings, tmp_path))
