@@ -8,16 +8,12 @@ from schemas.topics import Role
 from tidegate.audit.collect import PartitionLogs, Passed
 
 
-def check_forwarding(partitions: Sequence[PartitionLogs]) -> int:
-    """Compare records met on a wrong partition with the copies sent on; how many still wait for that.
-
-    `partitions` are all of them; findings are noted there.
-    """
+def check_forwarding(partitions: Sequence[PartitionLogs]) -> None:
+    """Compare records met on a wrong partition with the copies sent on. `partitions` are all of them."""
     copies: dict[tuple[Role, int, int], list[tuple[PartitionLogs, Passed]]] = {}
     for logs in partitions:
         for copy in logs.copies:
             copies.setdefault((copy.role, copy.partition, copy.offset), []).append((logs, copy))
-    waiting = 0
     for logs in partitions:
         for stray in logs.strays:
             sent = copies.pop((stray.role, stray.partition, stray.offset), [])
@@ -25,10 +21,8 @@ def check_forwarding(partitions: Sequence[PartitionLogs]) -> int:
                 logs.note("forwarded_altered", "the copy differs", stray.role, stray.offset)
             if not sent and stray.handled:
                 logs.note("misrouted_not_forwarded", "no copy on the right partition", stray.role, stray.offset)
-            waiting += not sent and not stray.handled
     begins = {logs.partition: logs.bounds for logs in partitions}
     for (role, partition, offset), sent in copies.items():
         for logs, _ in sent:
             if partition not in begins or offset >= begins[partition][role].beginning:
                 logs.note("forwarded_without_origin", f"{logs.names[role]}/{partition}/{offset}", role, None)
-    return waiting

@@ -81,9 +81,8 @@ class Report:
     def print(self, console: Console) -> None:
         """Tables: what there is, what became of the parts, the four headline numbers, then every finding."""
         title = f"audit of {self.prefix}, group {self.group_id}, {self.partitions} partitions, {self.seconds:.1f} s"
-        seen = Table(
-            "what", "count", title=escape(title), title_justify="left", box=None, pad_edge=False, show_header=False
-        )
+        console.print(escape(title), style="bold", highlight=False)
+        seen = Table("what", "count", box=None, pad_edge=False, show_header=False)
         seen.columns[1].justify = "right"
         for name, words in _COUNTS:
             if self.counts[name] or name not in ("repeats", "forwarded", "unverifiable"):

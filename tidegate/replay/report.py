@@ -104,14 +104,14 @@ def show(found: dict[str, Any], console: Console) -> None:
             console.print(f"  and {len(names) - _NAMED} more (--json lists all)")
 
 
-def _sections(found: dict[str, Any]) -> list[tuple[str, list[tuple[str, ...]]]]:
+def _sections(found: dict[str, Any]) -> list[tuple[str, Sequence[Sequence[str]]]]:
     answers = found["answers"]
     verdicts = [
         ("delivered, fresh", found["fresh"]),
         *((f"withheld, {reason.replace('_', ' ')}", count) for reason, count in found["withheld_by_reason"].items()),
         *([("no verdict", len(found["missing"]))] if found["missing"] else []),
     ]
-    sections = [
+    sections: list[tuple[str, Sequence[Sequence[str]]]] = [
         ("answers", [(f"{answers:,} in {found['sessions']:,} conversations",)]),
         ("verdicts", [(label, f"{count:,}", f"{count / max(1, answers):.1%}") for label, count in verdicts]),
     ]
@@ -131,8 +131,9 @@ def _sentences(found: dict[str, Any]) -> list[str]:
     sentences = []
     if after["answers"]:
         sentences.append(
-            f"Of the {after['answers']:,} answers whose task had changed things itself, {after['withheld']:,} were withheld."
-            f" A gate that knows only the dispatch's snapshot would withhold {after['fixed_snapshot_would_withhold']:,}."
+            f"Of the {after['answers']:,} answers whose task had changed things itself, {after['withheld']:,} were"
+            " withheld. A gate that knows only the dispatch's snapshot would withhold"
+            f" {after['fixed_snapshot_would_withhold']:,}."
         )
     if latency["p50"] is not None:
         sentences.append(

@@ -1,0 +1,49 @@
+"""The fold and the gate in memory, fed one event at a time: what a broker and a worker do, without either."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Final
+
+import orjson
+
+from projections.gate import Place
+from projections.partition import Partition, Rules
+from schemas.decode import Batch, Decoder
+from schemas.topics import Role
+
+_DECODERS: Final = {role: Decoder(role) for role in ("context", "steps", "results")}
+
+
+class MemoryGate:
+    """One partition's gate. Refuses nothing quietly: an event it does not take is an AssertionError."""
+
+    def __init__(self) -> None:
+        self._partition = Partition(0, Rules())
+        self._ends: Counter[str] = Counter()
+        self._now_ms = 1_700_000_000_000
+
+    def take(self, role: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """Fold or judge one event (`occurred_at` may be missing); the verdict events that came of it."""
+        roles: dict[str, Role] = {"context": "context", "steps": "steps", "results": "results"}
+        value = orjson.dumps({"occurred_at": "2024-05-15T15:00:00Z", **body})
+        offset = self._ends[role]
+        self._ends[role] += 1
+        self._now_ms += 1
+        key = body["session_id"].encode()
+        batch = Batch(roles[role], 0, offset, offset + 1, [offset], [self._now_ms], [key], [value], [()], len(value))
+        assert _DECODERS[role].decode(batch) == []
+        if role == "context":
+            self._partition.fold_context(batch)
+        elif role == "steps":
+            self._partition.fold_steps(batch, self._now_ms)
+        else:
+            place = Place(0, self._ends["context"], self._ends["steps"])
+            self._partition.judge(batch, place, self._now_ms)
+        changes = self._partition.take(self._now_ms)
+        assert changes.refusals == []
+        return [
+            orjson.loads(output.value)
+            for output in changes.outputs
+            if output.role in ("delivered", "withheld") and output.value is not None
+        ]
