@@ -1,7 +1,7 @@
 """The tasks of a session that ended, within the horizon: how each ended, and which results of it were judged.
 
 Kept as lines of JSON, because they are many, looked for often and read seldom: finding one is a search for its first
-bytes (a line is b'\\n["<task id>",...]'), and only that line is parsed.
+bytes (a newline, a bracket, the task id in quotes), and only that line is parsed.
 """
 
 from typing import Final, NamedTuple
@@ -16,8 +16,11 @@ MAX_RESULTS: Final = 16
 
 
 class Ended(NamedTuple):
-    """One ended task. `disposition` and `dispatch_digest` are None where a result was given up as unknown before any
-    dispatch of the task was seen. `results` are [identity digest, content digest] pairs, `at` is the broker's time (ms)."""
+    """One ended task.
+
+    `disposition` and `dispatch_digest` are None where a result was given up as unknown before any dispatch of the task
+    was seen. `results` are [identity digest, content digest] pairs, `at` is the broker's time (ms).
+    """
 
     task_id: str
     disposition: str | None

@@ -85,7 +85,7 @@ def _reason_for_all(row: SessionRow, task_id: str, task: TaskRow) -> Reason | No
     return None
 
 
-def _judge_part(  # noqa: PLR0913 - the row, the part, and what the parts before it have told
+def _judge_part(
     row: SessionRow, task: TaskRow, part: Part, stale: list[str], on_stale: str, listed: set[str]
 ) -> dict[str, Any]:
     verdict: dict[str, Any] = {"part_id": part.part_id, "decision": DELIVERED, "reason": "fresh"}

@@ -9,7 +9,9 @@ from typing import Any, Final, NotRequired, TypedDict, cast
 import orjson
 
 Facet = list[Any]
-"""[value or None, offset, broker timestamp (ms), source, event_id, cause task or None]: the last change of one facet."""
+"""[value or None, offset, broker timestamp (ms), source, event_id, cause task or None]: the last change of one
+facet.
+"""
 
 VALUE: Final = 0
 OFFSET: Final = 1
