@@ -44,13 +44,15 @@ def event_type(struct: type[Any]) -> str:
     return str(struct.__struct_config__.tag)
 
 
-class _Untyped(msgspec.Struct, tag_field="type", tag=""):
-    """Never sent. A union of one would not ask for its `type`."""
+class _Nothing(msgspec.Struct, tag_field="type", tag=""):
+    """Can never be decoded. It makes a union of a single event: alone, that would not be asked for its `type`."""
+
+    impossible: Annotated[int, msgspec.Meta(gt=0, lt=1)]
 
 
 def decoder(models: tuple[type[BaseModel], ...]) -> msgspec.json.Decoder[Any]:
     """Decodes one JSON event of any of `models`, told apart by `type`; raises `msgspec.DecodeError`."""
-    return msgspec.json.Decoder(Union[(_Untyped, *map(struct_of, models))])
+    return msgspec.json.Decoder(Union[(_Nothing, *map(struct_of, models))])
 
 
 def _derive(model: type[BaseModel]) -> type[msgspec.Struct]:

@@ -76,6 +76,8 @@ class PartitionLogs:
         self.waiting: Counter[Role] = Counter()
         """Inputs at or beyond the committed offset, per topic."""
         self.refused: dict[tuple[Role, int], Refused] = {}
+        self.repeated_ids: list[tuple[str, str, str, Role, int]] = []
+        """Outputs whose event id another one has: session, task, event id, role, offset."""
         self.strays: list[Passed] = []
         self.copies: list[Passed] = []
         self._partitions = partitions
@@ -342,7 +344,7 @@ class PartitionLogs:
         self.counts["statuses"] += 1
         try:
             body = orjson.loads(record.value)
-            self._output_id(role, record, body["event_id"])
+            self._output_id(role, record, body)
             if (body["session_id"], body["task_id"]) != (session_id, task_id):
                 self.note("output_misplaced", "the key names another task than the body", role, record.offset)
             status.taken = body.get("taken") or {}
@@ -364,7 +366,7 @@ class PartitionLogs:
         try:
             body = orjson.loads(record.value or b"")
             session_id = body["session_id"]
-            self._output_id(role, record, body["event_id"])
+            self._output_id(role, record, body)
             if role != "commands":
                 output, task_id = output_of(role, record, body), body["task_id"]
                 self.session(session_id).outputs.setdefault(task_id, []).append(output)
@@ -374,9 +376,10 @@ class PartitionLogs:
         self.counts["outputs"] += 1
         self._placed(role, record, session_id, session_id.encode())
 
-    def _output_id(self, role: Role, record: Record, event_id: str) -> None:
+    def _output_id(self, role: Role, record: Record, body: dict[str, Any]) -> None:
+        event_id = body["event_id"]
         if event_id in self._output_ids:
-            self.note("event_id_twice", event_id, role, record.offset)
+            self.repeated_ids.append((body["session_id"], body["task_id"], event_id, role, record.offset))
         self._output_ids.add(event_id)
 
     def _placed(self, role: Role, record: Record, session_id: str, key: bytes) -> None:
