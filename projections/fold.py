@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from projections.row import CAUSE, UNSEEN, VALUE, OwnChanges, SessionRow, TaskRow, differs
+from projections.row import CAUSE, SEVERAL, UNSEEN, VALUE, OwnChanges, SessionRow, TaskRow, differs
 from schemas.events import ContextChanged, TaskDispatched, TaskStep
 from schemas.identity import digest
 
@@ -17,7 +17,7 @@ MAX_CHAIN: Final = 64
 MAX_CHAINS: Final = 16
 MAX_UNDISPATCHED: Final = 32
 
-_ECHOED: Final = ("task_type", "destination", "metadata", "request_id")
+_ECHOED: Final = ("task_type", "destination", "metadata", "request_id", "slot")
 
 
 def fold_context_change(
@@ -36,11 +36,15 @@ def fold_context_change(
     facets, tasks = row["facets"], row["tasks"]
     for name, value in changes.items():
         known = facets.get(name)
-        if known is not None and known[VALUE] == value and (cause_task is not None or known[CAUSE] is None):
-            continue
+        cause = cause_task
+        if known is not None and known[VALUE] == value:
+            if known[CAUSE] is None or known[CAUSE] == cause_task:
+                continue
+            if cause_task is not None:
+                cause = SEVERAL
         if restaled is None:
             restaled = []
-        facets[name] = [value, offset, timestamp, event.source, event.event_id, cause_task]
+        facets[name] = [value, offset, timestamp, event.source, event.event_id, cause]
         if cause_task is not None and (not cause_is_over):
             _remember_own(row, cause_task, name, UNSEEN if known is None else known[VALUE], value)
         for task_id, task in tasks.items():
@@ -87,7 +91,10 @@ _OBEYED: Final[tuple[tuple[str, tuple[Any, ...]], ...]] = (
 
 def echo_of(event: TaskDispatched) -> dict[str, Any]:
     """What outputs repeat from a dispatch."""
-    return {name: value for name in _ECHOED if (value := getattr(event, name))}
+    echo = {name: value for name in _ECHOED if (value := getattr(event, name)) not in (None, {})}
+    if event.lane != "hot":
+        echo["lane"] = event.lane
+    return echo
 
 
 def fold_dispatch(row: SessionRow, event: TaskDispatched, timestamp: int, traceparent: str | None) -> TaskRow:
@@ -166,8 +173,10 @@ def _restale(row: SessionRow, task: TaskRow, facet: str) -> bool:
 
 def _remember_own(row: SessionRow, task_id: str, facet: str, before: Any, after: str | None) -> None:
     task = row["tasks"].get(task_id)
+    stated: Any = UNSEEN
     if task is not None:
         own: OwnChanges = task.setdefault("own", {})
+        stated = task["expected"].get(facet, UNSEEN)
     else:
         undispatched = row["own"]
         if task_id not in undispatched and len(undispatched) >= MAX_UNDISPATCHED:
@@ -177,8 +186,8 @@ def _remember_own(row: SessionRow, task_id: str, facet: str, before: Any, after:
     if chains and chains[-1][-1] == before:
         chain = chains[-1]
         chain.append(after)
-        if len(chain) > MAX_CHAIN:  # the first value and the newest ones are those a read can state
-            del chain[1]
+        if len(chain) > MAX_CHAIN:  # the stated value, the first one, and the newest ones a read may yet state
+            del chain[2 if chain[1] == stated else 1]
     else:
         chains.append([before, after])
         if len(chains) > MAX_CHAINS:

@@ -9,7 +9,7 @@ import msgspec
 import orjson
 
 from projections.gate import DELIVERED, WITHHELD, Judgement, Place
-from projections.row import TaskRow
+from projections.row import TaskRow, all_expected_now
 from schemas.envelope import headers_of
 from schemas.events import TaskResult
 from schemas.identity import output_event_id
@@ -75,12 +75,13 @@ def _result_output(
 ) -> Output:
     event, task = judged.event, judged.task
     event_type = f"result.{decision}"
-    identity = f"{event.session_id}\0{event.task_id}\0{event.source}\0{event.event_id}"
-    name = f"{identity}\0{event_type}\0{judged.judgement.reason}"
+    name = orjson.dumps(
+        [event.session_id, event.task_id, event.source, event.event_id, event_type, judged.judgement.reason]
+    )
     body: dict[str, Any] = {
         "type": event_type,
         "source": source,
-        "event_id": output_event_id(name.encode()),
+        "event_id": output_event_id(name),
         "session_id": event.session_id,
         "occurred_at": rfc3339(now_ms),
         "task_id": event.task_id,
@@ -98,7 +99,7 @@ def _result_output(
     if event.error is not None:
         body["error"] = event.error
     if task is not None:
-        body["snapshot"] = task["expected"]
+        body["snapshot"] = all_expected_now(task)
         if decision == DELIVERED and "policy" in task and "valid_until" in task["policy"]:
             body["valid_until"] = task["policy"]["valid_until"]
     role: Role = "delivered" if decision == DELIVERED else "withheld"
@@ -139,10 +140,13 @@ def ended_status(
     body["reason"] = reason
     if detail is not None:
         body["detail"] = detail
+    body["ended_at"] = rfc3339(ended_at_ms)
     if task is not None:
         _tell_work(body, task)
-    body["ended_at"] = rfc3339(ended_at_ms)
-    return _status(body, task.get("trace") if task else None)
+    else:  # it ended with its dispatch
+        body["dispatched_at"] = body["ended_at"]
+    name = orjson.dumps([session_id, task_id, "task.status", disposition, reason, ended_at_ms])
+    return _status(body, task.get("trace") if task else None, name)
 
 
 def erased_status(session_id: str, task_id: str) -> Output:
@@ -175,9 +179,9 @@ def _tell_work(body: dict[str, Any], task: TaskRow) -> None:
             body[name] = task[name]
 
 
-def _status(body: dict[str, Any], traceparent: str | None) -> Output:
+def _status(body: dict[str, Any], traceparent: str | None, name: bytes | None = None) -> Output:
     without_id = orjson.dumps(body)
-    event_id = output_event_id(without_id)
+    event_id = output_event_id(name or without_id)
     session_id, source = body["session_id"], body["source"]
     return Output(
         "tasks",

@@ -18,7 +18,6 @@ from projections.fold import (
     echo_of,
     fold_context_change,
     fold_dispatch,
-    fold_reads,
     fold_step,
     unsupported_field,
 )
@@ -33,11 +32,11 @@ from projections.outputs import (
     running_status,
 )
 from projections.row import SessionRow, new_row, row_from_bytes, row_to_bytes
-from schemas.decode import Batch, Refusal
-from schemas.envelope import traceparent_of, was_forwarded
+from schemas.decode import Batch, Decoder, Refusal
+from schemas.envelope import Headers, traceparent_of, was_forwarded
 from schemas.events import (
-    RESULT_EVENTS,
     ContextChanged,
+    Event,
     SessionErased,
     TaskCancelRequested,
     TaskDispatched,
@@ -45,12 +44,15 @@ from schemas.events import (
     TaskResult,
     TaskStep,
 )
-from schemas.fields import Decision, Reason
+from schemas.fields import MAX_VALUE_BYTES, Decision, Reason
 from schemas.identity import digest
-from schemas.wire import decoder, event_type, struct_of
+from schemas.wire import event_type, struct_of
 
-FULL_ROW_BYTES: Final = 512 * 1024
-"""A session whose row is larger takes no further facets, reads and tasks."""
+MAX_ROW_BYTES: Final = 512 * 1024
+"""What would make a session's row larger is refused: the row must fit into one record of the changelog."""
+
+MAX_VALUE_JSON_BYTES: Final = 6 * MAX_VALUE_BYTES
+"""A facet's value in a row: control characters become six."""
 
 MAX_DECODED_ROWS: Final = 8192
 MAX_FORWARDED_REMEMBERED: Final = 32
@@ -79,13 +81,22 @@ class Rules:
 
 
 class Parked(NamedTuple):
-    """A result, as judged or while it waits for the dispatch of its task. `timestamp` is the broker's (ms)."""
+    """A result, as judged or while it waits for the dispatch of its task, with the record it came in.
+
+    `timestamp` is the broker's (ms).
+    """
 
     event: TaskResult
     value: bytes
+    key: bytes | None
+    headers: Headers
     offset: int
     timestamp: int
-    traceparent: str | None
+
+    @property
+    def traceparent(self) -> str | None:
+        """The result's own trace context."""
+        return traceparent_of(self.headers) if self.headers else None
 
 
 class Verdicted(NamedTuple):
@@ -126,7 +137,7 @@ class Partition:
         self._decoded: dict[str, SessionRow] = {}
         self._dirty: dict[str, None] = {}
         self._told: dict[tuple[str, str], None] = {}
-        self._full: set[str] = set()
+        self._bounds: dict[str, int] = {}
         self._changes = Changes()
 
     # What is known
@@ -176,13 +187,15 @@ class Partition:
             session_id, task_id, offset = orjson.loads(name)
             waiting = [parked for parked in self._parked.pop((session_id, task_id), []) if parked.offset != offset]
             if value is not None:
-                waiting.append(_parked_from_bytes(value))
+                waiting.append(_parked_from_bytes(session_id, value))
             if waiting:
                 self._parked[session_id, task_id] = waiting
 
     def settle(self) -> None:
         """Put the parked results in the order they came in, once everything is restored."""
-        self._parked = dict(sorted(self._parked.items(), key=lambda parked: parked[1][0].timestamp))
+        waiting = sorted(self._parked.items(), key=lambda parked: parked[1][0].timestamp)
+        self._parked = {name: results for name, results in waiting if not self._is_known_task(*name)}
+        self._ready = [result for name, results in waiting if name not in self._parked for result in results]
 
     # Folding
 
@@ -196,14 +209,14 @@ class Partition:
             if batch.headers[index] and self._is_forwarded_again(batch, index, row):
                 continue
             if kind is _CONTEXT_CHANGED:
-                if session_id in self._full and event.set:
-                    self._refuse_full(batch, index, session_id)
-                    continue
+                before = self._before_growth(session_id, _growth_by_change(batch, index, row))
                 cause_is_over = event.cause is not None and self._is_over(session_id, event.cause.task_id)
                 restaled = fold_context_change(
                     row, event, batch.offsets[index], batch.timestamps[index], cause_is_over=cause_is_over
                 )
-                if restaled is not None:
+                if before is not None and self._is_too_large(session_id, before):
+                    self._refuse_full(batch, index, session_id)
+                elif restaled is not None:
                     self._dirty[session_id] = None
                     for task_id in restaled:
                         self._told[session_id, task_id] = None
@@ -229,10 +242,12 @@ class Partition:
                 self._refuse_unsupported(batch, index, "task.effect_proposed")
             elif (task := row["tasks"].get(task_id)) is None or kind is not _STEP:
                 self._changes.ignored[kind.__name__] += 1
-            elif session_id in self._full and event.reads:
-                self._refuse_full(batch, index, session_id)
             else:
+                before = self._before_growth(session_id, 4 * _record_bytes(batch, index))
                 fold_step(row, task, event)
+                if before is not None and self._is_too_large(session_id, before):
+                    self._refuse_full(batch, index, session_id)
+                    continue
                 self._dirty[session_id] = None
                 self._told[session_id, task_id] = None
 
@@ -251,16 +266,19 @@ class Partition:
         elif unsupported is not None:
             detail = f"{unsupported}: {getattr(event, unsupported)!s} is not supported by this version"
             self._end_undispatched(event, "rejected", "unsupported", detail, [], timestamp, now_ms)
-        elif session_id in self._full:
-            detail = f"session: its row has reached {FULL_ROW_BYTES} bytes"
-            self._end_undispatched(event, "rejected", "unsupported", detail, [], timestamp, now_ms)
         else:
             headers = batch.headers[index]
+            growth = 8 * _record_bytes(batch, index) + len(event.depends_on) * 3 * MAX_VALUE_JSON_BYTES
+            before = self._before_growth(session_id, growth)
             fold_dispatch(row, event, timestamp, traceparent_of(headers) if headers else None)
-            self._dirty[session_id] = None
-            self._told[session_id, task_id] = None
+            if before is not None and self._is_too_large(session_id, before):
+                detail = f"session: with it, its row would have more than {MAX_ROW_BYTES} bytes"
+                self._end_undispatched(event, "rejected", "unsupported", detail, [], timestamp, now_ms)
+            else:
+                self._dirty[session_id] = None
+                self._told[session_id, task_id] = None
         if self._parked:
-            self._ready += self._unpark(session_id, task_id)
+            self._ready += self._parked.pop((session_id, task_id), [])
 
     def _repeated_dispatch(self, batch: Batch, index: int, event: TaskDispatched, known: str) -> None:
         repeated = dispatch_digest(event)
@@ -306,7 +324,12 @@ class Partition:
     # Judging
 
     def judge(self, batch: Batch, place: Place, now_ms: int) -> None:
-        """Judge a decoded batch of results. The caller has folded up to the barrier that `place` tells of."""
+        """Judge a decoded batch of results, and before it those that waited for their dispatch.
+
+        The caller has folded up to the barrier that `place` tells of.
+        """
+        if self._ready:
+            self.judge_ready(place, now_ms)
         for index, event in enumerate(batch.events):
             if event is None:
                 continue
@@ -314,20 +337,21 @@ class Partition:
             if unsupported is not None:
                 self._refuse_unsupported(batch, index, f"part {unsupported.part_id!r}: on_stale {unsupported.on_stale}")
                 continue
-            headers = batch.headers[index]
             result = Parked(
                 event,
                 batch.values[index] or b"",
+                batch.keys[index],
+                batch.headers[index],
                 batch.offsets[index],
                 batch.timestamps[index],
-                traceparent_of(headers) if headers else None,
             )
             self._judge_result(result, place, now_ms, (batch, index))
 
     def judge_ready(self, place: Place, now_ms: int) -> None:
         """Judge the parked results whose dispatch has come since."""
-        ready, self._ready = self._ready, []
+        ready, self._ready = sorted(self._ready, key=lambda result: result.offset), []
         for result in ready:
+            self._changes.rows[_parked_key(result)] = None
             self._judge_result(result, place, now_ms, _as_batch(result, self.number))
 
     def next_due_ms(self) -> int | None:
@@ -363,8 +387,7 @@ class Partition:
             return
         stated = task["expected"]
         if event.reads:
-            task["expected"] = dict(stated)
-            fold_reads(row, task, event.reads)
+            task["expected"] = {**stated, **event.reads}
         judgement = judge(row, task_id, task, event)
         judged = JudgedResult(
             event,
@@ -423,18 +446,20 @@ class Partition:
         self, event: TaskResult, digests: list[str], known: list[list[str]], origin: tuple[Batch, int]
     ) -> bool:
         """Whether the result came before: as it is, or under its identity with other content, which is refused."""
+        is_repeat = False
         for identity, content in known:
             if content == digests[1]:
-                self._changes.duplicates["task.result"] += 1
-                return True
-            if identity == digests[0]:
+                is_repeat = True
+            elif identity == digests[0]:
                 detail = (
                     f"event_id: {event.event_id!r} of source {event.source!r} came before with other content;"
                     " give every event its own id"
                 )
                 self._changes.refusals.append(Refusal(*origin, "identity_conflict", detail))
                 return True
-        return False
+        if is_repeat:
+            self._changes.duplicates["task.result"] += 1
+        return is_repeat
 
     def _write_verdict(self, judged: JudgedResult, place: Place, now_ms: int, origin: tuple[Batch, int]) -> bool:
         outputs = result_outputs(self._rules.source, judged, place, now_ms)
@@ -465,9 +490,18 @@ class Partition:
         event = result.event
         waiting = self._parked.setdefault((event.session_id, event.task_id), [])
         known = [_digests(parked.event) for parked in waiting]
-        if not self._is_known(event, _digests(event), known, origin):
-            waiting.append(result)
-            self._changes.rows[_parked_key(result)] = _parked_to_bytes(result)
+        if self._is_known(event, _digests(event), known, origin):
+            return
+        raw = _parked_to_bytes(result)
+        if len(raw) > MAX_OUTPUT_BYTES:
+            detail = (
+                f"result: {len(raw)} bytes with its headers, too many to wait for the dispatch of task"
+                f" {event.task_id!r}; at most {MAX_OUTPUT_BYTES}"
+            )
+            self._changes.refusals.append(Refusal(*origin, "output_too_large", detail))
+            return
+        waiting.append(result)
+        self._changes.rows[_parked_key(result)] = raw
 
     def _unpark(self, session_id: str, task_id: str) -> list[Parked]:
         results = self._parked.pop((session_id, task_id), [])
@@ -493,7 +527,7 @@ class Partition:
         if not was_forwarded(batch.headers[index]):
             return False
         event = batch.events[index]
-        identity = digest(f"{event.source}\0{event.event_id}".encode())
+        identity = _identity(event)
         known = row.get("forwarded", [])
         if identity in known:
             self._changes.duplicates[event_type(type(event))] += 1
@@ -505,19 +539,49 @@ class Partition:
     def _is_over(self, session_id: str, task_id: str) -> bool:
         return self._ended.get(session_id, task_id) is not None
 
+    def _is_known_task(self, session_id: str, task_id: str) -> bool:
+        if self._is_over(session_id, task_id):
+            return True
+        raw = self._rows.get(session_id)
+        return raw is not None and task_id in row_from_bytes(raw)["tasks"]
+
     def _remember(self, session_id: str, ended: Ended) -> None:
         self._ended.put(session_id, ended)
-        self._changes.rows[_ended_key(session_id, ended.task_id)] = ended.to_line()
+        key = _ended_key(session_id, ended.task_id)
+        self._changes.rows.pop(key, None)  # written in the order of memory, so that it is restored in that order
+        self._changes.rows[key] = ended.to_line()
         for task_id in self._ended.prune(session_id, ended.at):
             self._changes.rows[_ended_key(session_id, task_id)] = None
 
     def _keep(self, session_id: str, raw: bytes) -> None:
         self._rows[session_id] = raw
         self.row_bytes += len(raw)
-        if len(raw) > FULL_ROW_BYTES:
-            self._full.add(session_id)
-        else:
-            self._full.discard(session_id)
+
+    def _before_growth(self, session_id: str, growth: int) -> bytes | None:
+        """The bytes of the row if it might become too large by `growth`, a bound of what an event adds; else None.
+
+        Rows are measured exactly only then: whether one is too large must not depend on when it was last written.
+        """
+        bound = self._bounds.get(session_id)
+        if bound is None:
+            bound = len(self._rows.get(session_id, b""))
+        bound += growth
+        if bound <= MAX_ROW_BYTES:
+            self._bounds[session_id] = bound
+            return None
+        before = row_to_bytes(self._decoded[session_id])
+        self._bounds[session_id] = bound = len(before) + growth
+        return before if bound > MAX_ROW_BYTES else None
+
+    def _is_too_large(self, session_id: str, before: bytes) -> bool:
+        """Whether the row has become too large; then it is again as it was before."""
+        size = len(row_to_bytes(self._decoded[session_id]))
+        is_too_large = size > MAX_ROW_BYTES
+        if is_too_large:
+            self._decoded[session_id] = row_from_bytes(before)
+            size = len(before)
+        self._bounds[session_id] = size
+        return is_too_large
 
     def _erase(self, session_id: str, row: SessionRow) -> None:
         for task_id in row["tasks"]:
@@ -528,13 +592,19 @@ class Partition:
             self._changes.outputs.append(erased_status(session_id, task_id))
         for parked_session, task_id in list(self._parked):
             if parked_session == session_id:
-                self._unpark(session_id, task_id)
+                self._changes.ignored["task.result"] += len(self._unpark(session_id, task_id))
+        for result in [result for result in self._ready if result.event.session_id == session_id]:
+            self._ready.remove(result)
+            self._changes.rows[_parked_key(result)] = None
+            self._changes.ignored["task.result"] += 1
+        self._bounds.pop(session_id, None)
         del self._decoded[session_id]
         self._dirty[session_id] = None
 
     def _refuse_full(self, batch: Batch, index: int, session_id: str) -> None:
         detail = (
-            f"session: the row of {session_id!r} has reached {FULL_ROW_BYTES} bytes; unset facets, or erase the session"
+            f"session: the row of {session_id!r} would have more than {MAX_ROW_BYTES} bytes; use fewer facets and"
+            " shorter values, or erase the session"
         )
         self._changes.refusals.append(Refusal(batch, index, "session_full", detail))
 
@@ -558,19 +628,40 @@ class Partition:
             if raw != before:
                 changes.rows[SESSION_KEY + session_id.encode()] = raw
         self._dirty.clear()
+        self._bounds.clear()
         if len(self._decoded) > MAX_DECODED_ROWS:
             self._decoded.clear()
         return changes
 
 
 _encode_content = msgspec.json.Encoder(order="sorted").encode
-_decode_result = decoder(RESULT_EVENTS).decode
+_results = Decoder("results")
+
+
+def _record_bytes(batch: Batch, index: int) -> int:
+    """A bound of what the texts in a record come to, with some to spare. Headers may stand in for parts of the body."""
+    return len(batch.values[index] or b"") + (8192 if batch.headers[index] else 256)
+
+
+def _growth_by_change(batch: Batch, index: int, row: SessionRow) -> int:
+    """A bound of what a change of facets adds to the row.
+
+    Each facet: itself, what the task's own changes led through, and its name for every task that becomes stale by it.
+    """
+    event: ContextChanged = batch.events[index]
+    own = MAX_VALUE_JSON_BYTES if event.cause is not None else 0
+    each = (3 + len(row["tasks"])) * _record_bytes(batch, index) + own
+    return (len(event.set) + len(event.unset)) * each
 
 
 def _digests(event: TaskResult) -> list[str]:
     """[identity, content] of a result. Content is everything but the envelope; payloads count byte for byte."""
     content: list[Any] = [event.outcome, event.parts, event.reads, event.error]
-    return [digest(f"{event.source}\0{event.event_id}".encode()), digest(_encode_content(content))]
+    return [_identity(event), digest(_encode_content(content))]
+
+
+def _identity(event: Event) -> str:
+    return digest(orjson.dumps([event.source, event.event_id]))
 
 
 def _ended_key(session_id: str, task_id: str) -> bytes:
@@ -583,20 +674,32 @@ def _parked_key(result: Parked) -> bytes:
 
 def _parked_to_bytes(result: Parked) -> bytes:
     """A line of JSON that says where it came from, then the record's own bytes."""
-    return orjson.dumps([result.offset, result.timestamp, result.traceparent]) + b"\n" + result.value
+    headers = [(name, value.decode("latin-1") if value is not None else None) for name, value in result.headers]
+    return orjson.dumps([result.offset, result.timestamp, result.key is not None, headers]) + b"\n" + result.value
 
 
-def _parked_from_bytes(raw: bytes) -> Parked:
+def _parked_from_bytes(session_id: str, raw: bytes) -> Parked:
     origin, value = raw.split(b"\n", 1)
-    offset, timestamp, traceparent = orjson.loads(origin)
-    return Parked(_decode_result(value), value, offset, timestamp, traceparent)
+    offset, timestamp, has_key, texts = orjson.loads(origin)
+    headers = [(name, text.encode("latin-1") if text is not None else None) for name, text in texts]
+    key = session_id.encode() if has_key else None
+    return Parked(_results.event_of(value, headers), value, key, headers, offset, timestamp)
 
 
 def _as_batch(result: Parked, partition: int) -> tuple[Batch, int]:
     """A parked result as the record it came from, for the dead-letter topic."""
-    event, offset = result.event, result.offset
-    keys: list[bytes | None] = [event.session_id.encode()]
+    offset = result.offset
     batch = Batch(
-        "results", partition, offset, offset + 1, [offset], [result.timestamp], keys, [result.value], [()], 0, [event]
+        "results",
+        partition,
+        offset,
+        offset + 1,
+        [offset],
+        [result.timestamp],
+        [result.key],
+        [result.value],
+        [result.headers],
+        0,
+        [result.event],
     )
     return batch, 0

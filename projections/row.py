@@ -23,6 +23,9 @@ CAUSE: Final = 5
 UNSEEN: Final = 0
 """Stands for the value of a facet before its first change: it contradicts nothing. Values are strings or None."""
 
+SEVERAL: Final = ""
+"""Stands for the cause of a value that several tasks gave a facet one after the other: it is nobody's own."""
+
 OwnChanges = dict[str, list[list[Any]]]
 """For each facet the chains of values that a task's own changes led through: [[a, b, c], [x, y]] is a→b→c and x→y."""
 
@@ -89,6 +92,14 @@ def expected_now(task: TaskRow, facet: str) -> str | None:
         if chain[0] == UNSEEN or value in chain[:-1]:
             value = chain[-1]
     return value
+
+
+def all_expected_now(task: TaskRow) -> dict[str, str | None]:
+    """Every facet the task depends on, with the value it expects now."""
+    expected = task["expected"]
+    if "own" not in task:
+        return expected
+    return {facet: expected_now(task, facet) for facet in expected}
 
 
 def differs(row: SessionRow, task: TaskRow, facet: str) -> bool:

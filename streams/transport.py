@@ -164,11 +164,14 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             if type(result) is not FetchResult:
                 self._check(tp, result._error, flow)
                 continue
+            fetched = result._partition_records
+            # An iterator that is never run holds its buffer in a cycle: a leak of every fetch while nobody collects those.
+            fetched._records_iterator = None
             if not result.check_assignment(tp) or not result.has_more():
                 continue
             state = result._assignment.state_value(tp)
             start = state.position
-            records = _unpacked(result._partition_records)
+            records = _unpacked(fetched)
             result._update_position()
             if tp.partition in flow.joined and state.position > start:
                 batches.append(_batch(flow.roles[tp.topic], tp.partition, start, state.position, records))
