@@ -5,6 +5,7 @@ clock.
 """
 
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -65,6 +66,8 @@ _NO_TIME: Final = datetime.fromtimestamp(0, UTC)
 
 def unsupported_field(event: TaskDispatched) -> str | None:
     """The first field of a dispatch that asks for something the gate does not do yet; None where it can obey all."""
+    if _asked(event) == _NOTHING_ASKED:
+        return None
     for name, obeyed in _OBEYED:
         if getattr(event, name) not in obeyed:
             return name
@@ -87,11 +90,13 @@ _OBEYED: Final[tuple[tuple[str, tuple[Any, ...]], ...]] = (
     ("scope_grace_seconds", (None,)),
     ("hold_ttl_seconds", (None,)),
 )
+_asked = attrgetter(*(name for name, _ in _OBEYED))
+_NOTHING_ASKED: Final = tuple(obeyed[0] for _, obeyed in _OBEYED)
 
 
 def echo_of(event: TaskDispatched) -> dict[str, Any]:
     """What outputs repeat from a dispatch."""
-    echo = {name: value for name in _ECHOED if (value := getattr(event, name)) not in (None, {})}
+    echo = {name: value for name in _ECHOED if (value := getattr(event, name)) is not None and value != {}}
     if event.lane != "hot":
         echo["lane"] = event.lane
     return echo

@@ -44,15 +44,20 @@ from schemas.events import (
     TaskResult,
     TaskStep,
 )
-from schemas.fields import MAX_VALUE_BYTES, Decision, Reason
+from schemas.fields import Decision, Reason
 from schemas.identity import digest
 from schemas.wire import event_type, struct_of
 
 MAX_ROW_BYTES: Final = 512 * 1024
 """What would make a session's row larger is refused: the row must fit into one record of the changelog."""
 
-MAX_VALUE_JSON_BYTES: Final = 6 * MAX_VALUE_BYTES
-"""A facet's value in a row: control characters become six."""
+SMALL_ROW_BYTES: Final = MAX_ROW_BYTES // 4
+"""A row that was no larger when it was written, and has grown by no more since, is not too large. Its tasks' lists of
+differing facets, which are not counted, can at most double it.
+"""
+
+MAX_JSON_BYTES: Final = 8 * 1024
+"""A facet's name and value in a row, or an event's envelope, at most: control characters become six."""
 
 MAX_DECODED_ROWS: Final = 8192
 MAX_FORWARDED_REMEMBERED: Final = 32
@@ -135,8 +140,9 @@ class Partition:
         self._parked: dict[tuple[str, str], list[Parked]] = {}
         self._ready: list[Parked] = []
         self._decoded: dict[str, SessionRow] = {}
-        self._dirty: dict[str, None] = {}
+        self._dirty: dict[str, int] = {}
         self._told: dict[tuple[str, str], None] = {}
+        self._large: set[str] = set()
         self._bounds: dict[str, int] = {}
         self._changes = Changes()
 
@@ -201,15 +207,26 @@ class Partition:
 
     def fold_context(self, batch: Batch) -> None:
         """Fold a decoded batch of context events."""
-        for index, event in enumerate(batch.events):
-            if event is None or (row := self._row_for(batch, index, event.session_id)) is None:
+        dirty, large, decoded = self._dirty, self._large, self._decoded
+        for index, (event, value, headers) in enumerate(zip(batch.events, batch.values, batch.headers, strict=True)):
+            if event is None:
                 continue
             session_id = event.session_id
-            kind = type(event)
-            if batch.headers[index] and self._is_forwarded_again(batch, index, row):
+            row = decoded.get(session_id) or self._row_for(batch, index, session_id)
+            if row is None:
                 continue
+            kind = type(event)
+            texts_bytes = len(value or b"")
+            if headers:
+                if self._is_forwarded_again(batch, index, row):
+                    continue
+                texts_bytes += MAX_JSON_BYTES  # they may stand in for parts of the body
             if kind is _CONTEXT_CHANGED:
-                before = self._before_growth(session_id, _growth_by_change(batch, index, row))
+                added = 3 * (len(event.set) + len(event.unset)) * texts_bytes
+                grown = dirty.get(session_id, 0) + added
+                before = None
+                if grown > SMALL_ROW_BYTES or session_id in large:
+                    before = self._before_growth(session_id, row, added)
                 cause_is_over = event.cause is not None and self._is_over(session_id, event.cause.task_id)
                 restaled = fold_context_change(
                     row, event, batch.offsets[index], batch.timestamps[index], cause_is_over=cause_is_over
@@ -217,7 +234,7 @@ class Partition:
                 if before is not None and self._is_too_large(session_id, before):
                     self._refuse_full(batch, index, session_id)
                 elif restaled is not None:
-                    self._dirty[session_id] = None
+                    dirty[session_id] = grown
                     for task_id in restaled:
                         self._told[session_id, task_id] = None
             elif kind is _SESSION_ERASED:
@@ -229,29 +246,43 @@ class Partition:
 
     def fold_steps(self, batch: Batch, now_ms: int) -> None:
         """Fold a decoded batch of dispatches, steps and heartbeats. `now_ms` is told in statuses, never compared."""
-        for index, event in enumerate(batch.events):
-            if event is None or (row := self._row_for(batch, index, event.session_id)) is None:
+        dirty, large, decoded = self._dirty, self._large, self._decoded
+        for index, (event, value, headers) in enumerate(zip(batch.events, batch.values, batch.headers, strict=True)):
+            if event is None:
                 continue
             session_id, task_id = event.session_id, event.task_id
-            kind = type(event)
-            if batch.headers[index] and self._is_forwarded_again(batch, index, row):
+            row = decoded.get(session_id) or self._row_for(batch, index, session_id)
+            if row is None:
                 continue
+            kind = type(event)
+            texts_bytes = len(value or b"")
+            if headers:
+                if self._is_forwarded_again(batch, index, row):
+                    continue
+                texts_bytes += MAX_JSON_BYTES  # they may stand in for parts of the body
             if kind is _DISPATCHED:
-                self._dispatch(batch, index, row, event, now_ms)
+                added = 8 * texts_bytes + 4 * MAX_JSON_BYTES * len(event.depends_on)
+                self._dispatch(batch, index, row, event, added, now_ms)
             elif kind is _EFFECT_PROPOSED:
                 self._refuse_unsupported(batch, index, "task.effect_proposed")
             elif (task := row["tasks"].get(task_id)) is None or kind is not _STEP:
                 self._changes.ignored[kind.__name__] += 1
             else:
-                before = self._before_growth(session_id, 4 * _record_bytes(batch, index))
+                added = 4 * texts_bytes
+                grown = dirty.get(session_id, 0) + added
+                before = None
+                if grown > SMALL_ROW_BYTES or session_id in large:
+                    before = self._before_growth(session_id, row, added)
                 fold_step(row, task, event)
                 if before is not None and self._is_too_large(session_id, before):
                     self._refuse_full(batch, index, session_id)
-                    continue
-                self._dirty[session_id] = None
-                self._told[session_id, task_id] = None
+                else:
+                    dirty[session_id] = grown
+                    self._told[session_id, task_id] = None
 
-    def _dispatch(self, batch: Batch, index: int, row: SessionRow, event: TaskDispatched, now_ms: int) -> None:
+    def _dispatch(
+        self, batch: Batch, index: int, row: SessionRow, event: TaskDispatched, added: int, now_ms: int
+    ) -> None:
         session_id, task_id = event.session_id, event.task_id
         timestamp = batch.timestamps[index]
         task = row["tasks"].get(task_id)
@@ -268,14 +299,16 @@ class Partition:
             self._end_undispatched(event, "rejected", "unsupported", detail, [], timestamp, now_ms)
         else:
             headers = batch.headers[index]
-            growth = 8 * _record_bytes(batch, index) + len(event.depends_on) * 3 * MAX_VALUE_JSON_BYTES
-            before = self._before_growth(session_id, growth)
+            grown = self._dirty.get(session_id, 0) + added
+            before = None
+            if grown > SMALL_ROW_BYTES or session_id in self._large:
+                before = self._before_growth(session_id, row, added)
             fold_dispatch(row, event, timestamp, traceparent_of(headers) if headers else None)
             if before is not None and self._is_too_large(session_id, before):
                 detail = f"session: with it, its row would have more than {MAX_ROW_BYTES} bytes"
                 self._end_undispatched(event, "rejected", "unsupported", detail, [], timestamp, now_ms)
             else:
-                self._dirty[session_id] = None
+                self._dirty[session_id] = grown
                 self._told[session_id, task_id] = None
         if self._parked:
             self._ready += self._parked.pop((session_id, task_id), [])
@@ -304,7 +337,7 @@ class Partition:
         session_id, task_id = event.session_id, event.task_id
         row = self._decoded[session_id]
         if row["own"].pop(task_id, None) is not None:
-            self._dirty[session_id] = None
+            self._dirty.setdefault(session_id, 0)
         self._remember(session_id, Ended(task_id, disposition, timestamp, dispatch_digest(event), results))
         self._changes.outputs.append(
             ended_status(
@@ -417,7 +450,7 @@ class Partition:
         )
         self._told.pop((session_id, task_id), None)
         del row["tasks"][task_id]
-        self._dirty[session_id] = None
+        self._dirty.setdefault(session_id, 0)
         self._remember(
             session_id, Ended(task_id, judgement.decision, result.timestamp, task["digest"], [_digests(event)])
         )
@@ -533,7 +566,7 @@ class Partition:
             self._changes.duplicates[event_type(type(event))] += 1
             return True
         row["forwarded"] = [*known, identity][-MAX_FORWARDED_REMEMBERED:]
-        self._dirty[event.session_id] = None
+        self._dirty.setdefault(event.session_id, 0)
         return False
 
     def _is_over(self, session_id: str, task_id: str) -> bool:
@@ -556,32 +589,34 @@ class Partition:
     def _keep(self, session_id: str, raw: bytes) -> None:
         self._rows[session_id] = raw
         self.row_bytes += len(raw)
+        if len(raw) > SMALL_ROW_BYTES:
+            self._large.add(session_id)
+        else:
+            self._large.discard(session_id)
 
-    def _before_growth(self, session_id: str, growth: int) -> bytes | None:
-        """The bytes of the row if it might become too large by `growth`, a bound of what an event adds; else None.
+    def _before_growth(self, session_id: str, row: SessionRow, added: int) -> bytes | None:
+        """The bytes of a large row if an event that adds up to `added` may make it too large; else None.
 
-        Rows are measured exactly only then: whether one is too large must not depend on when it was last written.
+        Whether it is too large is then measured: it must not depend on when the row was last written.
         """
-        bound = self._bounds.get(session_id)
-        if bound is None:
-            bound = len(self._rows.get(session_id, b""))
-        bound += growth
-        if bound <= MAX_ROW_BYTES:
-            self._bounds[session_id] = bound
-            return None
-        before = row_to_bytes(self._decoded[session_id])
-        self._bounds[session_id] = bound = len(before) + growth
+        added = added * (1 + len(row["tasks"])) + 1024  # for each task a facet can be one more that differs
+        bound = self._bounds.get(session_id, MAX_ROW_BYTES) + added
+        before = None
+        if bound > MAX_ROW_BYTES:
+            before = row_to_bytes(row)
+            bound = len(before) + added
+        self._bounds[session_id] = bound
         return before if bound > MAX_ROW_BYTES else None
 
     def _is_too_large(self, session_id: str, before: bytes) -> bool:
         """Whether the row has become too large; then it is again as it was before."""
         size = len(row_to_bytes(self._decoded[session_id]))
-        is_too_large = size > MAX_ROW_BYTES
-        if is_too_large:
-            self._decoded[session_id] = row_from_bytes(before)
-            size = len(before)
-        self._bounds[session_id] = size
-        return is_too_large
+        if size <= MAX_ROW_BYTES:
+            self._bounds[session_id] = size
+            return False
+        self._decoded[session_id] = row_from_bytes(before)
+        self._bounds[session_id] = len(before)
+        return True
 
     def _erase(self, session_id: str, row: SessionRow) -> None:
         for task_id in row["tasks"]:
@@ -597,9 +632,10 @@ class Partition:
             self._ready.remove(result)
             self._changes.rows[_parked_key(result)] = None
             self._changes.ignored["task.result"] += 1
+        self._large.discard(session_id)
         self._bounds.pop(session_id, None)
         del self._decoded[session_id]
-        self._dirty[session_id] = None
+        self._dirty[session_id] = 0
 
     def _refuse_full(self, batch: Batch, index: int, session_id: str) -> None:
         detail = (
@@ -636,22 +672,6 @@ class Partition:
 
 _encode_content = msgspec.json.Encoder(order="sorted").encode
 _results = Decoder("results")
-
-
-def _record_bytes(batch: Batch, index: int) -> int:
-    """A bound of what the texts in a record come to, with some to spare. Headers may stand in for parts of the body."""
-    return len(batch.values[index] or b"") + (8192 if batch.headers[index] else 256)
-
-
-def _growth_by_change(batch: Batch, index: int, row: SessionRow) -> int:
-    """A bound of what a change of facets adds to the row.
-
-    Each facet: itself, what the task's own changes led through, and its name for every task that becomes stale by it.
-    """
-    event: ContextChanged = batch.events[index]
-    own = MAX_VALUE_JSON_BYTES if event.cause is not None else 0
-    each = (3 + len(row["tasks"])) * _record_bytes(batch, index) + own
-    return (len(event.set) + len(event.unset)) * each
 
 
 def _digests(event: TaskResult) -> list[str]:

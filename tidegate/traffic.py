@@ -214,7 +214,7 @@ class Traffic:
                 f"There is no topic {missing[0]} on {self._settings.bootstrap_servers}.",
                 "`tidegate topics create` makes the gate's topics.",
             )
-        self._partitions = found[self._topics["context"]].partitions
+        partitions = found[self._topics["context"]].partitions
         producer = AIOKafkaProducer(
             **self._settings.kafka_kwargs(),
             enable_idempotence=True,
@@ -225,7 +225,7 @@ class Traffic:
         )
         try:
             await producer.start()
-            await self._rounds(producer)
+            await self.send_to(producer, partitions)
         except KafkaError as error:
             raise TidegateError(
                 f"The broker at {self._settings.bootstrap_servers} failed: {str(error) or type(error).__name__}.",
@@ -235,7 +235,9 @@ class Traffic:
             await producer.stop()
         return self.sent
 
-    async def _rounds(self, producer: AIOKafkaProducer) -> None:
+    async def send_to(self, producer: AIOKafkaProducer, partitions: int) -> None:
+        """Send the load through this producer, on topics of so many partitions."""
+        self._partitions = partitions
         began = time.monotonic()
         per_round = self._load.rate * ROUND_SECONDS / EVENTS_PER_TASK
         owed, number = 0.0, 0

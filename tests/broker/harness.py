@@ -24,6 +24,7 @@ from typing import Any, Final, Self, TypeVar
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from bench.process import Worker, environment, until_ready
 from bench.produce import bulk_producer, write
@@ -38,6 +39,8 @@ T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.05
 OUTPUT_ROLES: Final[tuple[Role, ...]] = ("delivered", "withheld", "tasks", "dlq")
+LARGEST_BATCH_BYTES: Final = 1_048_588
+"""The broker's own limit (`message.max.bytes`)."""
 HEADLINES: Final = ("lost", "duplicated", "stale_delivered", "fresh_withheld")
 
 _numbers = itertools.count(1)
@@ -324,7 +327,7 @@ class Gate:
         *records: tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]],
     ) -> list[int]:
         """Write (key, value, headers) records in one batch, whatever they are; their offsets."""
-        builder = self.producer.create_batch()
+        builder = BatchBuilder(LARGEST_BATCH_BYTES, 0, is_transactional=0)
         for key, value, headers in records:
             assert builder.append(key=key, value=value, timestamp=None, headers=list(headers)) is not None
         sent = await (await self.producer.send_batch(builder, self.topic(role), partition=partition))

@@ -63,7 +63,7 @@ async def _elsewhere(make_settings: MakeSettings, tmp_path: Path) -> None:
         took = time.monotonic() - began
         assert took <= WORKS_AGAIN_SECONDS
         assert outputs.decided(tasks) == dict.fromkeys(tasks, STALE)
-        assert (await asyncio.to_thread(again.partitions) or {}).keys() == (held or {}).keys()
+        assert (again.partitions() or {}).keys() == (held or {}).keys()
         assert other[0].is_alive
         await gate.drained(30)
         await gate.audit(tasks=len(tasks))
@@ -94,7 +94,7 @@ async def _slow_restore(
             """Both are in the group, share its partitions, and stay for twice a session's length while one restores."""
             assert first.is_alive
             assert second.is_alive
-            held = [await asyncio.to_thread(worker.partitions) or {} for worker in (first, second)]
+            held = [worker.partitions() or {} for worker in (first, second)]
             if held[1]:
                 sizes.add(tuple(len(partitions) for partitions in held))
             return bool(sizes) and time.monotonic() - began > 2 * settings.session_timeout_seconds + 4
@@ -165,7 +165,7 @@ async def _recreate_changelog(gate: Gate, *, without_last: int) -> None:
             )
 
 
-async def _stops_saying(gate: Gate, worker: Worker, *words: str) -> None:
+async def _stops_saying(worker: Worker, *words: str) -> None:
     worker.start()
 
     async def ended() -> bool:
@@ -183,7 +183,7 @@ async def _short_changelog(make_settings: MakeSettings, tmp_path: Path, *, witho
         await _recreate_changelog(gate, without_last=without_last)
         await outputs.poll()
         before = len(outputs.verdicts)
-        await _stops_saying(gate, worker, gate.topic("sessions.changelog"), "cut short", "To rebuild")
+        await _stops_saying(worker, gate.topic("sessions.changelog"), "cut short", "To rebuild")
         await outputs.poll()
         assert len(outputs.verdicts) == before, "it judged with half its memory before it stopped"
 
@@ -202,7 +202,7 @@ async def _moved_offsets(make_settings: MakeSettings, tmp_path: Path) -> None:
         ) as consumer:
             consumer.assign([tp])
             await consumer.commit({tp: 17})
-        await _stops_saying(gate, worker, tp.topic, "has committed 17")
+        await _stops_saying(worker, tp.topic, "has committed 17")
 
 
 def test_offsets_moved_by_hand_stop_the_worker(make_settings: MakeSettings, tmp_path: Path) -> None:
@@ -211,12 +211,12 @@ def test_offsets_moved_by_hand_stop_the_worker(make_settings: MakeSettings, tmp_
 
 async def _expired_offsets(make_settings: MakeSettings, tmp_path: Path) -> None:
     """A group idle for a week has no offsets any more: the progress row alone says how far it got."""
-    first, then = make_settings(partitions=2), None
-    async with Gate(first, tmp_path) as gate:
+    settings = make_settings(partitions=2)
+    async with Gate(settings, tmp_path) as gate:
         workload = Workload(sessions=50, partitions=2)
         worker = await _some_work(gate, workload)
         # another group has no offsets, as this one after a week; all else is the same
-        then = gate.worker("then", group_id=f"{first.group_id}-idle")
+        then = gate.worker("then", group_id=f"{settings.group_id}-idle")
         ends = await gate.progress.ends()
         then.start()
         await until_ready([then])

@@ -1046,6 +1046,25 @@ def test_the_same_decision_after_an_erasure_has_the_same_event_id() -> None:
     assert not world.audit()[0]
 
 
+def test_a_result_of_a_forgotten_task_is_parked_like_that_of_an_unknown_one() -> None:
+    world = fresh()
+    world.result(reads={"doc": "1"})
+    assert world.audit()[0].headline("lost") == 1
+
+    world.terms["retention_ms"] = 1
+    assert not world.audit()[0]
+
+
+def test_a_forgotten_task_may_be_rejected_after_it_was_given_up() -> None:
+    world = World()
+    world.unknown(world.result())
+    world.now_ms += 60_000
+    world.dispatch(slot="panel")
+    world.ended("rejected", reason="unsupported", detail="slot")
+
+    assert not world.audit()[0]
+
+
 def test_a_full_session_may_reject_tasks() -> None:
     world = World()
     world.dispatch()

@@ -69,7 +69,7 @@ def bench_table() -> str:
         rows += [
             ("drain, one worker on one core", f"**{drain['events_per_second']:,} events/s** (median of {runs})"),
             ("CPU per event, everything included", f"{drain['cpu_us_per_event']} µs"),
-            ("backlog", f"{drain['events']:,} events, {drain['sessions']:,} sessions, {drain['partitions']} partitions"),
+            ("backlog", f"{drain['events']:,} events, {drain['sessions']:,} sessions"),
         ]
     latency = figures("latency")
     if latency:

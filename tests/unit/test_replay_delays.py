@@ -34,29 +34,20 @@ def test_drawn_times_have_the_mean_they_say(text: str, mean: float) -> None:
 def test_the_same_seed_draws_the_same_times() -> None:
     delay = parse("lognormal:1:1", "--think-time")
 
-    assert [delay.draw(random.Random(7)) for _ in range(2)] == [delay.draw(random.Random(7)) for _ in range(2)]
+    one, same, other = (random.Random(seed) for seed in (7, 7, 8))
+    drawn = [delay.draw(one) for _ in range(5)]
+    assert drawn == [delay.draw(same) for _ in range(5)]
+    assert drawn != [delay.draw(other) for _ in range(5)]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        *[
-            "fast",
-            "fixed",
-            "fixed:",
-            "fixed:1:2",
-            "uniform:1",
-            "uniform:5:1",
-            "fixed:-1",
-            "exp:-3",
-            "fixed:inf",
-            "uniform:nan:2",
-            "normal:1:2",
-        ],
-        *["lognormal:1", "lognormal:1:-1", "lognormal:300:1"],
-    ],
+NOT_DELAYS = (
+    ("", "fast", "fixed", "fixed:", "fixed:1:2", "uniform:1", "lognormal:1", "normal:1:2"),
+    ("fixed:-1", "exp:-3", "uniform:-1:2", "lognormal:1:-1"),
+    ("uniform:5:1", "fixed:inf", "uniform:nan:2", "lognormal:300:1"),
 )
+
+
+@pytest.mark.parametrize("text", [text for kind in NOT_DELAYS for text in kind])
 def test_anything_else_is_refused_with_the_options_name_and_the_forms(text: str) -> None:
     with pytest.raises(TidegateError) as caught:
         parse(text, "--agent-delay")

@@ -103,7 +103,7 @@ def _why_waiting(case: Case, result: Result) -> str | None:
     if not case.handled(result.role, result.offset):
         return "behind"
     task, terms = case.task, case.terms
-    if task is None or not case.handled(task.role, task.offset):
+    if task is None or not case.handled(task.role, task.offset) or case.forgotten:
         due = result.at_ms + terms.grace_ms
     elif task.at_ms >= result.at_ms:
         due = task.at_ms  # it may have been parked, and is to be judged now that the dispatch has come
@@ -149,7 +149,7 @@ def _check_ended_without_verdict(case: Case, task: Task, status: Status, disposi
     """The status says ended, but no verdict decided it."""
     if disposition == "rejected":
         # A session whose row is full takes no tasks; the logs do not tell how full it is.
-        if not status.detail.startswith("session:"):
+        if task.unsupported is None and not status.detail.startswith("session:"):
             case.note("rejected_without_reason", status.detail, task.role, task.offset)
     elif disposition not in ("delivered", "withheld"):
         case.note("reason_unexpected", f"disposition {disposition}", "tasks", status.ended_offset)

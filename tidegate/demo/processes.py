@@ -18,6 +18,7 @@ import tidegate
 from tidegate.errors import TidegateError
 
 _STOP_SECONDS = 10.0
+_STOP_AFTER_ERROR_SECONDS = 3.0
 _TAIL_LINES = 15
 
 # A demo that is killed takes its children along: its end of the pipe closes, and `read` returns.
@@ -84,8 +85,12 @@ class Child:
             return
         process.send_signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), _STOP_SECONDS)
-        except (TimeoutError, asyncio.CancelledError):
+            # After an error the broker may be gone, and a worker would wait for it.
+            await asyncio.wait_for(process.wait(), _STOP_SECONDS if error is None else _STOP_AFTER_ERROR_SECONDS)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        except asyncio.CancelledError:
             process.kill()
             await process.wait()
             raise

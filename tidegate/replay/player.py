@@ -157,6 +157,7 @@ class Player:
         begins = began + self._compressed(start.at_seconds)
         await asyncio.sleep(begins - time.monotonic())
         async with free:
+            begins = max(begins, time.monotonic())
             planned = plan(start.conversation, start.session_id, self._options, start.number)
             answers = iter(planned.answers)
             key = start.session_id.encode()
