@@ -1,10 +1,10 @@
 """The tasks of a session that ended, within the horizon: how each ended, and which results of it were judged.
 
 Kept as lines of JSON, because they are many, looked for often and read seldom: finding one is a search for its first
-bytes (a line is b'\\n["<task id>",...]'), and only that line is parsed.
+bytes (a newline, a bracket, the task id in quotes), and only that line is parsed.
 """
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -16,14 +16,20 @@ MAX_RESULTS: Final = 16
 
 
 class Ended(NamedTuple):
-    """One ended task. `disposition` and `dispatch_digest` are None where a result was given up as unknown before any
-    dispatch of the task was seen. `results` are [identity digest, content digest] pairs, `at` is the broker's time (ms)."""
+    """One ended task.
+
+    `disposition` and `dispatch_digest` are None where a result was given up as unknown before any dispatch of the task
+    was seen. `results` are [identity digest, content digest] pairs, `at` is the broker's time (ms), `told` what the
+    task's last status said.
+    """
 
     task_id: str
     disposition: str | None
     at: int
     dispatch_digest: str | None
     results: list[list[str]]
+    parent: str | None = None
+    told: dict[str, Any] | None = None
 
     @property
     def was_unknown(self) -> bool:

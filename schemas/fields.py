@@ -11,6 +11,7 @@ MAX_SNAPSHOT_BYTES: Final = 16 * 1024
 MAX_METADATA_BYTES: Final = 4 * 1024
 MAX_INLINE_PART_BYTES: Final = 256 * 1024
 MAX_PARTS: Final = 64
+MAX_PLANNED_STEPS: Final = 64
 MAX_TEXT_BYTES: Final = 4 * 1024
 MAX_EVENT_BYTES: Final = 768 * 1024
 """The largest input event: an output echoes it and adds a verdict, and must fit the broker's default of 1 MiB."""
@@ -56,6 +57,12 @@ Reason = Literal[
     "user_absent",
     "heartbeat_missed",
     "hold_expired",
+    "held",
+    "parent_ended",
+    "unknown_parent",
+    "scope_closed",
+    "slot_taken",
+    "session_full",
     "unsupported",
 ]
 """Why a part, a result or a task was decided as it was. `fresh` is the reason of an unmarked delivery."""
