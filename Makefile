@@ -54,7 +54,8 @@ bench: $(READY) ## throughput and latency, written to bench/results
 	$(BIN)/python -m bench
 
 schemas: $(READY) ## generate the JSON Schemas and the AsyncAPI document from the models
-	$(BIN)/tidegate schemas
+	$(BIN)/python -m schemas.generate
+	$(BIN)/python -m docs.generate
 
 dashboards: $(READY) ## generate Grafana's JSON from code
 	$(BIN)/python -m grafana

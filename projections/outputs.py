@@ -75,9 +75,8 @@ def _result_output(
 ) -> Output:
     event, task = judged.event, judged.task
     event_type = f"result.{decision}"
-    name = "\0".join(
-        (event.session_id, event.task_id, event.source, event.event_id, event_type, judged.judgement.reason)
-    )
+    identity = f"{event.session_id}\0{event.task_id}\0{event.source}\0{event.event_id}"
+    name = f"{identity}\0{event_type}\0{judged.judgement.reason}"
     body: dict[str, Any] = {
         "type": event_type,
         "source": source,

@@ -89,7 +89,7 @@ class Parked(NamedTuple):
 
 
 class Verdicted(NamedTuple):
-    """For metrics: one verdict, the time from dispatch to result (ms, None where unknown) and the result's timestamp."""
+    """One verdict, for metrics: `age_ms` from dispatch to result (None where unknown), `timestamp` of the result."""
 
     decision: Decision
     reason: Reason

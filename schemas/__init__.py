@@ -1,0 +1,1 @@
+"""The contract: events, topics, envelope, and decoding batches of records."""

@@ -29,8 +29,8 @@ class Batch:
 
     `start` and `end` are the consumer's positions before and after the fetch; a batch may hold no record (commit
     markers, aborted transactions, compacted gaps). `offsets`, `timestamps` (ms, the broker's), `keys`, `values` and
-    `headers` run in parallel; `events` joins them once decoded, with None for a record that is not an event. Events have
-    the attributes of the models in `schemas.events`.
+    `headers` run in parallel; `events` joins them once decoded, with None for a record that is not an event. Events
+    have the attributes of the models in `schemas.events`.
     """
 
     role: Role

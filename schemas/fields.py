@@ -1,4 +1,7 @@
-"""The bounded field types that events share. Sizes are UTF-8 bytes; `schemas.limits` checks what pydantic counts in characters."""
+"""The bounded field types that events share.
+
+Sizes are UTF-8 bytes; `schemas.limits` checks what pydantic counts in characters.
+"""
 
 from typing import Annotated, Final, Literal
 

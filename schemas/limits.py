@@ -67,11 +67,19 @@ def _sizes(event: Any) -> Iterator[tuple[str, int, int]]:
     yield "metadata", len(msgspec.json.encode(getattr(event, "metadata", None))), MAX_METADATA_BYTES
     for index, part in enumerate(getattr(event, "parts", ())):
         yield f"parts.{index}.part_id", _utf8(part.part_id), MAX_NAME_BYTES
+        yield f"parts.{index}.content_type", _utf8(part.content_type), MAX_NAME_BYTES
+        for name in part.depends_on or ():
+            yield f"parts.{index}.depends_on", _utf8(name), MAX_NAME_BYTES
         payload = part.payload
         yield f"parts.{index}.payload", 0 if payload is None else len(bytes(payload)), MAX_INLINE_PART_BYTES
     error = getattr(event, "error", None)
     if error is not None:
+        yield "error.code", _utf8(error.code), MAX_NAME_BYTES
         yield "error.message", _utf8(error.message), MAX_TEXT_BYTES
+    cause = getattr(event, "cause", None)
+    yield "cause.task_id", _utf8(cause.task_id) if cause is not None else 0, MAX_NAME_BYTES
+    for part_id in getattr(event, "part_ids", None) or ():
+        yield "part_ids", _utf8(part_id), MAX_NAME_BYTES
 
 
 def _utf8(text: str | None) -> int:

@@ -1,8 +1,8 @@
 """Decoding at speed: a struct for every event model, with the model's fields, bounds and defaults.
 
 Derived from the models, never written by hand, so the models stay the one source; a test shows that both accept and
-refuse the same. One event of 240 bytes, validated, costs 0.8 µs this way, and 2.7 µs through pydantic; and because a call
-for each record is that cheap, one bad record never touches its neighbours. Code is typed against the models, whose
+refuse the same. One event of 240 bytes, validated, costs 0.8 µs this way, and 2.7 µs through pydantic; and because a
+call for each record is that cheap, one bad record never touches its neighbours. Code is typed against the models, whose
 attributes the structs have.
 
 Payloads are not parsed: they stay the producer's bytes (`msgspec.Raw`) and go out as they came in.
@@ -44,9 +44,15 @@ def event_type(struct: type[Any]) -> str:
     return str(struct.__struct_config__.tag)
 
 
+class _Nothing(msgspec.Struct, tag_field="type", tag=""):
+    """Can never be decoded. It makes a union of a single event: alone, that would not be asked for its `type`."""
+
+    impossible: Annotated[int, msgspec.Meta(gt=0, lt=1)]
+
+
 def decoder(models: tuple[type[BaseModel], ...]) -> msgspec.json.Decoder[Any]:
     """Decodes one JSON event of any of `models`, told apart by `type`; raises `msgspec.DecodeError`."""
-    return msgspec.json.Decoder(Union[tuple(struct_of(model) for model in models)])
+    return msgspec.json.Decoder(Union[(_Nothing, *map(struct_of, models))])
 
 
 def _derive(model: type[BaseModel]) -> type[msgspec.Struct]:

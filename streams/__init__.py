@@ -1,0 +1,1 @@
+"""The engine: record batches in, transactions out, on Faust and aiokafka."""

@@ -51,8 +51,8 @@ class BatchSchema(faust.Schema):
 class MemberAssignor(PartitionAssignor):
     """Faust's sticky, co-partitioning assignor, knowing a worker by its member identity.
 
-    Stock Faust asserts that an assignment carries this process's URL: a worker that comes back under the same instance id
-    but with another port or host name would assert, and live on consuming nothing.
+    Stock Faust asserts that an assignment carries this process's URL: a worker that comes back under the same
+    instance id but with another port or host name would assert, and live on consuming nothing.
     """
 
     @property

@@ -30,8 +30,8 @@ async def restore(
 ) -> tuple[Progress | None, int]:
     """Read the partition's changelog from its beginning to its end, giving every record but the progress row to `take`.
 
-    Returns the last progress row (None where there is none) and the number of records read. The caller has fenced the last
-    owner, so nothing is added meanwhile and no transaction is open. Raises `KafkaError`. Cancelled, it closes its
+    Returns the last progress row (None where there is none) and the number of records read. The caller has fenced the
+    last owner, so nothing is added meanwhile and no transaction is open. Raises `KafkaError`. Cancelled, it closes its
     connection; `take` has then seen a part.
     """
     tp = TopicPartition(config.topic("sessions.changelog"), partition)

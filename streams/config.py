@@ -11,7 +11,8 @@ from schemas.topics import Role, topic_name
 class EngineConfig:
     """One gate: its brokers, topics, group and bounds. Times in seconds, sizes in bytes.
 
-    `kafka` holds the keyword arguments every aiokafka client takes: bootstrap_servers, security_protocol and credentials.
+    `kafka` holds the keyword arguments every aiokafka client takes: bootstrap_servers, security_protocol and
+    credentials.
     """
 
     kafka: dict[str, Any]

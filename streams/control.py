@@ -41,7 +41,8 @@ class Control:
     async def partition_count(self) -> int:
         """How many partitions every topic of the gate has.
 
-        Raises `FatalError` where a topic is missing or the counts differ; `KafkaError` where the broker does not answer.
+        Raises `FatalError` where a topic is missing or the counts differ; `KafkaError` where the broker does not
+        answer.
         """
         names = [topic.name for topic in topics(self._config.topic_prefix)]
         counts: dict[str, int] = {}

@@ -93,7 +93,7 @@ class Cycle:
                     await self._take_over()
                     failures = 0
                     await self._work()
-                except (KafkaError, OSError, asyncio.TimeoutError) as error:
+                except (KafkaError, OSError) as error:
                     await self._start_afresh(error, failures)
                     failures += 1
         finally:
@@ -191,7 +191,7 @@ class Cycle:
             self._ask_for_barrier()
             folded = self._fold()
             judged = self._judge()
-            if self._must_commit(judged):
+            if self._must_commit(judged=judged):
                 await self._commit()
             elif not folded:
                 await self._wait()
@@ -303,7 +303,7 @@ class Cycle:
 
     # Committing
 
-    def _must_commit(self, judged: bool) -> bool:
+    def _must_commit(self, *, judged: bool) -> bool:
         if not (self._is_dirty or self._known.has_changes):
             return False
         return (

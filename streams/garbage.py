@@ -1,7 +1,7 @@
 """Keeps Python's cyclic garbage collector out of the way: it costs half of everything on this workload.
 
-No cyclic garbage arises while batches are folded. What start-up and hand-overs left is frozen; what connections leave is
-collected while nothing is to do, or at the latest after `MAX_SECONDS`.
+No cyclic garbage arises while batches are folded. What start-up and hand-overs left is frozen; what connections leave
+is collected while nothing is to do, or at the latest after `MAX_SECONDS`.
 """
 
 import asyncio

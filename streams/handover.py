@@ -51,7 +51,7 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A partition taken over: its rows, its producer, the position folded up to, and the one committed (by input role)."""
+    """A partition taken over: its rows, its producer, and by role the positions folded up to and committed."""
 
     partition: Partition
     writer: TransactionWriter
@@ -63,7 +63,8 @@ async def take_over(config: EngineConfig, number: int, around: Surroundings) -> 
     """Become the owner of a partition.
 
     Raises `KafkaError` where the broker does not answer, `RestoreError` where changelog and offsets disagree, and
-    `LostInputError` where the place to go on from is no longer on the broker. Cancelled or failed, it closes its producer.
+    `LostInputError` where the place to go on from is no longer on the broker. Cancelled or failed, it closes its
+    producer.
     """
     began = time.monotonic()
     writer = TransactionWriter(config, number)
@@ -119,9 +120,11 @@ def _starting_point(
         if known is not None and restored != known:
             raise RestoreError(
                 f"partition {number}: the restored rows reach offset {restored} of {config.topic(role)}, but group"
-                f" {config.group_id!r} has committed {known}. The changelog {config.topic('sessions.changelog')} was cut"
+                f" {config.group_id!r} has committed {known}. The changelog {config.topic('sessions.changelog')} was"
+                f" cut"
                 " short, or the group's offsets were changed by hand. To rebuild the rows from the inputs, stop all"
-                " workers, delete the group's offsets and recreate the changelog topic; docs/operations.md has the steps."
+                " workers, delete the group's offsets and recreate the changelog topic; docs/operations.md has the"
+                " steps."
             )
         place = restored if restored is not None else begin[role]
         if restored is not None and place < begin[role]:

@@ -1,11 +1,11 @@
 """The transactional producer of one partition: rows, outputs and input offsets in one transaction.
 
-Its transactional id names the group and the partition, so a new owner's first act fences the old one. Any error makes it
-unusable; the caller throws it away together with the rows, which were changed already.
+Its transactional id names the group and the partition, so a new owner's first act fences the old one. Any error makes
+it unusable; the caller throws it away together with the rows, which were changed already.
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -38,7 +38,8 @@ class TransactionWriter:
             transactional_id=f"{config.group_id}-{partition}",
             transaction_timeout_ms=int(config.transaction_timeout_seconds * 1000),
             request_timeout_ms=int(config.request_timeout_seconds * 1000),
-            # Right after a commit the broker answers NOT_ENOUGH_REPLICAS until the markers are written: wait 5 ms, not 100.
+            # Right after a commit the broker answers NOT_ENOUGH_REPLICAS until the markers are written: wait 5 ms,
+            # not 100.
             retry_backoff_ms=5,
             linger_ms=0,
             max_batch_size=BATCH_BYTES,
@@ -63,11 +64,15 @@ class TransactionWriter:
         await producer.begin_transaction()
         sent = []
         for topic, topic_records in records.items():
-            for builder in self._batches(topic_records):
-                sent.append(await producer.send_batch(builder, topic, partition=partition))
-        committed = {TopicPartition(topic, partition): offset for topic, offset in offsets.items()}
+            sent += [
+                await producer.send_batch(batch, topic, partition=partition) for batch in self._batches(topic_records)
+            ]
+        waited_for: list[Awaitable[object]] = [*sent]
+        if offsets:  # a timer writes without having read anything
+            committed = {TopicPartition(topic, partition): offset for topic, offset in offsets.items()}
+            waited_for.append(producer.send_offsets_to_transaction(committed, self._config.group_id))
         # commit_transaction succeeds even where a batch was refused, so every batch is awaited before it
-        await asyncio.gather(*sent, producer.send_offsets_to_transaction(committed, self._config.group_id))
+        await asyncio.gather(*waited_for)
         await producer.commit_transaction()
 
     def _batches(self, records: Sequence[Record]) -> Iterator[BatchBuilder]:
@@ -86,5 +91,5 @@ class TransactionWriter:
         """Close the connections, in a bounded time, whatever state they are in."""
         try:
             await asyncio.wait_for(self._producer.stop(), STOP_SECONDS)
-        except (KafkaError, asyncio.TimeoutError, RuntimeError, AssertionError):
+        except (KafkaError, TimeoutError, RuntimeError, AssertionError):
             await self._producer.client.close()

@@ -1,8 +1,8 @@
 """Record batches out of Faust's consumer: one message for each partition's fetched records.
 
-Stock Faust makes a message, an event and an acknowledgement of every record, at 60 to 80 µs each. Here a message's value
-is a whole `Batch`, with the consumer's position before and after it. Of Faust's consumer are left: its thread, group
-membership and rebalancing. Not used, because each loses records: its pause, its set of active partitions, its gap
+Stock Faust makes a message, an event and an acknowledgement of every record, at 60 to 80 µs each. Here a message's
+value is a whole `Batch`, with the consumer's position before and after it. Of Faust's consumer are left: its thread,
+group membership and rebalancing. Not used, because each loses records: its pause, its set of active partitions, its gap
 tracking, its own seeking and committing.
 
 Leans on internals of faust-streaming 0.15.3 and aiokafka 0.14.0, which are pinned for that reason.
@@ -64,7 +64,10 @@ class Flow:
         self._sought[TopicPartition(topic, partition)] = offset
 
     def seek_again(self, tp: TopicPartition) -> None:
-        """Ask for the last place again: it got lost in a rebalance. What was folded since then is dropped on arrival."""
+        """Ask for the last place again: it got lost in a rebalance.
+
+        What was folded since then is dropped on arrival.
+        """
         self._seeks[tp] = self._sought[tp]
 
     def take_seeks(self) -> dict[TopicPartition, int]:
@@ -78,7 +81,7 @@ class Flow:
 class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     """Faust's consumer thread with a consumer of our own settings, fetching batches."""
 
-    def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
+    def _create_worker_consumer(self, _transport: driver.Transport) -> AIOKafkaConsumer:
         flow: Flow = self.app.flow
         config = flow.config
         self._assignor = self.app.assignor
@@ -181,7 +184,8 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
                 return
             raise LostInputError(
                 f"{tp.topic}, partition {tp.partition}: the next record to fold is no longer on the broker"
-                f" ({error}). Its retention is too short for this worker's lag. Events were lost before they were folded;"
+                f" ({error}). Its retention is too short for this worker's lag. Events were lost before they were"
+                f" folded;"
                 f" docs/operations.md tells how to go on."
             ) from error
         raise error
@@ -240,7 +244,7 @@ class BatchConsumer(driver.Consumer):
     async def perform_seek(self) -> None:
         """Nothing: each partition seeks for itself once it is restored."""
 
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+    async def _commit(self, _offsets: Mapping[TP, int]) -> bool:
         """Nothing: offsets are committed in the transactions."""
         return False
 

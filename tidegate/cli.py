@@ -72,7 +72,10 @@ def broker(
 
 @app.command()
 def worker() -> None:
-    """Run one gate worker until SIGTERM or Ctrl-C. Configured by TIDEGATE_* variables or a file; see `tidegate config`."""
+    """Run one gate worker until SIGTERM or Ctrl-C.
+
+    Configured by TIDEGATE_* variables or a file; see `tidegate config`.
+    """
     from tidegate.logs import configure
     from tidegate.settings import load_settings
     from tidegate.worker import run
@@ -109,7 +112,7 @@ def config(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 
 
 @app.command()
-def replay(  # noqa: PLR0917 - typer makes options of parameters
+def replay(
     file: Annotated[
         Path,
         typer.Argument(
@@ -215,7 +218,8 @@ def traffic(
 ) -> None:
     """Send made-up traffic at a steady rate: users at work, agents working for them, some results stale.
 
-    Tasks that were begun are brought to their end, also after Ctrl-C. To watch a gate under load, or to try a dashboard.
+    Tasks that were begun are brought to their end, also after Ctrl-C. To watch a gate under load, or to try a
+    dashboard.
     """
     from tidegate.traffic import Load, run_traffic
 

@@ -34,10 +34,12 @@ def configure(
     if log_format == "json":
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
     else:
-        last = [structlog.dev.ConsoleRenderer(
-            colors=target.isatty(),
-            exception_formatter=structlog.dev.plain_traceback,  # the other one prints locals, passwords among them
-        )]
+        last = [
+            structlog.dev.ConsoleRenderer(
+                colors=target.isatty(),
+                exception_formatter=structlog.dev.plain_traceback,  # the other one prints locals, passwords among them
+            )
+        ]
     handler = logging.StreamHandler(target)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -10,20 +10,19 @@ from typing import Any
 
 import orjson
 import pytest
-from aiokafka.partitioner import murmur2
 
 from schemas.events import INPUT_EVENTS
 from schemas.outputs import OUTPUT_EVENTS
 from schemas.topics import INPUT_ROLES, Role, topic_name
 from tidegate.audit.case import Terms
 from tidegate.audit.check import PartitionCheck
-from tidegate.audit.collect import OUTPUT_ROLES, PartitionLogs
+from tidegate.audit.collect import FORWARDED_HEADER, OUTPUT_ROLES, PartitionLogs
 from tidegate.audit.findings import HEADLINES, KINDS, MAX_EXAMPLES, Example, Findings
 from tidegate.audit.forwarding import check_forwarding
 from tidegate.audit.logs import Bounds, Clock
 from tidegate.audit.report import Report
 
-S = "s-1"
+S = "s-3"  # at home on partition 0 of 2
 T = "t-1"
 START_MS = 1_764_000_000_000
 TICK_MS = 10
@@ -520,10 +519,30 @@ def erased() -> World:
 
 def forwarded() -> World:
     w = World(partitions=2)
-    home = _home(S, 2)
-    stray = w.put("context", "context.changed", partition=1 - home, set={"doc": "1"})
-    origin = f"{topic_name('context')}/{1 - home}/{stray.offset}".encode()
-    w.append("context", stray.key, stray.value, partition=home, headers=[("tidegate_forwarded_from", origin)])
+    stray = w.put("context", "context.changed", partition=1, set={"doc": "1"})
+    origin = f"{topic_name('context')}/1/{stray.offset}".encode()
+    w.append("context", stray.key, stray.value, headers=[(FORWARDED_HEADER, origin)])
+    return w
+
+
+def forwarded_twice() -> World:
+    """A crash between sending on and committing sends on again: only the first copy counts."""
+    w = forwarded()
+    copied = w.topics["context", 0][0]
+    w.put("context", "context.changed", set={"doc": "2"})
+    w.append("context", copied.key, copied.value, headers=copied.headers)
+    w.put("steps", "task.dispatched", task_id=T, task_type="answer", snapshot={"doc": "2"})
+    result = w.result()
+    w.fresh(result)
+    return w
+
+
+def forwarded_and_refused() -> World:
+    w = World(partitions=2)
+    stray = w.put("context", "task.cancel_requested", partition=1, task_id=T)
+    origin = f"{topic_name('context')}/1/{stray.offset}".encode()
+    copied = w.append("context", stray.key, stray.value, headers=[(FORWARDED_HEADER, origin)])
+    w.refuse("context", copied)
     return w
 
 
@@ -533,10 +552,6 @@ def truncated() -> World:
     for role in ("context", "steps", "results"):
         w.truncate(role)
     return w
-
-
-def _home(session: str, partitions: int) -> int:
-    return int((murmur2(session.encode()) & 0x7FFFFFFF) % partitions)
 
 
 CLEAN: list[tuple[Callable[[], World], dict[tuple[str, str], int]]] = [
@@ -570,6 +585,8 @@ CLEAN: list[tuple[Callable[[], World], dict[tuple[str, str], int]]] = [
     (parked_within_grace, {}),
     (erased, {("delivered", "fresh"): 1}),
     (forwarded, {}),
+    (forwarded_twice, {("delivered", "fresh"): 1}),
+    (forwarded_and_refused, {}),
     (truncated, {}),
 ]
 
@@ -689,16 +706,14 @@ def _hold_judged(w: World) -> None:
 
 
 def _copy_altered(w: World) -> None:
-    home = _home(S, 2)
-    copied = w.topics["context", home][0]
-    w.topics["context", home][0] = replace(copied, value=(copied.value or b"") + b" ")
+    copied = w.topics["context", 0][0]
+    w.topics["context", 0][0] = replace(copied, value=(copied.value or b"") + b" ")
 
 
 def _copy_from_nowhere(w: World) -> None:
-    home = _home(S, 2)
-    origin = f"{topic_name('context')}/{1 - home}/55".encode()
-    copied = w.topics["context", home][0]
-    w.append("context", copied.key, copied.value, partition=home, headers=[("tidegate_forwarded_from", origin)])
+    origin = f"{topic_name('context')}/1/55".encode()
+    copied = w.topics["context", 0][0]
+    w.append("context", copied.key, copied.value, headers=[(FORWARDED_HEADER, origin)])
 
 
 def _wrong_key(w: World) -> None:
@@ -706,8 +721,7 @@ def _wrong_key(w: World) -> None:
 
 
 def _wrong_partition(w: World) -> None:
-    home = _home(S, 2)
-    w.put("commands", "task.cancel", partition=1 - home, task_id=T, reason="stale")
+    w.put("commands", "task.cancel", partition=1, task_id=T, reason="stale")
 
 
 def _named_difference(field: str, value: Any) -> Callable[[World], None]:
@@ -774,7 +788,7 @@ CORRUPTIONS: list[tuple[str, Callable[[], World], Callable[[World], object]]] = 
     ("input_unaccounted", fresh, _half_a_step),
     ("conflict_unaccounted", fresh, _conflicting_dispatch),
     ("conflict_unaccounted", fresh, _conflicting_result),
-    ("misrouted_not_forwarded", forwarded, lambda w: w.drop("context", partition=_home(S, 2))),
+    ("misrouted_not_forwarded", forwarded, lambda w: w.drop("context")),
     ("forwarded_altered", forwarded, _copy_altered),
     ("input_deleted_unfolded", fresh, lambda w: (w.truncate("context"), w.committed.update({("context", 0): 1}))),
     ("dlq_altered", refused, lambda w: w.topics["dlq", 0].append(_altered(w.drop("dlq")))),

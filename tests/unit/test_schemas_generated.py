@@ -1,5 +1,5 @@
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,18 @@ from schemas import generate
 from schemas.asyncapi import PRIVATE, UNDECODABLE, event_type
 from schemas.decode import Batch, Decoder
 from schemas.events import INPUT_EVENTS, Event
-from schemas.limits import exceeded
 from schemas.outputs import OUTPUT_EVENTS
-from schemas.topics import topics
+from schemas.topics import Role, Topic, topics
+from schemas.wire import event_type as wire_event_type
 
 MODELS: dict[str, type[Event]] = {event_type(model): model for model in (*INPUT_EVENTS, *OUTPUT_EVENTS)}
 EXAMPLES = generate.examples()
 ASYNCAPI: dict[str, Any] = orjson.loads((generate.DIRECTORY / "asyncapi.v1.json").read_bytes())
 
 every_type = pytest.mark.parametrize("name", sorted(MODELS))
+every_input = pytest.mark.parametrize(
+    "topic", [each for each in topics() if each.is_input], ids=lambda topic: topic.role
+)
 
 
 def committed(name: str) -> dict[str, Any]:
@@ -142,15 +145,45 @@ def test_unknown_fields_are_no_error(name: str) -> None:
     MODELS[name].model_validate(grown)
 
 
-@pytest.mark.parametrize("topic", [topic for topic in topics() if topic.is_input], ids=lambda topic: topic.role)
-def test_examples_of_input_events_are_decoded_by_the_gate(topic: Any) -> None:
-    values = [orjson.dumps(EXAMPLES[name]) for name in topic.event_types]
-    key = EXAMPLES["session.erased"]["session_id"].encode()
-    count = len(values)
-    batch = Batch(topic.role, 0, 0, count, list(range(count)), [0] * count, [key] * count, list(values), [()] * count)
-    assert Decoder(topic.role).decode(batch) == []
-    assert [event and event["type"] for event in batch.events] == list(topic.event_types)
-    assert all(exceeded(event or {}, value) is None for event, value in zip(batch.events, values, strict=True))
+def without(event: dict[str, Any], field: str) -> dict[str, Any]:
+    return {key: value for key, value in event.items() if key != field}
+
+
+def decoded(role: Role, bodies: Sequence[Any]) -> list[str | None]:
+    """The type of each body as the gate decodes it on this topic; None where it refuses it."""
+    count = len(bodies)
+    values: list[bytes | None] = [orjson.dumps(body) for body in bodies]
+    keys: list[bytes | None] = [str(body.get("session_id")).encode() for body in bodies]
+    batch = Batch(role, 0, 0, count, list(range(count)), [0] * count, keys, values, [()] * count)
+    Decoder(role).decode(batch)
+    return [None if event is None else wire_event_type(type(event)) for event in batch.events]
+
+
+@every_input
+def test_examples_are_decoded_by_the_gate(topic: Topic) -> None:
+    assert decoded(topic.role, [EXAMPLES[name] for name in topic.event_types]) == list(topic.event_types)
+
+
+@every_input
+def test_gate_and_schema_take_the_same_events(topic: Topic) -> None:
+    for name in topic.event_types:
+        schema, example = committed(name), EXAMPLES[name]
+        variants = [without(example, field) for field in example if field != "type"]
+        for field, definition in schema["properties"].items():
+            wrong: list[Any] = [None, 7, True, [], {}, [None], {"": ""}]
+            if definition.get("format") != "date-time" and "date-time" not in str(definition):
+                wrong += ["", "x" * 256, "x" * 257, "x" * 5000]  # formats are hints to a validator, rules to the gate
+            variants += [{**example, field: value} for value in wrong]
+        valid = [Draft202012Validator(schema).is_valid(variant) for variant in variants]
+        taken = [each is not None for each in decoded(topic.role, variants)]
+        differing = [variant for variant, one, other in zip(variants, valid, taken, strict=True) if one is not other]
+        assert differing == []
+
+
+@every_input
+def test_gate_refuses_an_event_without_type(topic: Topic) -> None:
+    bodies = [without(EXAMPLES[name], "type") for name in topic.event_types]
+    assert decoded(topic.role, bodies) == [None] * len(bodies)
 
 
 def test_asyncapi_references_resolve() -> None:

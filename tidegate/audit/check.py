@@ -34,6 +34,7 @@ class PartitionCheck:
                 if case.handled(role, offset) and not session.erased and not case.forgotten:
                     case.note("conflict_unaccounted", "dispatched before with other content", role, offset)
             self.counts["tasks"] += len(session.tasks)
+        self._check_output_ids()
         self.counts["sessions"] += len(self.logs.sessions)
         self.counts["results"] += self.logs.counts["results_refused"]
 
@@ -62,3 +63,10 @@ class PartitionCheck:
             else:
                 detail = f"there is no record at {logs.names[role]}/{logs.partition}/{offset}"
                 logs.note("dlq_without_origin", detail, "dlq", refused.offset)
+
+    def _check_output_ids(self) -> None:
+        """Output ids: the same one twice is the same decision twice, right only where the gate had to forget the first."""
+        for session_id, task_id, event_id, role, offset in self.logs.repeated_ids:
+            case = Case(self.logs, self.terms, self.counts, session_id, task_id)
+            if not case.session.erased and not case.forgotten:
+                case.note("event_id_twice", event_id, role, offset)

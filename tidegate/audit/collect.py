@@ -76,6 +76,8 @@ class PartitionLogs:
         self.waiting: Counter[Role] = Counter()
         """Inputs at or beyond the committed offset, per topic."""
         self.refused: dict[tuple[Role, int], Refused] = {}
+        self.repeated_ids: list[tuple[str, str, str, Role, int]] = []
+        """Outputs whose event id another one has: session, task, event id, role, offset."""
         self.strays: list[Passed] = []
         self.copies: list[Passed] = []
         self._partitions = partitions
@@ -135,6 +137,7 @@ class PartitionLogs:
         if record.timestamp_type == 1:
             self.clocks[role].add(offset, record.timestamp)
         refused = self.refused.get((role, offset))
+        origin = self._origin(role, record) if record.headers else None
         body = self._parsed(role, record)
         if refused is not None:
             self._compare(role, record, refused, body)
@@ -146,9 +149,11 @@ class PartitionLogs:
         if self._home(session_id) != self.partition:
             self.strays.append(Passed(role, self.partition, offset, hash(value), handled))
             return
-        if record.headers:
-            self._note_copy(role, record)
-        if not self._takers[body["type"]](role, record, body, self.session(session_id)):
+        session = self.session(session_id)
+        if origin is not None and not session.is_new_copy(body["source"], body["event_id"]):
+            self.counts["forwarded_again"] += 1
+            return
+        if not self._takers[body["type"]](role, record, body, session):
             self._unaccounted(role, offset, f"{body['type']} cannot be folded", handled=handled)
 
     def _unaccounted(self, role: Role, offset: int, what: str, *, handled: bool) -> None:
@@ -197,17 +202,20 @@ class PartitionLogs:
             self._homes[session_id] = home
         return home
 
-    def _note_copy(self, role: Role, record: Record) -> None:
-        for name, value in record.headers:
-            if name != FORWARDED_HEADER:
-                continue
-            self.counts["forwarded"] += 1
-            topic, _, rest = (value or b"").decode(errors="replace").partition("/")
-            partition, _, offset = rest.partition("/")
-            if self._roles.get(topic) == role and partition.isdecimal() and offset.isdecimal():
-                self.copies.append(Passed(role, int(partition), int(offset), hash(record.value), handled=True))
-            else:
-                self.note("forwarded_without_origin", f"{FORWARDED_HEADER}: {value!r}", role, record.offset)
+    def _origin(self, role: Role, record: Record) -> Passed | None:
+        """Where the record says it was sent on from, if it does; noted to be compared with what was met there."""
+        said = next((value for name, value in record.headers if name == FORWARDED_HEADER), None)
+        if said is None:
+            return None
+        self.counts["forwarded"] += 1
+        topic, _, rest = said.decode(errors="replace").partition("/")
+        partition, _, offset = rest.partition("/")
+        if self._roles.get(topic) != role or not partition.isdecimal() or not offset.isdecimal():
+            self.note("forwarded_without_origin", f"{FORWARDED_HEADER}: {said!r}", role, record.offset)
+            return None
+        origin = Passed(role, int(partition), int(offset), hash(record.value), handled=True)
+        self.copies.append(origin)
+        return origin
 
     def _unsupported(self, _role: Role, _record: Record, _body: dict[str, Any], _session: Session) -> bool:
         return False
@@ -336,7 +344,7 @@ class PartitionLogs:
         self.counts["statuses"] += 1
         try:
             body = orjson.loads(record.value)
-            self._output_id(role, record, body["event_id"])
+            self._output_id(role, record, body)
             if (body["session_id"], body["task_id"]) != (session_id, task_id):
                 self.note("output_misplaced", "the key names another task than the body", role, record.offset)
             status.taken = body.get("taken") or {}
@@ -358,7 +366,7 @@ class PartitionLogs:
         try:
             body = orjson.loads(record.value or b"")
             session_id = body["session_id"]
-            self._output_id(role, record, body["event_id"])
+            self._output_id(role, record, body)
             if role != "commands":
                 output, task_id = output_of(role, record, body), body["task_id"]
                 self.session(session_id).outputs.setdefault(task_id, []).append(output)
@@ -368,9 +376,10 @@ class PartitionLogs:
         self.counts["outputs"] += 1
         self._placed(role, record, session_id, session_id.encode())
 
-    def _output_id(self, role: Role, record: Record, event_id: str) -> None:
+    def _output_id(self, role: Role, record: Record, body: dict[str, Any]) -> None:
+        event_id = body["event_id"]
         if event_id in self._output_ids:
-            self.note("event_id_twice", event_id, role, record.offset)
+            self.repeated_ids.append((body["session_id"], body["task_id"], event_id, role, record.offset))
         self._output_ids.add(event_id)
 
     def _placed(self, role: Role, record: Record, session_id: str, key: bytes) -> None:

@@ -176,6 +176,14 @@ class Session:
     results: dict[str, list[Result]] = field(default_factory=dict)
     outputs: dict[str, list[Output]] = field(default_factory=dict)
     statuses: dict[str, Status] = field(default_factory=dict)
+    copies: set[tuple[str, str]] = field(default_factory=set)
+    """Source and event id of events that were sent on from a wrong partition."""
+
+    def is_new_copy(self, source: str, event_id: str) -> bool:
+        """Whether this event has not been sent on before: a crash in between sends it on twice."""
+        known = len(self.copies)
+        self.copies.add((source, event_id))
+        return len(self.copies) > known
 
     def erased_before(self, offset: int) -> int:
         """The offset of the last erasure below `offset`, or -1."""
