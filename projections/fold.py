@@ -21,7 +21,13 @@ _ECHOED: Final = ("task_type", "destination", "metadata", "request_id", "slot")
 
 
 def fold_context_change(
-    row: SessionRow, event: ContextChanged, offset: int, timestamp: int, *, cause_is_over: bool, cause_parent: str | None
+    row: SessionRow,
+    event: ContextChanged,
+    offset: int,
+    timestamp: int,
+    *,
+    cause_is_over: bool,
+    cause_parent: str | None,
 ) -> list[str] | None:
     """Set and unset facets.
 
