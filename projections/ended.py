@@ -38,7 +38,10 @@ class Ended(NamedTuple):
 
     def with_result(self, digests: list[str]) -> "Ended":
         """The same, with one more result known."""
-        return self._replace(results=[*self.results, digests][-MAX_RESULTS:])
+        results = [*self.results, digests]
+        if len(results) > MAX_RESULTS:
+            del results[1]  # the first is the one that was judged
+        return self._replace(results=results)
 
     def to_line(self) -> bytes:
         """The line it is kept as."""

@@ -42,8 +42,12 @@ def fold_context_change(
     facets, tasks = row["facets"], row["tasks"]
     for name, value in changes.items():
         known = facets.get(name)
-        if known is not None and known[VALUE] == value and (cause_task is not None or known[CAUSE] is None):
-            continue
+        cause = cause_task
+        if known is not None and known[VALUE] == value:
+            if known[CAUSE] is None or known[CAUSE] == cause_task:
+                continue
+            if cause_task is not None:
+                cause = SEVERAL
         if restaled is None:
             restaled = []
         facets[name] = [value, offset, timestamp, event.source, event.event_id, cause_task]

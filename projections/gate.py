@@ -198,7 +198,7 @@ def _difference(row: SessionRow, task: TaskRow, name: str) -> dict[str, Any]:
         "offset": facet[OFFSET],
         "at": rfc3339(facet[TIMESTAMP]),
     }
-    if facet[CAUSE] is not None:
+    if facet[CAUSE]:
         changed_by["cause_task_id"] = facet[CAUSE]
     return {
         "facet": name,

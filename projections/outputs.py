@@ -91,7 +91,7 @@ def _result_output(
     body: dict[str, Any] = {
         "type": event_type,
         "source": source,
-        "event_id": output_event_id(name.encode()),
+        "event_id": output_event_id(name),
         "session_id": event.session_id,
         "occurred_at": rfc3339(now_ms),
         "task_id": event.task_id,
@@ -111,7 +111,7 @@ def _result_output(
     if judged.shadow:
         body["shadow"] = {"decision": judged.judgement.decision, "reason": judged.judgement.reason}
     if task is not None:
-        body["snapshot"] = task["expected"]
+        body["snapshot"] = all_expected_now(task)
         if decision == DELIVERED and "policy" in task and "valid_until" in task["policy"]:
             body["valid_until"] = task["policy"]["valid_until"]
     role: Role = "withheld"
@@ -246,9 +246,9 @@ def _tell_work(body: dict[str, Any], task: TaskRow) -> None:
             body[name] = task[name]
 
 
-def _status(body: dict[str, Any], traceparent: str | None) -> Output:
+def _status(body: dict[str, Any], traceparent: str | None, name: bytes | None = None) -> Output:
     without_id = orjson.dumps(body)
-    event_id = output_event_id(without_id)
+    event_id = output_event_id(name or without_id)
     session_id, source = body["session_id"], body["source"]
     return Output(
         "tasks",

@@ -217,7 +217,12 @@ class Partition:
     # Results
 
     def judge(self, batch: Batch, place: Place, now_ms: int) -> None:
-        """Judge a decoded batch of results. The caller has folded up to the barrier that `place` tells of."""
+        """Judge a decoded batch of results, and before it those that waited for their dispatch.
+
+        The caller has folded up to the barrier that `place` tells of.
+        """
+        if self._ready:
+            self.judge_ready(place, now_ms)
         for index, event in enumerate(batch.events):
             if event is not None:
                 headers = batch.headers[index]
@@ -387,6 +392,7 @@ class Partition:
 
     def _is_known(self, event: TaskResult, digests: list[str], known: list[list[str]], origin: Origin) -> bool:
         """Whether the result came before: as it is, or under its identity with other content, which is refused."""
+        is_repeat = False
         for identity, content in known:
             if content == digests[1]:
                 self.store.changes.duplicates["task.result"] += 1
@@ -398,7 +404,9 @@ class Partition:
                 )
                 self.store.changes.refusals.append(Refusal(*origin, "identity_conflict", detail))
                 return True
-        return False
+        if is_repeat:
+            self._changes.duplicates["task.result"] += 1
+        return is_repeat
 
     def _write_verdict(
         self,
@@ -500,7 +508,7 @@ class Partition:
         if batch.role.startswith("results") or not was_forwarded(batch.headers[index]):
             return False
         event = batch.events[index]
-        identity = digest(f"{event.source}\0{event.event_id}".encode())
+        identity = _identity(event)
         known = row.get("forwarded", [])
         if identity in known:
             self.store.changes.duplicates[event_type(type(event))] += 1
@@ -511,7 +519,8 @@ class Partition:
 
     def _refuse_full(self, batch: Batch, index: int, session_id: str) -> None:
         detail = (
-            f"session: the row of {session_id!r} has reached {FULL_ROW_BYTES} bytes; unset facets, or erase the session"
+            f"session: the row of {session_id!r} would have more than {MAX_ROW_BYTES} bytes; use fewer facets and"
+            " shorter values, or erase the session"
         )
         self.store.changes.refusals.append(Refusal(batch, index, "session_full", detail))
 
@@ -524,7 +533,11 @@ def _digests(result: Waiting) -> list[str]:
     """[identity, content] of a result. Content is everything but the envelope; payloads count byte for byte."""
     event: TaskResult = result.event
     content: list[Any] = [event.outcome, event.parts, event.reads, event.error]
-    return [digest(f"{event.source}\0{event.event_id}".encode()), digest(_encode_content(content))]
+    return [_identity(event), digest(_encode_content(content))]
+
+
+def _identity(event: Event) -> str:
+    return digest(orjson.dumps([event.source, event.event_id]))
 
 
 def _as_batch(waiting: Waiting, partition: int) -> Origin:

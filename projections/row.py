@@ -22,6 +22,9 @@ CAUSE: Final = 5
 UNSEEN: Final = 0
 """Stands for the value of a facet before its first change: it contradicts nothing. Values are strings or None."""
 
+SEVERAL: Final = ""
+"""Stands for the cause of a value that several tasks gave a facet one after the other: it is nobody's own."""
+
 OwnChanges = dict[str, list[list[Any]]]
 """For each facet the changes that a task's own work made: [[offset, value before, value after], …] by offset."""
 
@@ -131,6 +134,14 @@ def expected_now(task: TaskRow, facet: str) -> str | None:
         if before == UNSEEN or before == value:
             value = after
     return value
+
+
+def all_expected_now(task: TaskRow) -> dict[str, str | None]:
+    """Every facet the task depends on, with the value it expects now."""
+    expected = task["expected"]
+    if "own" not in task:
+        return expected
+    return {facet: expected_now(task, facet) for facet in expected}
 
 
 def differs(row: SessionRow, task: TaskRow, facet: str) -> bool:

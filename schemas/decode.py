@@ -3,7 +3,7 @@
 Every record is decoded once, by itself: a broken one costs its neighbours nothing and cannot shift them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Union
 
@@ -11,16 +11,20 @@ import msgspec
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from schemas.envelope import Headers, completed_from_headers
-from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS
-from schemas.limits import SMALL_BYTES, exceeded
+from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS, TaskDispatched
+from schemas.limits import SHALLOW_BYTES, SMALL_BYTES, exceeded
 from schemas.topics import Role
-from schemas.wire import decoder
+from schemas.wire import decoder, struct_of
 
 _MODELS: Final[dict[str, tuple[type[BaseModel], ...]]] = {
     "context": CONTEXT_EVENTS,
     "steps": STEP_EVENTS,
     "results": RESULT_EVENTS,
 }
+_DISPATCHED: Final[type[Any]] = struct_of(TaskDispatched)
+_NOT_AN_EVENT: Final = (msgspec.DecodeError, TypeError, UnicodeDecodeError, RecursionError)
+MAX_DETAIL: Final = 1000
+"""Characters of a refusal's detail. Keys and values of a bad record can be as long as the record."""
 
 
 @dataclass(slots=True)
@@ -95,7 +99,7 @@ class Decoder:
         for index, value in enumerate(batch.values):
             try:
                 event = decode_one(value)  # type: ignore[arg-type]  # None is a TypeError
-            except (msgspec.DecodeError, TypeError, UnicodeDecodeError) as error:
+            except _NOT_AN_EVENT as error:
                 event = self._refused(batch, index, error, refusals)
             events.append(event)
         batch.events = events
@@ -111,11 +115,27 @@ class Decoder:
         completed = completed_from_headers(value, batch.headers[index])
         if completed is not None:
             try:
-                return self._decode(completed)
-            except msgspec.DecodeError as still:
+                event = self._decode(completed)
+            except _NOT_AN_EVENT as still:
                 error, value = still, completed
-        refusals.append(Refusal(batch, index, "invalid_event", self._explained(value, error)))
+            else:
+                problem = exceeded(event, completed)
+                if problem is None:
+                    return event
+                refusals.append(Refusal(batch, index, "invalid_event", problem))
+                return None
+        refusals.append(Refusal(batch, index, "invalid_event", self._explained(value, error)[:MAX_DETAIL]))
         return None
+
+    def event_of(self, value: bytes, headers: Headers) -> Any:
+        """The event in a record that was decoded before. Raises `msgspec.DecodeError` if it was not."""
+        try:
+            return self._decode(value)
+        except msgspec.DecodeError:
+            completed = completed_from_headers(value, headers)
+            if completed is None:
+                raise
+            return self._decode(completed)
 
     def _explained(self, value: bytes, error: Exception) -> str:
         """Every problem of the record, as pydantic tells them; the decoder names only the first."""
@@ -136,8 +156,9 @@ def _refuse_other_keys(batch: Batch, refusals: list[Refusal]) -> None:
     """A key that is not the session id: whoever partitions by the key would separate a session's records."""
     keys, events = batch.keys, batch.events
     try:
-        if b"\0".join(keys).decode() == "\0".join([event.session_id for event in events]):  # type: ignore[arg-type]
-            return
+        joined = b"\0".join(keys)  # type: ignore[arg-type]
+        if joined.count(b"\0") < len(keys) and joined.decode() == "\0".join([event.session_id for event in events]):
+            return  # as many keys as session ids, none with a \0 in it, and the same text: the same keys
     except (TypeError, AttributeError, UnicodeDecodeError):  # a record without a key, or no event: look at each
         pass
     for index, (key, event) in enumerate(zip(keys, events, strict=True)):
@@ -150,12 +171,24 @@ def _refuse_other_keys(batch: Batch, refusals: list[Refusal]) -> None:
 
 
 def _refuse_beyond_limits(batch: Batch, refusals: list[Refusal]) -> None:
-    values: Sequence[bytes] = [value for value in batch.values if value is not None]
-    blob = b"".join(values)
-    if blob.isascii() and b"\\u" not in blob and max(map(len, values), default=0) <= SMALL_BYTES:
-        return  # characters are bytes, and nothing is large enough to break a bound of size
-    for index, event in enumerate(batch.events):
-        value = batch.values[index]
+    events, values = batch.events, batch.values
+    for index in _suspects(batch):
+        event, value = events[index], values[index]
         if event is not None and value is not None and (problem := exceeded(event, value)) is not None:
-            batch.events[index] = None
+            events[index] = None
             refusals.append(Refusal(batch, index, "invalid_event", problem))
+
+
+def _suspects(batch: Batch) -> Iterable[int]:
+    """The records that might break a bound. Most cannot: they are short, and their characters are bytes."""
+    values: Sequence[bytes] = [value or b"" for value in batch.values]
+    longest = max(map(len, values), default=0)
+    blob = b"".join(values)
+    if longest > SMALL_BYTES or b"\\u" in blob or not blob.isascii():
+        return range(len(values))
+    suspects: list[int] = []
+    if longest > SHALLOW_BYTES:
+        suspects += [index for index, value in enumerate(values) if len(value) > SHALLOW_BYTES]
+    if batch.role.startswith("steps"):
+        suspects += [index for index, event in enumerate(batch.events) if type(event) is _DISPATCHED and event.metadata]
+    return suspects

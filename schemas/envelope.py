@@ -6,16 +6,20 @@ Source: CloudEvents Kafka protocol binding 1.0.2, section 3.2.
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 import orjson
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = Sequence[tuple[str, Any]]
+"""Names and values of a record's headers. A value is bytes, or None: Kafka allows null."""
 
 CONTENT_TYPE: Final = (("content-type", b"application/json"), ("ce_specversion", b"1.0"))
 TRACEPARENT: Final = "traceparent"
 FORWARDED_FROM: Final = "tidegate_forwarded_from"
 """Set on a record that was found on the wrong partition and sent on: `topic/partition/offset` where it was found."""
+MAX_TRACEPARENT_BYTES: Final = 256
+"""Version 00 has 55, later ones may have more. Kept with the task, so it must have an end."""
 
 _ATTRIBUTES: Final[Mapping[str, str]] = {
     "ce_type": "type",
@@ -52,9 +56,9 @@ def _time_header(occurred_at: str) -> tuple[str, bytes]:
 
 
 def traceparent_of(headers: Headers) -> str | None:
-    """The W3C trace context header, where there is one that is ASCII text."""
+    """The W3C trace context header, where there is one that is ASCII text of bounded length."""
     for name, value in headers:
-        if name == TRACEPARENT and value and value.isascii():
+        if name == TRACEPARENT and value and len(value) <= MAX_TRACEPARENT_BYTES and value.isascii():
             return value.decode()
     return None
 
@@ -67,15 +71,27 @@ def was_forwarded(headers: Headers) -> bool:
 def completed_from_headers(value: bytes, headers: Headers) -> bytes | None:
     """The body with the envelope fields that only its `ce_*` headers state; None where headers add nothing.
 
-    A field that the body states wins over the header.
+    A field that the body states wins over the header. The rest of the body stays as it is, byte for byte. A header
+    without text says nothing.
     """
-    attributes = {_ATTRIBUTES[name]: text.decode(errors="replace") for name, text in headers if name in _ATTRIBUTES}
+    attributes: dict[str, str] = {}
+    for name, text in headers:
+        if name in _ATTRIBUTES and text:
+            try:
+                attributes[_ATTRIBUTES[name]] = text.decode()
+            except UnicodeDecodeError:
+                continue
     if not attributes:
         return None
     try:
-        body = orjson.loads(value)
-    except orjson.JSONDecodeError:
+        body = _fields_of(value)
+    except (msgspec.DecodeError, RecursionError):
         return None
-    if not isinstance(body, dict) or attributes.keys() <= body.keys():
+    missing = {name: text for name, text in attributes.items() if name not in body}
+    if not missing:
         return None
-    return orjson.dumps({**attributes, **body})
+    begin = value.index(b"{") + 1
+    return b"{%s%s%s" % (orjson.dumps(missing)[1:-1], b"," if body else b"", value[begin:])
+
+
+_fields_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

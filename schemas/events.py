@@ -5,7 +5,7 @@ Sizes are in UTF-8 bytes. Version 1 changes additively: unknown fields are ignor
 
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from schemas.fields import (
     MAX_FACETS,
@@ -16,6 +16,7 @@ from schemas.fields import (
     Checkpoint,
     Facets,
     FacetValue,
+    Instant,
     Lane,
     Metadata,
     Model,
@@ -42,7 +43,7 @@ class Event(Model):
     """Unique within the source (CloudEvents `id`). The same pair with another body is an error, not a repeat."""
     session_id: Name
     """The session the event belongs to; also the record's key. Unique across tenants: prefix it."""
-    occurred_at: AwareDatetime
+    occurred_at: Instant
     """When it happened at the source, RFC 3339 with an offset. For people; the gate compares the broker's time."""
 
 
@@ -130,7 +131,7 @@ class TaskDispatched(Event):
     """Whether a running task whose snapshot is broken goes on."""
     while_stale_grace_seconds: Annotated[float, Field(ge=0, le=86_400)] = 5.0
     """How long the user has to come back before `while_stale: cancel` acts."""
-    deadline_at: AwareDatetime | None = None
+    deadline_at: Instant | None = None
     """After this moment the task ends `expired`."""
     heartbeat_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
     """Longest silence of the agent before the task ends `expired`."""
@@ -144,7 +145,7 @@ class TaskDispatched(Event):
     """Ids of the steps the task means to take: a receipt of a cancelled task tells which were never attempted."""
     attempt: Annotated[int, Field(ge=1, le=17)] = 1
     """1 for the first attempt; `<id>~2` is the second."""
-    valid_until: AwareDatetime | None = None
+    valid_until: Instant | None = None
     """Echoed with a delivery: the consumer shows or applies it no later."""
 
 

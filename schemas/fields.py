@@ -3,9 +3,11 @@
 Sizes are UTF-8 bytes; `schemas.limits` checks what pydantic counts in characters.
 """
 
-from typing import Annotated, Final, Literal
+import re
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 MAX_NAME_BYTES: Final = 256
 MAX_VALUE_BYTES: Final = 1024
@@ -16,8 +18,25 @@ MAX_INLINE_PART_BYTES: Final = 256 * 1024
 MAX_PARTS: Final = 64
 MAX_PLANNED_STEPS: Final = 64
 MAX_TEXT_BYTES: Final = 4 * 1024
+MAX_URI_BYTES: Final = 2 * 1024
 MAX_EVENT_BYTES: Final = 768 * 1024
 """The largest input event: an output echoes it and adds a verdict, and must fit the broker's default of 1 MiB."""
+MAX_NESTING: Final = 200
+"""Arrays and objects inside each other, below the event itself. Parsers give up at some depth, each at another."""
+MAX_INTEGER: Final = 2**63 - 1
+"""What every language's integers hold."""
+
+_RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:?\d\d)", re.ASCII)
+
+
+def _as_rfc3339(value: Any) -> Any:
+    if isinstance(value, datetime) or (isinstance(value, str) and _RFC3339.fullmatch(value)):
+        return value
+    raise ValueError("not a time as in RFC 3339, with an offset")
+
+
+Instant = Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_as_rfc3339)]
+"""A point in time, RFC 3339 with an offset, up to nanoseconds (kept to the microsecond)."""
 
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_BYTES)]
 """An id or a facet's name: 1 to 256 bytes."""
@@ -72,9 +91,9 @@ Reason = Literal[
 
 
 class Model(BaseModel):
-    """Base of every contract model. Unknown fields are ignored, so that version 1 can grow."""
+    """Base of every contract model. Unknown fields are ignored, so that version 1 can grow; types are not converted."""
 
-    model_config = ConfigDict(extra="ignore", ser_json_inf_nan="null", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="ignore", strict=True, ser_json_inf_nan="null", use_attribute_docstrings=True)
 
 
 class Cause(Model):
@@ -87,20 +106,20 @@ class Cause(Model):
 class PayloadRef(Model):
     """Where a payload too large to travel inline is kept."""
 
-    uri: Annotated[str, Field(min_length=1, max_length=2048)]
+    uri: Annotated[str, Field(min_length=1, max_length=MAX_URI_BYTES)]
     """Address the consumer can fetch the payload from."""
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Field(min_length=64, max_length=64, pattern=r"^[0-9a-f]{64}$")]
     """Digest of the payload's bytes, lower-case hexadecimal."""
-    bytes: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0, le=MAX_INTEGER)]
     """Size of the payload."""
 
 
 class Checkpoint(Model):
     """Reference to a state the task can be resumed from."""
 
-    uri: Annotated[str, Field(min_length=1, max_length=2048)]
+    uri: Annotated[str, Field(min_length=1, max_length=MAX_URI_BYTES)]
     """Address of the checkpoint, opaque to the gate."""
-    sequence: Annotated[int, Field(ge=0)] = 0
+    sequence: Annotated[int, Field(ge=0, le=MAX_INTEGER)] = 0
     """Order of the checkpoints of one task; the last one wins."""
 
 

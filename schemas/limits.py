@@ -1,22 +1,31 @@
-"""Bounds that the models cannot state: sizes in UTF-8 bytes (models count characters), and sizes of whole objects."""
+"""Bounds that the models cannot state: sizes in UTF-8 bytes (models count characters), sizes of whole objects, nesting.
 
+Whether a record keeps them depends on nothing but the record.
+"""
+
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
+import orjson
 
 from schemas.fields import (
     MAX_EVENT_BYTES,
     MAX_INLINE_PART_BYTES,
     MAX_METADATA_BYTES,
     MAX_NAME_BYTES,
+    MAX_NESTING,
     MAX_SNAPSHOT_BYTES,
     MAX_TEXT_BYTES,
+    MAX_URI_BYTES,
     MAX_VALUE_BYTES,
 )
 
 SMALL_BYTES: Final = MAX_METADATA_BYTES
-"""A record of plain ASCII up to this size cannot break any of these bounds."""
+"""A record of plain ASCII up to this size cannot break any bound of size."""
+SHALLOW_BYTES: Final = 2 * (MAX_NESTING + 1)
+"""A record up to this size cannot nest too deep."""
 
 _NAMES: Final = (
     "source",
@@ -38,14 +47,48 @@ _FACETS: Final = ("snapshot", "reads")
 _NAME_LISTS: Final = ("unset", "depends_on")
 
 
+_TEXT_IN_QUOTES: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
+_BRACES_AS_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
+
+
 def exceeded(event: Any, value: bytes) -> str | None:
     """The first bound that `event` (decoded from `value`) breaks, as a sentence; None where it keeps all."""
+    if is_nested_too_deep(value):
+        return f"event: arrays and objects inside each other, at most {MAX_NESTING} deep"
+    metadata = getattr(event, "metadata", None)
+    if metadata:
+        try:
+            orjson.dumps(metadata)
+        except TypeError as error:  # an integer that most languages cannot hold, and the row's bytes neither
+            return f"metadata: {error}"
+    if is_small(value):
+        return None
     if len(value) > MAX_EVENT_BYTES:
         return f"event: {len(value)} bytes, at most {MAX_EVENT_BYTES}; use payload_ref for large parts"
+    try:
+        value.decode()  # payloads were not looked into
+    except UnicodeDecodeError as error:
+        return f"event: not UTF-8: {error.reason} at byte {error.start}"
     for field, size, limit in _sizes(event):
         if size > limit:
             return f"{field}: {size} bytes, at most {limit}"
     return None
+
+
+def is_small(value: bytes) -> bool:
+    """Whether the record cannot break any bound of size: its characters are bytes, and few."""
+    return len(value) <= SMALL_BYTES and value.isascii() and b"\\u" not in value
+
+
+def is_nested_too_deep(value: bytes) -> bool:
+    """Whether valid JSON nests deeper than the contract allows."""
+    if len(value) <= SHALLOW_BYTES or value.count(b"[") + value.count(b"{") <= MAX_NESTING + 1:
+        return False
+    brackets = _TEXT_IN_QUOTES.sub(b"", value).translate(_BRACES_AS_BRACKETS, _NO_BRACKETS)
+    for _ in range(MAX_NESTING + 1):  # each time what is innermost falls away
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
 
 
 def _sizes(event: Any) -> Iterator[tuple[str, int, int]]:
@@ -72,10 +115,14 @@ def _sizes(event: Any) -> Iterator[tuple[str, int, int]]:
             yield f"parts.{index}.depends_on", _utf8(name), MAX_NAME_BYTES
         payload = part.payload
         yield f"parts.{index}.payload", 0 if payload is None else len(bytes(payload)), MAX_INLINE_PART_BYTES
+        if part.payload_ref is not None:
+            yield f"parts.{index}.payload_ref.uri", _utf8(part.payload_ref.uri), MAX_URI_BYTES
     error = getattr(event, "error", None)
     if error is not None:
         yield "error.code", _utf8(error.code), MAX_NAME_BYTES
         yield "error.message", _utf8(error.message), MAX_TEXT_BYTES
+    checkpoint = getattr(event, "checkpoint", None)
+    yield "checkpoint.uri", _utf8(checkpoint.uri) if checkpoint is not None else 0, MAX_URI_BYTES
     cause = getattr(event, "cause", None)
     yield "cause.task_id", _utf8(cause.task_id) if cause is not None else 0, MAX_NAME_BYTES
     for part_id in getattr(event, "part_ids", None) or ():

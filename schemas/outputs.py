@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from schemas.events import Event
 from schemas.fields import (
@@ -11,6 +11,7 @@ from schemas.fields import (
     Disposition,
     Facets,
     FacetValue,
+    Instant,
     Lane,
     Metadata,
     Model,
@@ -32,7 +33,7 @@ class ChangedBy(Model):
     """Its `event_id`."""
     offset: int
     """Its offset on the context topic, in the session's partition."""
-    at: AwareDatetime
+    at: Instant
     """The broker's timestamp of it."""
     cause_task_id: Name | None = None
     """The task whose own work it was, if any."""
@@ -79,7 +80,7 @@ class Judged(Model):
     """Every context event below this offset was folded."""
     steps_offset: int
     """Every step below this offset was folded."""
-    at: AwareDatetime
+    at: Instant
     """The gate's clock."""
 
 
@@ -107,7 +108,7 @@ class ResultIdentity(Model):
     """Its `event_id`."""
     offset: int
     """Its offset on the results topic, in the session's partition."""
-    at: AwareDatetime
+    at: Instant
     """The broker's timestamp of it."""
 
 
@@ -221,9 +222,9 @@ class TaskStatus(TaskEcho):
     """The last checkpoint told."""
     acknowledged: Acknowledged | None = None
     """What the consumer did with the delivery."""
-    dispatched_at: AwareDatetime | None = None
+    dispatched_at: Instant | None = None
     """The broker's timestamp of the dispatch."""
-    ended_at: AwareDatetime | None = None
+    ended_at: Instant | None = None
     """When it ended."""
 
 

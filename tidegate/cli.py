@@ -192,7 +192,7 @@ def demo(
     sessions: Annotated[
         int, typer.Option(help="Sessions of the load, with one task of ten events each.", min=1)
     ] = 20_000,
-    rate: Annotated[int, typer.Option(help="Events per second the load is sent with.", min=100)] = 10_000,
+    rate: Annotated[int, typer.Option(help="Events per second the load is sent with.", min=100)] = 6_000,
 ) -> None:
     """See the gate at work: a real broker, a worker, a short story, a load, an audit. Needs nothing but this command.
 

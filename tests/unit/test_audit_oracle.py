@@ -1032,6 +1032,20 @@ def test_a_repeat_is_forgiven_once_the_task_may_be_forgotten() -> None:
     assert not world.audit()[0]
 
 
+def test_the_same_decision_after_an_erasure_has_the_same_event_id() -> None:
+    world = World()
+    first = world.result()
+    world.unknown(first)
+    world.now_ms += 60_000
+    again = world.append("results", first.key, first.value)
+    world.unknown(again)
+    world.edit("withheld", lambda body: body.update(event_id=world.topics["withheld", 0][0].body["event_id"]))
+    assert "event_id_twice" in world.audit()[0].counts
+
+    world.put("context", "session.erased")
+    assert not world.audit()[0]
+
+
 def test_a_full_session_may_reject_tasks() -> None:
     world = World()
     world.dispatch()

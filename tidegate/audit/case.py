@@ -69,7 +69,7 @@ class Case:
         self.bounds = logs.bounds
         self.session_id = session_id
         self.task_id = task_id
-        self.session: Session = logs.sessions[session_id]
+        self.session: Session = logs.session(session_id)
         self.task: Task | None = self.session.tasks.get(task_id)
         self.status: Status | None = self.session.statuses.get(task_id)
         self.results: list[Result] = self.session.results.get(task_id, [])

@@ -65,7 +65,7 @@ class PartitionCheck:
                 logs.note("dlq_without_origin", detail, "dlq", refused.offset)
 
     def _check_output_ids(self) -> None:
-        """Output ids: the same one twice is the same decision twice, right only where the gate had to forget the first."""
+        """An output id twice is one decision taken twice, right only where the gate had to forget the first."""
         for session_id, task_id, event_id, role, offset in self.logs.repeated_ids:
             case = Case(self.logs, self.terms, self.counts, session_id, task_id)
             if not case.session.erased and not case.forgotten:

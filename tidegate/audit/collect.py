@@ -6,6 +6,7 @@ no bytes are kept. Input events are read with orjson alone; the contract's model
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ FORWARDED_HEADER: Final = "tidegate_forwarded_from"
 OUTPUT_ROLES: Final[tuple[Role, ...]] = ("dlq", "delivered", "delivered.cold", "withheld", "tasks", "commands")
 """The gate's topics that are read, the DLQ first. The changelog is the engine's own and is not."""
 
+_LARGE_INTEGER: Final = re.compile(rb"\d{19}")
 _MODELS: Final[dict[str, tuple[type[Event], ...]]] = {
     "context": CONTEXT_EVENTS,
     "steps": STEP_EVENTS,
@@ -190,7 +192,7 @@ class PartitionLogs:
             adapter = self._adapters[role] = TypeAdapter(union)
         body = completed(record)
         try:
-            adapter.validate_json(orjson.dumps(body), strict=True)
+            adapter.validate_json(orjson.dumps(body))
         except ValidationError:
             return None
         return body if record.key is None or record.key == body["session_id"].encode() else None
@@ -347,7 +349,7 @@ class PartitionLogs:
             self._output_id(role, record, body)
             if (body["session_id"], body["task_id"]) != (session_id, task_id):
                 self.note("output_misplaced", "the key names another task than the body", role, record.offset)
-            status.taken = body.get("taken") or {}
+            status.taken = body.get("taken") or status.taken
             ended = body["status"] == "ended"
         except (ValueError, LookupError, TypeError):
             self.note("output_unreadable", "not a task.status event", role, record.offset)
@@ -390,5 +392,6 @@ class PartitionLogs:
 
 
 def _may_exceed(value: bytes) -> bool:
-    """Whether the event may break a bound that is counted in bytes, which the models do not state."""
-    return len(value) > MAX_METADATA_BYTES or not value.isascii() or b"\\u" in value
+    """Whether the event may break a bound the models do not state: sizes in bytes, depth, size of integers."""
+    long = len(value) > MAX_METADATA_BYTES or not value.isascii() or b"\\u" in value
+    return long or value.count(b"[") + value.count(b"{") > 100 or _LARGE_INTEGER.search(value) is not None

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError, for_code
+from aiokafka.protocol.commit import OffsetFetchRequest
 
 from schemas.topics import INPUT_ROLES, Role, topic_name
 from tidegate.audit.collect import OUTPUT_ROLES, PartitionLogs
@@ -166,16 +167,29 @@ class Reader:
         deadline = time.monotonic() + self._settings.request_timeout_seconds
         while True:
             try:
-                offsets = await self._admin.list_consumer_group_offsets(self._settings.group_id)
-                answers = await self._admin.describe_consumer_groups([self._settings.group_id])
+                return await self._ask_group()
             except KafkaError as error:
                 # The first question about any group makes the broker create the topic it keeps them on.
                 if not error.retriable or time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(0.2)
-                continue
-            committed = {tp: found.offset for tp, found in offsets.items() if found.offset >= 0}
-            return committed, any(group[5] for answer in answers for group in answer.groups)
+
+    async def _ask_group(self) -> tuple[Offsets, bool]:
+        group_id = self._settings.group_id
+        coordinator = await self._admin.find_coordinator(group_id)
+        # Not `list_consumer_group_offsets`: while the coordinator loads, that answers with no offsets and no error.
+        answer = await self._admin._send_request(OffsetFetchRequest(group_id, None), coordinator)
+        if answer.error_code:
+            raise for_code(answer.error_code)(f"committed offsets of group {group_id}")
+        committed = {}
+        for topic, partitions in answer.topics:
+            for partition, offset, _, code in partitions:
+                if code:
+                    raise for_code(code)(f"committed offset of {topic}/{partition}")
+                if offset >= 0:
+                    committed[TopicPartition(topic, partition)] = offset
+        (described,) = await self._admin.describe_consumer_groups([group_id], coordinator)
+        return committed, any(group[5] for group in described.groups)
 
     async def _settle(self, outputs: list[TopicPartition]) -> tuple[Offsets, list[str]]:
         """Ends of the outputs below which every transaction has ended; those where one would not are named."""
@@ -205,6 +219,7 @@ async def reader(settings: Settings) -> AsyncIterator[Reader]:
         "enable_auto_commit": False,
         "auto_offset_reset": "none",
         "request_timeout_ms": timeout_ms,
+        "retry_backoff_ms": 20,
         "fetch_max_wait_ms": 50,
         "max_partition_fetch_bytes": _FETCH_BYTES,
         "check_crcs": False,

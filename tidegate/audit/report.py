@@ -97,7 +97,8 @@ class Report:
         for note in self.notes:
             console.print(f"[yellow]note:[/] {escape(note)}")
         if self.clean:
-            console.print("[bold green]clean[/]: every input is accounted for, and every verdict holds")
+            so_far = " so far: some wait" if self.counts["pending"] or self.counts["waiting"] else ""
+            console.print(f"[bold green]clean[/]: every input is accounted for, and every verdict holds{so_far}")
             return
         for kind, count in self.findings.counts.most_common():
             console.print(f"\n[bold red]{kind}[/] ({count:,}): {escape(KINDS[kind].meaning)}")

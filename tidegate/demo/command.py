@@ -10,7 +10,7 @@ import signal
 import tempfile
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,15 +76,20 @@ def run_demo(size: Size) -> int:
     except KeyboardInterrupt:
         console.print("stopped")
         status = 130
+    except TidegateError:
+        with contextlib.suppress(OSError):
+            directory.rmdir()  # but not with logs in it: the error names one
+        raise
     finally:
         signal.signal(signal.SIGTERM, previous)
-    shutil.rmtree(directory, ignore_errors=True)  # not after an error: its message names a log in there
+    shutil.rmtree(directory, ignore_errors=True)
     return status
 
 
 class _Demo:
     def __init__(self, console: Console, broker: LocalBroker, directory: Path, size: Size) -> None:
         self._console = console
+        self._broker = broker
         self._directory = directory
         self._size = size
         self._metrics_port = free_port()
@@ -112,20 +117,23 @@ class _Demo:
         began = time.monotonic()
         async with self._child("worker", "-m", "tidegate", "worker") as worker:
             with self._console.status("starting the worker"):
-                await self._while_alive(worker, self._ready())
+                await _unless(self._ready(), worker.ended(), self._broker_ended())
             _done(
                 self._console,
                 f"a worker, process {worker.pid}; its metrics: http://127.0.0.1:{self._metrics_port}/metrics",
                 began,
             )
-            return await self._while_alive(worker, self._acts())
+            return await _unless(self._acts(), worker.ended(), self._broker_ended())
 
     async def _acts(self) -> int:
         async with self._child("consumer", "-m", "tidegate.demo.consumer", talks=True) as consumer:
             heard = _Ear(consumer)
             async with heard.listening():
-                surprised = await self._story(heard)
-                await self._load(heard, consumer)
+                surprised = await _unless(self._story(heard), heard.gone())
+                sent, seconds = await _unless(self._load(heard), heard.gone())
+                consumer.hang_up()
+                await _unless(heard.until(lambda: heard.summary is not None, "the consumer's sum"), heard.gone())
+        self._console.print(load_table(heard.summary or {}, events=sent, seconds=seconds))
         found = await self._audit()
         return found or surprised
 
@@ -148,7 +156,8 @@ class _Demo:
             print_(f"[bold red]not as expected:[/bold red] {line}")
         return 1 if lines else 0
 
-    async def _load(self, heard: _Ear, consumer: Child) -> None:
+    async def _load(self, heard: _Ear) -> tuple[int, float]:
+        """Events sent, and the seconds from the first of them to the last verdict."""
         size = self._size
         self._console.print(
             f"\n[bold]A load.[/bold] {size.sessions:,} sessions, {size.events:,} events,"
@@ -166,10 +175,7 @@ class _Demo:
                 async for sent in producer.lines():
                     progress.update(events, completed=sent["events"])
             await heard.until(lambda: heard.judged >= size.sessions, "the load's verdicts")
-            seconds = time.monotonic() - began
-        consumer.hang_up()
-        await heard.until(lambda: heard.summary is not None, "the consumer's sum")
-        self._console.print(load_table(heard.summary or {}, events=sent["events"], seconds=seconds))
+        return sent["events"], time.monotonic() - began
 
     async def _audit(self) -> int:
         self._console.print("\n[bold]The audit.[/bold] Everything is read again, and recomputed by other code.")
@@ -194,22 +200,29 @@ class _Demo:
                 )
             await asyncio.sleep(0.1)
 
-    async def _while_alive(self, worker: Child, doing: Awaitable[T]) -> T:
-        """The result of `doing`; raises `TidegateError` as soon as the worker has died."""
-        work = asyncio.ensure_future(doing)
-        death = asyncio.ensure_future(worker.ended())
-        try:
-            await asyncio.wait((work, death), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                await death
-            return await work
-        finally:
-            for future in (work, death):
-                future.cancel()
-            await asyncio.gather(work, death, return_exceptions=True)
+    async def _broker_ended(self) -> None:
+        while self._broker.pid is not None:  # noqa: ASYNC110 - not a child that asyncio waits for
+            await asyncio.sleep(0.2)
+        raise self._broker.failure("The Kafka broker ended")
 
     def _child(self, name: str, *arguments: str, talks: bool = False) -> Child:
         return Child(name, list(arguments), self._environment, self._directory, talks=talks)
+
+
+async def _unless(doing: Coroutine[Any, Any, T], *troubles: Coroutine[Any, Any, None]) -> T:
+    """The result of `doing`, unless one of the others raises first: then that."""
+    work = asyncio.ensure_future(doing)
+    watched = [asyncio.ensure_future(trouble) for trouble in troubles]
+    try:
+        done, _ = await asyncio.wait((work, *watched), return_when=asyncio.FIRST_COMPLETED)
+        for trouble in watched:
+            if trouble in done:
+                trouble.result()
+        return await work
+    finally:
+        for future in (work, *watched):
+            future.cancel()
+        await asyncio.gather(work, *watched, return_exceptions=True)
 
 
 class _Ear:
@@ -222,7 +235,7 @@ class _Ear:
         self.on_judged: Callable[[int], None] = lambda _count: None
         self._consumer = consumer
         self._news = asyncio.Event()
-        self._failure: BaseException | None = None
+        self._died = asyncio.Event()
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -233,8 +246,13 @@ class _Ear:
             listener.cancel()
             await asyncio.gather(listener, return_exceptions=True)
 
+    async def gone(self) -> None:
+        """Wait until the consumer has died; raises `TidegateError` then."""
+        await self._died.wait()
+        raise self._consumer.failure()
+
     async def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for the condition. Raises `TidegateError` if the consumer dies, or tells nothing for half a minute."""
+        """Wait for the condition. Raises `TidegateError` if nothing is told for half a minute."""
         while not condition():
             self._news.clear()
             try:
@@ -244,8 +262,6 @@ class _Ear:
                     f"Waited {_VERDICT_SECONDS:.0f} s for {what}, in vain.",
                     f"The worker's log may say why: {self._consumer.log_file.with_name('worker.log')}",
                 ) from None
-            if self._failure is not None:
-                raise self._failure
 
     async def _listen(self) -> None:
         try:
@@ -258,9 +274,8 @@ class _Ear:
                 elif "results" in told:
                     self.summary = told
                 self._news.set()
-        except TidegateError as failure:
-            self._failure = failure
-            self._news.set()
+        except TidegateError:
+            self._died.set()
 
 
 def _answers(address: str) -> bool:
