@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from projections.row import CAUSE, UNSEEN, VALUE, OwnChanges, SessionRow, TaskRow, ancestors, differs
+from projections.row import CAUSE, SEVERAL, UNSEEN, VALUE, OwnChanges, SessionRow, TaskRow, ancestors, differs
 from schemas.events import ContextChanged, TaskDispatched, TaskStep
 from schemas.identity import digest
 
@@ -50,7 +50,7 @@ def fold_context_change(
                 cause = SEVERAL
         if restaled is None:
             restaled = []
-        facets[name] = [value, offset, timestamp, event.source, event.event_id, cause_task]
+        facets[name] = [value, offset, timestamp, event.source, event.event_id, cause]
         if cause_task is not None and (not cause_is_over or cause_parent in tasks):
             before = UNSEEN if known is None else known[VALUE]
             _remember_own(row, cause_task, cause_parent, name, [offset, before, value])
@@ -72,7 +72,7 @@ _NO_TIME: Final = datetime.fromtimestamp(0, UTC)
 
 def echo_of(event: TaskDispatched) -> dict[str, Any]:
     """What outputs repeat from a dispatch."""
-    echo = {name: value for name in _ECHOED if (value := getattr(event, name))}
+    echo = {name: value for name in _ECHOED if (value := getattr(event, name)) not in (None, {})}
     if event.lane != "hot":
         echo["lane"] = event.lane
     return echo
@@ -155,7 +155,7 @@ def join_parent(row: SessionRow, task: TaskRow) -> None:
     for above in ancestors(row, task):
         for name, changes in task.get("own", {}).items():
             for change in changes:
-                _insert(above.setdefault("own", {}), name, change)
+                _insert(above.setdefault("own", {}), name, change, above["expected"].get(name, UNSEEN))
         for name, value in task["expected"].items():
             above["expected"][name] = value
             restale(row, above, name, task["at"])
@@ -221,16 +221,19 @@ def _remember_own(row: SessionRow, task_id: str, cause_parent: str | None, facet
         task = tasks.get(cause_parent)
     if task is not None:
         for each in (task, *ancestors(row, task)):
-            _insert(each.setdefault("own", {}), facet, change)
+            _insert(each.setdefault("own", {}), facet, change, each["expected"].get(facet, UNSEEN))
         return
     undispatched = row["own"]
     if task_id not in undispatched and len(undispatched) >= MAX_UNDISPATCHED:
         del undispatched[next(iter(undispatched))]
-    _insert(undispatched.setdefault(task_id, {}), facet, change)
+    _insert(undispatched.setdefault(task_id, {}), facet, change, UNSEEN)
 
 
-def _insert(own: OwnChanges, facet: str, change: list[Any]) -> None:
-    """Put a change in its place by offset. Beyond the bound the two oldest become one, if they follow each other."""
+def _insert(own: OwnChanges, facet: str, change: list[Any], stated: Any) -> None:
+    """Put a change in its place by offset. Beyond the bound two that follow each other become one.
+
+    Not where they meet in the value that the task has `stated`: it would be lost.
+    """
     changes = own.setdefault(facet, [])
     if change in changes:
         return
@@ -238,5 +241,7 @@ def _insert(own: OwnChanges, facet: str, change: list[Any]) -> None:
     if len(changes) > 1 and changes[-2][0] > change[0]:
         changes.sort(key=lambda each: each[0])
     if len(changes) > MAX_CHANGES:
-        first, second = changes[0], changes[1]
-        changes[:2] = [[second[0], first[1], second[2]]] if first[2] == second[1] else [second]
+        place = 1 if changes[0][2] == stated else 0
+        first, second = changes[place : place + 2]
+        merged = [[second[0], first[1], second[2]]] if first[2] == second[1] else [second]
+        changes[place : place + 2] = merged

@@ -48,8 +48,9 @@ class Place:
 class Judgement:
     """The decision on one result, in the contract's own shapes.
 
-    `parts` are `PartVerdict` values of the parts judged, in their order. `reason` is that of the first part withheld, else
-    of the first held, else of the first. `wait` is what held parts wait for. `redispatch`: a new attempt is called for.
+    `parts` are `PartVerdict` values of the parts judged, in their order. `reason` is that of the first part withheld,
+    else of the first held, else of the first. `wait` is what held parts wait for. `redispatch`: a new attempt is
+    called for.
     """
 
     decision: PartDecision

@@ -10,8 +10,8 @@ import msgspec
 from projections.ended import Ended
 from projections.fold import dispatch_digest, echo_of, fold_dispatch, join_parent
 from projections.outputs import command, ended_status, ending, receipt_of
-from projections.row import SessionRow, TaskRow, older_in_slot, order_of
-from projections.store import FULL_ROW_BYTES, Store, Waiting
+from projections.row import MAX_ROW_BYTES, SessionRow, TaskRow, older_in_slot, order_of
+from projections.store import Store, Waiting
 from schemas.events import TaskDispatched
 from schemas.fields import Reason
 
@@ -22,13 +22,13 @@ MAX_SLOTS = 64
 class Life:
     """Opens and ends the tasks of one partition.
 
-    `freed` names tasks whose waiting result may be decided now; `late` are results whose task was stopped while they waited,
-    with the parts of them that nothing had decided.
+    `freed` names tasks whose waiting result may be decided now; `late` are the results of tasks that were stopped while
+    those waited.
     """
 
     def __init__(self, store: Store) -> None:
         self.freed: dict[tuple[str, str], None] = {}
-        self.late: list[tuple[Waiting, list[str] | None]] = []
+        self.late: list[Waiting] = []
         self._store = store
 
     # Opening
@@ -41,10 +41,12 @@ class Life:
         timestamp: int,
         traceparent: str | None,
         now_ms: int,
+        *,
+        has_room: bool,
     ) -> None:
         """Open the task of a dispatch that was not seen before, or reject it."""
         session_id, task_id = event.session_id, event.task_id
-        refused = self._reason_to_reject(row, event, timestamp, offset)
+        refused = self._reason_to_reject(row, event, timestamp, offset, has_room=has_room)
         if refused is not None:
             self.end_unopened(row, event, "rejected", refused[0], refused[1], [], timestamp, now_ms)
             return
@@ -67,11 +69,11 @@ class Life:
                     self.stop(session_id, row, older_id, "cancelled", "superseded", timestamp, now_ms)
 
     def _reason_to_reject(
-        self, row: SessionRow, event: TaskDispatched, timestamp: int, offset: int
+        self, row: SessionRow, event: TaskDispatched, timestamp: int, offset: int, *, has_room: bool
     ) -> tuple[Reason, str] | None:
         parent_id = event.parent_task_id
-        if event.session_id in self._store.full:
-            return "session_full", f"session: its row has reached {FULL_ROW_BYTES} bytes"
+        if not has_room:
+            return "session_full", f"session: with it, its row would have more than {MAX_ROW_BYTES} bytes"
         if parent_id == event.task_id:
             return "unknown_parent", "parent_task_id: a task cannot be its own parent"
         if parent_id is not None and parent_id not in row["tasks"]:
@@ -172,9 +174,10 @@ class Life:
             command("task.cancel", source, session_id, task_id, task, {"reason": reason}, now_ms)
         )
         wait = task.get("wait")
-        result = self._store.drop_result(session_id, task_id)
-        if result is not None and wait is not None:
-            self.late.append((result, wait["undecided"]))
+        if wait is not None:
+            result = self._store.stop_result(session_id, task_id, wait["undecided"])
+            if result is not None:
+                self.late.append(result)
             if wait.get("delivered"):
                 disposition = "delivered"
         self.freed.pop((session_id, task_id), None)
@@ -257,9 +260,9 @@ class Life:
         self._store.dirty[session_id] = None
 
 
-def with_parts(result: Waiting, part_ids: list[str] | None) -> Waiting:
-    """The same result with only these parts; all of them where None."""
-    if part_ids is None:
+def undecided_rest(result: Waiting) -> Waiting:
+    """The result of a stopped task with only the parts that nothing had decided."""
+    if result.undecided is None:
         return result
-    parts = [part for part in result.event.parts if part.part_id in part_ids]
+    parts = [part for part in result.event.parts if part.part_id in result.undecided]
     return result._replace(event=msgspec.structs.replace(result.event, parts=parts))

@@ -9,7 +9,7 @@ import msgspec
 import orjson
 
 from projections.gate import DELIVERED, HELD, WITHHELD, Judgement, Place
-from projections.row import TaskRow
+from projections.row import TaskRow, all_expected_now
 from schemas.envelope import headers_of
 from schemas.events import TaskResult
 from schemas.identity import output_event_id
@@ -86,8 +86,8 @@ def _result_output(
 ) -> Output:
     event, task = judged.event, judged.task
     event_type = f"result.{decision}"
-    identity = f"{event.session_id}\0{event.task_id}\0{event.source}\0{event.event_id}"
-    name = f"{identity}\0{event_type}\0{judged.judgement.reason}\0{parts[0].part_id}"
+    reason, first = judged.judgement.reason, parts[0].part_id
+    name = orjson.dumps([event.session_id, event.task_id, event.source, event.event_id, event_type, reason, first])
     body: dict[str, Any] = {
         "type": event_type,
         "source": source,
@@ -166,6 +166,8 @@ def ending(
         _tell_work(told, task)
     if receipt is not None:
         told["receipt"] = receipt
+    if task is None:  # it ended with its dispatch
+        told["dispatched_at"] = rfc3339(ended_at_ms)
     told["ended_at"] = rfc3339(ended_at_ms)
     return told
 
@@ -205,7 +207,7 @@ def command(
 ) -> Output:
     """A record of the commands topic: `task.cancel`, `task.redispatch`, `effect.cleared` or `effect.refused`."""
     echo = task["echo"] if task is not None else {}
-    name = f"{session_id}\0{task_id}\0{command_type}\0".encode() + orjson.dumps(fields)
+    name = orjson.dumps([session_id, task_id, command_type, fields])
     body = {
         "type": command_type,
         "source": source,
@@ -246,9 +248,9 @@ def _tell_work(body: dict[str, Any], task: TaskRow) -> None:
             body[name] = task[name]
 
 
-def _status(body: dict[str, Any], traceparent: str | None, name: bytes | None = None) -> Output:
+def _status(body: dict[str, Any], traceparent: str | None) -> Output:
     without_id = orjson.dumps(body)
-    event_id = output_event_id(name or without_id)
+    event_id = output_event_id(without_id)
     session_id, source = body["session_id"], body["source"]
     return Output(
         "tasks",

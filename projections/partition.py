@@ -8,17 +8,18 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
+import orjson
 
 from projections.changes import Changes, Verdicted
 from projections.effects import answer
 from projections.ended import Ended
 from projections.fold import dispatch_digest, fold_context_change, fold_reads, fold_step
 from projections.gate import DELIVERED, HELD, Judgement, Place, all_parts, judge
-from projections.life import Life, with_parts
+from projections.life import Life, undecided_rest
 from projections.outputs import MAX_OUTPUT_BYTES, JudgedResult, command, ended_status, erased_status, result_outputs
-from projections.row import VALUE, SessionRow, TaskRow, last_event_at
+from projections.row import MAX_ROW_BYTES, VALUE, SessionRow, TaskRow, has_room, last_event_at
 from projections.rules import Rules
-from projections.store import FULL_ROW_BYTES, Store, Waiting
+from projections.store import Store, Waiting
 from schemas.decode import Batch, Refusal
 from schemas.envelope import traceparent_of, was_forwarded
 from schemas.events import (
@@ -74,7 +75,10 @@ class Partition:
 
     def settle(self) -> None:
         """Everything is restored."""
-        self.store.settle()
+        ready = self.store.settle()
+        self._ready = [result for result in ready if result.undecided is None]
+        self._life.late = [result for result in ready if result.undecided is not None]
+        self._life.freed = dict.fromkeys(self.store.results)
 
     def take(self, now_ms: int) -> Changes:
         """Everything changed since the last call, to be written in one transaction."""
@@ -90,10 +94,11 @@ class Partition:
                 continue
             session_id, timestamp, kind = event.session_id, batch.timestamps[index], type(event)
             if kind is _CONTEXT_CHANGED:
-                if session_id in store.full and event.set:
+                grown = row["grown"]
+                if event.set and not has_room(row, len(batch.values[index] or b"")):
                     self._refuse_full(batch, index, session_id)
-                else:
-                    self._change_context(row, event, batch.offsets[index], timestamp)
+                elif not self._change_context(row, event, batch.offsets[index], timestamp):
+                    row["grown"] = grown
             elif kind is _CANCEL_REQUESTED:
                 if not life.cancel(session_id, row, event.task_id, timestamp, now_ms):
                     store.changes.ignored[event_type(kind)] += 1
@@ -102,20 +107,21 @@ class Partition:
             elif kind is _ERASED:
                 self._erase(session_id, row)
 
-    def _change_context(self, row: SessionRow, event: ContextChanged, offset: int, timestamp: int) -> None:
+    def _change_context(self, row: SessionRow, event: ContextChanged, offset: int, timestamp: int) -> bool:
         session_id = event.session_id
         over = self.store.ended.get(session_id, event.cause.task_id) if event.cause is not None else None
         restaled = fold_context_change(
             row, event, offset, timestamp, cause_is_over=over is not None, cause_parent=over.parent if over else None
         )
         if restaled is None:
-            return
+            return False
         row["at"] = max(row["at"], timestamp)
         self.store.dirty[session_id] = None
         for task_id in restaled:
             self.store.told[session_id, task_id] = None
         if session_id in self.store.waiting_sessions:
             self._life.free_all(session_id, row)
+        return True
 
     def _acknowledge(self, event: ResultAcknowledged, now_ms: int) -> None:
         session_id, task_id = event.session_id, event.task_id
@@ -141,9 +147,12 @@ class Partition:
         for task_id in store.forget_ended(session_id):
             store.changes.outputs.append(erased_status(session_id, task_id))
         for name in [name for name in store.unknown if name[0] == session_id]:
-            store.unpark(*name)
-        for proposal in [each for each in store.proposals.values() if each.event.session_id == session_id]:
-            store.drop_proposal(proposal)
+            for result in store.unpark(*name):
+                store.judged(result)
+        for queue in (self._ready, self._life.late, store.proposals):
+            for waiting in [each for each in queue if each.event.session_id == session_id]:
+                queue.remove(waiting)
+                store.judged(waiting)
         store.timers.set(session_id, None)
         store.drop(session_id)
 
@@ -161,10 +170,7 @@ class Partition:
                 self._dispatch(batch, index, row, event, now_ms)
                 continue
             if kind is _EFFECT_PROPOSED:
-                headers = batch.headers[index]
-                trace = traceparent_of(headers) if headers else None
-                value = batch.values[index] or b""
-                store.keep_proposal(Waiting(event, value, batch.offsets[index], timestamp, trace, is_result=False))
+                store.keep_proposal(_waiting(batch, index))
                 continue
             task = row["tasks"].get(task_id)
             if task is None:
@@ -174,7 +180,7 @@ class Partition:
                     task["heard"] = timestamp
                     row["at"] = max(row["at"], timestamp)
                     store.dirty[session_id] = None
-            elif session_id in store.full and event.reads:
+            elif not has_room(row, len(batch.values[index] or b"")):
                 self._refuse_full(batch, index, session_id)
             else:
                 fold_step(row, task, event, timestamp)
@@ -199,7 +205,11 @@ class Partition:
             self._life.end_unopened(row, event, "withheld", "unknown_task", None, ended.results, timestamp, now_ms)
         else:
             traceparent = traceparent_of(headers) if headers else None
-            self._life.open(row, event, batch.offsets[index], timestamp, traceparent, now_ms)
+            grown = row["grown"]
+            room = has_room(row, 2 * len(batch.values[index] or b""))
+            self._life.open(row, event, batch.offsets[index], timestamp, traceparent, now_ms, has_room=room)
+            if task_id not in row["tasks"]:
+                row["grown"] = grown
         if self.store.unknown:
             self._ready += self.store.unpark(session_id, task_id)
 
@@ -217,30 +227,25 @@ class Partition:
     # Results
 
     def judge(self, batch: Batch, place: Place, now_ms: int) -> None:
-        """Judge a decoded batch of results, and before it those that waited for their dispatch.
-
-        The caller has folded up to the barrier that `place` tells of.
-        """
+        """Judge a decoded batch of results. The caller has folded up to the barrier that `place` tells of."""
         if self._ready:
             self.judge_ready(place, now_ms)
         for index, event in enumerate(batch.events):
             if event is not None:
-                headers = batch.headers[index]
-                trace = traceparent_of(headers) if headers else None
-                value = batch.values[index] or b""
-                result = Waiting(event, value, batch.offsets[index], batch.timestamps[index], trace)
-                self._judge_result(result, place, now_ms, (batch, index))
+                self._judge_result(_waiting(batch, index), place, now_ms, (batch, index))
         if self._life.freed:
             self.judge_ready(place, now_ms)
 
     def judge_ready(self, place: Place, now_ms: int) -> None:
         """Judge what waited and waits no more: for its dispatch, for other tasks, for the context, for its barrier."""
         while self.has_ready:
-            ready, self._ready = self._ready, []
+            ready, self._ready = sorted(self._ready, key=lambda result: result.offset), []
             for result in ready:
+                self.store.judged(result)
                 self._judge_result(result, place, now_ms, _as_batch(result, self.number))
-            for proposal in list(self.store.proposals.values()):
-                self.store.drop_proposal(proposal)
+            proposals, self.store.proposals = self.store.proposals, []
+            for proposal in proposals:
+                self.store.judged(proposal)
                 answer(self.store, proposal, place, now_ms)
             freed, self._life.freed = self._life.freed, {}
             for session_id, task_id in freed:
@@ -250,8 +255,9 @@ class Partition:
                     origin = _as_batch(waiting, self.number)
                     self._decide(row, waiting, row["tasks"][task_id], place, now_ms, origin)
             late, self._life.late = self._life.late, []
-            for result, undecided in late:
-                self._withhold_late(result, undecided, place, now_ms)
+            for result in late:
+                self.store.judged(result)
+                self._withhold_late(result, place, now_ms)
 
     def _judge_result(self, result: Waiting, place: Place, now_ms: int, origin: Origin) -> None:
         event: TaskResult = result.event
@@ -376,13 +382,13 @@ class Partition:
         ):
             self.store.remember(event.session_id, ended.with_result(digests))
 
-    def _withhold_late(self, result: Waiting, undecided: list[str] | None, place: Place, now_ms: int) -> None:
+    def _withhold_late(self, result: Waiting, place: Place, now_ms: int) -> None:
         """A result that waited when its task was stopped."""
         event: TaskResult = result.event
         ended = self.store.ended.get(event.session_id, event.task_id)
         if ended is None:
             return
-        rest = with_parts(result, undecided)
+        rest = undecided_rest(result)
         echo = {name: value for name, value in (ended.told or {}).items() if name in _ECHO}
         judgement = all_parts(rest.event.parts, "withheld", "late")
         self._write_verdict(
@@ -395,9 +401,8 @@ class Partition:
         is_repeat = False
         for identity, content in known:
             if content == digests[1]:
-                self.store.changes.duplicates["task.result"] += 1
-                return True
-            if identity == digests[0]:
+                is_repeat = True
+            elif identity == digests[0]:
                 detail = (
                     f"event_id: {event.event_id!r} of source {event.source!r} came before with other content;"
                     " give every event its own id"
@@ -405,7 +410,7 @@ class Partition:
                 self.store.changes.refusals.append(Refusal(*origin, "identity_conflict", detail))
                 return True
         if is_repeat:
-            self._changes.duplicates["task.result"] += 1
+            self.store.changes.duplicates["task.result"] += 1
         return is_repeat
 
     def _write_verdict(
@@ -472,6 +477,7 @@ class Partition:
         limit = now_ms - self._rules.unknown_task_grace_ms
         for name in [name for name, parked in self.store.unknown.items() if parked[0].timestamp <= limit]:
             for result in self.store.unpark(*name):
+                self.store.judged(result)
                 ended = self.store.ended.get(*name) or Ended(name[1], None, result.timestamp, None, [])
                 self._judge_ended(result, ended, place, now_ms, _as_batch(result, self.number))
         for session_id in list(self.store.timers.take_due(now_ms)):
@@ -482,9 +488,7 @@ class Partition:
     def drop_idle(self, now_ms: int, limit: int) -> None:
         """Look at the next `limit` sessions, and forget those idle for longer than the TTL and without open tasks."""
         oldest = now_ms - self._rules.session_ttl_ms
-        looked = 0
-        for session_id, raw in self._sweep:
-            looked += 1
+        for looked, (session_id, raw) in enumerate(self._sweep, start=1):
             if last_event_at(raw) < oldest and b'"tasks":{}' in raw and self.store.is_unchanged(session_id, raw):
                 self.store.forget_ended(session_id)
                 self.store.drop(session_id)
@@ -519,8 +523,8 @@ class Partition:
 
     def _refuse_full(self, batch: Batch, index: int, session_id: str) -> None:
         detail = (
-            f"session: the row of {session_id!r} would have more than {MAX_ROW_BYTES} bytes; use fewer facets and"
-            " shorter values, or erase the session"
+            f"session: the row of {session_id!r} would have more than {MAX_ROW_BYTES} bytes;"
+            " use fewer facets and shorter values, or erase the session"
         )
         self.store.changes.refusals.append(Refusal(batch, index, "session_full", detail))
 
@@ -536,15 +540,35 @@ def _digests(result: Waiting) -> list[str]:
     return [_identity(event), digest(_encode_content(content))]
 
 
-def _identity(event: Event) -> str:
+def _identity(event: Any) -> str:
     return digest(orjson.dumps([event.source, event.event_id]))
+
+
+def _waiting(batch: Batch, index: int) -> Waiting:
+    return Waiting(
+        batch.events[index],
+        batch.values[index] or b"",
+        batch.keys[index],
+        batch.headers[index],
+        batch.offsets[index],
+        batch.timestamps[index],
+    )
 
 
 def _as_batch(waiting: Waiting, partition: int) -> Origin:
     """An event that waited as the record it came from, for the dead-letter topic."""
-    event, offset = waiting.event, waiting.offset
-    keys: list[bytes | None] = [event.session_id.encode()]
+    offset = waiting.offset
     batch = Batch(
-        "results", partition, offset, offset + 1, [offset], [waiting.timestamp], keys, [waiting.value], [()], 0, [event]
+        "results",
+        partition,
+        offset,
+        offset + 1,
+        [offset],
+        [waiting.timestamp],
+        [waiting.key],
+        [waiting.value],
+        [waiting.headers],
+        0,
+        [waiting.event],
     )
     return batch, 0

@@ -1,7 +1,8 @@
 """The session row: everything the gate knows of one session, as JSON values, and its bytes on the changelog.
 
 Shapes only, and the questions one can ask of a facet or a task. What events do to a row is `fold`; what a row says of a
-result is `gate`. Tasks that ended are kept beside the row, in `ended`: they would be rewritten with every event otherwise.
+result is `gate`. Tasks that ended are kept beside the row, in `ended`: they would be rewritten with every event
+otherwise.
 """
 
 from collections.abc import Iterator
@@ -19,14 +20,18 @@ SOURCE: Final = 3
 EVENT_ID: Final = 4
 CAUSE: Final = 5
 
+MAX_ROW_BYTES: Final = 512 * 1024
+"""A session whose row is larger takes no further facets, reads and tasks. It must fit into one record."""
+
 UNSEEN: Final = 0
 """Stands for the value of a facet before its first change: it contradicts nothing. Values are strings or None."""
 
-SEVERAL: Final = ""
-"""Stands for the cause of a value that several tasks gave a facet one after the other: it is nobody's own."""
-
 OwnChanges = dict[str, list[list[Any]]]
 """For each facet the changes that a task's own work made: [[offset, value before, value after], …] by offset."""
+
+
+SEVERAL: Final = ""
+"""Stands for the cause of a value that several tasks gave a facet one after the other: it is nobody's own."""
 
 
 class Wait(TypedDict):
@@ -89,6 +94,8 @@ class SessionRow(TypedDict):
 
     at: int
     """Timestamp of the last event (ms)."""
+    grown: int
+    """No less than the row's size in bytes: what it was when last measured, and what events have added since."""
     facets: dict[str, Facet]
     tasks: dict[str, TaskRow]
     own: dict[str, OwnChanges]
@@ -105,7 +112,7 @@ class SessionRow(TypedDict):
 
 def new_row() -> SessionRow:
     """A session that nothing is known of."""
-    return {"at": 0, "facets": {}, "tasks": {}, "own": {}}
+    return {"at": 0, "grown": 0, "facets": {}, "tasks": {}, "own": {}}
 
 
 def row_from_bytes(raw: bytes) -> SessionRow:
@@ -131,7 +138,7 @@ def expected_now(task: TaskRow, facet: str) -> str | None:
     """
     value = task["expected"][facet]
     for _offset, before, after in task.get("own", {}).get(facet, ()):
-        if before == UNSEEN or before == value:
+        if before in (UNSEEN, value):
             value = after
     return value
 
@@ -139,9 +146,21 @@ def expected_now(task: TaskRow, facet: str) -> str | None:
 def all_expected_now(task: TaskRow) -> dict[str, str | None]:
     """Every facet the task depends on, with the value it expects now."""
     expected = task["expected"]
-    if "own" not in task:
-        return expected
-    return {facet: expected_now(task, facet) for facet in expected}
+    return expected if "own" not in task else {facet: expected_now(task, facet) for facet in expected}
+
+
+def has_room(row: SessionRow, added_bytes: int) -> bool:
+    """Whether the row may take an event of this size; counts it as taken.
+
+    Measured only when the count says that it might be too large, so it does not depend on when the row was written.
+    """
+    grown = row["grown"] + added_bytes
+    if grown > MAX_ROW_BYTES:
+        grown = len(row_to_bytes(row)) + added_bytes
+    if grown > MAX_ROW_BYTES:
+        return False
+    row["grown"] = grown
+    return True
 
 
 def differs(row: SessionRow, task: TaskRow, facet: str) -> bool:

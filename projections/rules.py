@@ -7,7 +7,8 @@ from dataclasses import dataclass
 class Rules:
     """Times in milliseconds; `source` is the gate's own CloudEvents source.
 
-    `shadow_task_types`: results of these are delivered whatever the verdict, and say what it was; `shadow` does so for all.
+    `shadow_task_types`: results of these are delivered whatever the verdict, and say what it was; `shadow` does so
+    for all.
     """
 
     source: str = "tidegate"

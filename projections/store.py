@@ -15,11 +15,8 @@ from projections.outputs import open_status
 from projections.row import SessionRow, TaskRow, new_row, row_from_bytes, row_to_bytes
 from projections.rules import Rules
 from projections.timers import Timers, due_of
-from schemas.events import RESULT_EVENTS, STEP_EVENTS
-from schemas.wire import decoder
-
-FULL_ROW_BYTES: Final = 512 * 1024
-"""A session whose row is larger takes no further facets, reads and tasks."""
+from schemas.decode import Decoder
+from schemas.envelope import Headers, traceparent_of
 
 MAX_DECODED_ROWS: Final = 8192
 
@@ -30,14 +27,23 @@ WAITING_KEY: Final = b"r"
 
 
 class Waiting(NamedTuple):
-    """A result or a proposed effect, as judged or while it waits. `timestamp` is the broker's (ms)."""
+    """A result or a proposed effect, as judged or while it waits, with the record it came in.
+
+    `timestamp` is the broker's (ms). `undecided`: the parts that nothing had decided when its task was stopped.
+    """
 
     event: Any
     value: bytes
+    key: bytes | None
+    headers: Headers
     offset: int
     timestamp: int
-    traceparent: str | None
-    is_result: bool = True
+    undecided: list[str] | None = None
+
+    @property
+    def traceparent(self) -> str | None:
+        """Its own trace context."""
+        return traceparent_of(self.headers) if self.headers else None
 
 
 class Store:
@@ -51,11 +57,13 @@ class Store:
         self.timers = Timers()
         self.told: dict[tuple[str, str], None] = {}
         self.dirty: dict[str, None] = {}
-        self.full: set[str] = set()
         self.unknown: dict[tuple[str, str], list[Waiting]] = {}
         self.results: dict[tuple[str, str], Waiting] = {}
-        self.proposals: dict[tuple[str, str, int], Waiting] = {}
+        self.stopped: list[Waiting] = []
+        self.proposals: list[Waiting] = []
         self.waiting_sessions: dict[str, int] = {}
+        self._written: dict[bytes, None] = {}
+        self._restoring: dict[bytes, bytes] = {}
         self._rows: dict[str, bytes] = {}
         self._decoded: dict[str, SessionRow] = {}
 
@@ -106,7 +114,9 @@ class Store:
     def remember(self, session_id: str, ended: Ended) -> None:
         """Remember how a task ended, within the horizon."""
         self.ended.put(session_id, ended)
-        self.changes.rows[_ended_key(session_id, ended.task_id)] = ended.to_line()
+        key = _ended_key(session_id, ended.task_id)
+        self.changes.rows.pop(key, None)  # written in the order of memory, so that it is restored in that order
+        self.changes.rows[key] = ended.to_line()
         for task_id in self.ended.prune(session_id, ended.at):
             self.changes.rows[_ended_key(session_id, task_id)] = None
 
@@ -117,48 +127,57 @@ class Store:
             self.changes.rows[_ended_key(session_id, task_id)] = None
         return forgotten
 
-    # Events that wait
+    # Events that wait. What is taken out to be judged stays on the changelog until `judged` says that it was.
 
-    def park(self, waiting: Waiting) -> None:
+    def park(self, result: Waiting) -> None:
         """Keep a result until the dispatch of its task comes."""
-        name = waiting.event.session_id, waiting.event.task_id
-        self.unknown.setdefault(name, []).append(waiting)
-        self.changes.rows[_waiting_key("unknown", waiting)] = _waiting_to_bytes(waiting)
+        self.unknown.setdefault((result.event.session_id, result.event.task_id), []).append(result)
+        self._write("unknown", result)
 
     def unpark(self, session_id: str, task_id: str) -> list[Waiting]:
         """The results that waited for this dispatch."""
-        results = self.unknown.pop((session_id, task_id), [])
-        for result in results:
-            self.changes.rows[_waiting_key("unknown", result)] = None
-        return results
+        return self.unknown.pop((session_id, task_id), [])
 
     def keep_result(self, result: Waiting) -> None:
         """Keep an open task's result until it can be decided."""
         name = result.event.session_id, result.event.task_id
         if name not in self.results:
-            self.results[name] = result
             self._count_waiting(name[0], 1)
-            self.changes.rows[_waiting_key("result", result)] = _waiting_to_bytes(result)
+            self._write("result", result)
+        self.results[name] = result
 
-    def drop_result(self, session_id: str, task_id: str) -> Waiting | None:
-        """The task's waiting result, which waits no more."""
+    def stop_result(self, session_id: str, task_id: str, undecided: list[str]) -> Waiting | None:
+        """The waiting result of a task that is stopped, with the parts that are left of it."""
         result = self.results.pop((session_id, task_id), None)
         if result is not None:
             self._count_waiting(session_id, -1)
-            self.changes.rows[_waiting_key("result", result)] = None
+            result = result._replace(undecided=undecided)
+            self._write("result", result)
         return result
+
+    def drop_result(self, session_id: str, task_id: str) -> None:
+        """The open task's result waits no more."""
+        result = self.results.pop((session_id, task_id), None)
+        if result is not None:
+            self._count_waiting(session_id, -1)
+            self.judged(result)
 
     def keep_proposal(self, proposal: Waiting) -> None:
         """Keep a proposed effect until its barrier is reached."""
-        event = proposal.event
-        self.proposals[event.session_id, event.task_id, proposal.offset] = proposal
-        self.changes.rows[_waiting_key("effect", proposal)] = _waiting_to_bytes(proposal)
+        self.proposals.append(proposal)
+        self._write("effect", proposal)
 
-    def drop_proposal(self, proposal: Waiting) -> None:
-        """The proposal has been answered."""
-        event = proposal.event
-        self.proposals.pop((event.session_id, event.task_id, proposal.offset), None)
-        self.changes.rows[_waiting_key("effect", proposal)] = None
+    def judged(self, waiting: Waiting) -> None:
+        """An event that waited has been judged."""
+        for why in ("unknown", "result", "effect"):
+            key = _waiting_key(why, waiting)
+            if self._written.pop(key, None) is not None:
+                self.changes.rows[key] = None
+
+    def _write(self, why: str, waiting: Waiting) -> None:
+        key = _waiting_key(why, waiting)
+        self._written[key] = None
+        self.changes.rows[key] = _waiting_to_bytes(waiting)
 
     def _count_waiting(self, session_id: str, by: int) -> None:
         count = self.waiting_sessions.get(session_id, 0) + by
@@ -184,32 +203,40 @@ class Store:
             else:
                 self.ended.put(session_id, ended_from_line(value))
         elif kind == WAITING_KEY:
-            self._restore_waiting(value, *orjson.loads(name))
+            if value is None:
+                self._restoring.pop(name, None)
+            else:
+                self._restoring[name] = value
 
-    def _restore_waiting(self, value: bytes | None, why: str, session_id: str, task_id: str, offset: int) -> None:
-        waiting = _waiting_from_bytes(value, is_result=why != "effect") if value is not None else None
-        if why == "unknown":
-            others = [each for each in self.unknown.pop((session_id, task_id), []) if each.offset != offset]
-            others += [waiting] if waiting is not None else []
-            if others:
-                self.unknown[session_id, task_id] = others
-        elif why == "result":
-            if self.results.pop((session_id, task_id), None) is not None:
-                self._count_waiting(session_id, -1)
-            if waiting is not None:
+    def settle(self) -> list[Waiting]:
+        """Put things in order once everything is restored: what waits, and timers from the rows.
+
+        Returns the results that can be judged now: their dispatch has come, or their task was stopped.
+        """
+        ready: list[Waiting] = []
+        restored = [(orjson.loads(name), _waiting_from_bytes(name, raw)) for name, raw in self._restoring.items()]
+        self._restoring.clear()
+        for (why, session_id, task_id, _), waiting in sorted(restored, key=lambda each: each[1].timestamp):
+            self._written[_waiting_key(why, waiting)] = None
+            if why == "effect":
+                self.proposals.append(waiting)
+            elif why == "result" and waiting.undecided is None:
                 self.results[session_id, task_id] = waiting
                 self._count_waiting(session_id, 1)
-        elif waiting is not None:
-            self.proposals[session_id, task_id, offset] = waiting
-        else:
-            self.proposals.pop((session_id, task_id, offset), None)
-
-    def settle(self) -> None:
-        """Put things in order once everything is restored: what waits as it came in, and timers from the rows."""
-        self.unknown = dict(sorted(self.unknown.items(), key=lambda item: item[1][0].timestamp))
+            elif why == "result" or self._is_known_task(session_id, task_id):
+                ready.append(waiting)
+            else:
+                self.unknown.setdefault((session_id, task_id), []).append(waiting)
         for session_id, raw in self._rows.items():
             if b'"tasks":{}' not in raw:
                 self.timers.set(session_id, due_of(row_from_bytes(raw)))
+        return ready
+
+    def _is_known_task(self, session_id: str, task_id: str) -> bool:
+        if self.ended.get(session_id, task_id) is not None:
+            return True
+        raw = self._rows.get(session_id)
+        return raw is not None and task_id in row_from_bytes(raw)["tasks"]
 
     def take(self, now_ms: int) -> Changes:
         """Everything changed since the last call, to be written in one transaction. `now_ms` is told in statuses."""
@@ -239,10 +266,6 @@ class Store:
     def _keep(self, session_id: str, raw: bytes) -> None:
         self._rows[session_id] = raw
         self.row_bytes += len(raw)
-        if len(raw) > FULL_ROW_BYTES:
-            self.full.add(session_id)
-        else:
-            self.full.discard(session_id)
 
 
 def _ended_key(session_id: str, task_id: str) -> bytes:
@@ -256,13 +279,19 @@ def _waiting_key(why: str, waiting: Waiting) -> bytes:
 
 def _waiting_to_bytes(waiting: Waiting) -> bytes:
     """A line of JSON that says where it came from, then the record's own bytes."""
-    return orjson.dumps([waiting.offset, waiting.timestamp, waiting.traceparent]) + b"\n" + waiting.value
+    headers = [(name, value.decode("latin-1") if value is not None else None) for name, value in waiting.headers]
+    origin = [waiting.offset, waiting.timestamp, waiting.key is not None, headers, waiting.undecided]
+    return orjson.dumps(origin) + b"\n" + waiting.value
 
 
-_decode = {True: decoder(RESULT_EVENTS).decode, False: decoder(STEP_EVENTS).decode}
+_RESULTS: Final = Decoder("results")
+_STEPS: Final = Decoder("steps")
 
 
-def _waiting_from_bytes(raw: bytes, *, is_result: bool) -> Waiting:
+def _waiting_from_bytes(name: bytes, raw: bytes) -> Waiting:
+    why, session_id, _, _ = orjson.loads(name)
     origin, value = raw.split(b"\n", 1)
-    offset, timestamp, traceparent = orjson.loads(origin)
-    return Waiting(_decode[is_result](value), value, offset, timestamp, traceparent, is_result)
+    offset, timestamp, has_key, texts, undecided = orjson.loads(origin)
+    headers = [(header, text.encode("latin-1") if text is not None else None) for header, text in texts]
+    event = (_STEPS if why == "effect" else _RESULTS).event_of(value, headers)
+    return Waiting(event, value, session_id.encode() if has_key else None, headers, offset, timestamp, undecided)

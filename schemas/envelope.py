@@ -59,7 +59,7 @@ def traceparent_of(headers: Headers) -> str | None:
     """The W3C trace context header, where there is one that is ASCII text of bounded length."""
     for name, value in headers:
         if name == TRACEPARENT and value and len(value) <= MAX_TRACEPARENT_BYTES and value.isascii():
-            return value.decode()
+            return str(value, "ascii")
     return None
 
 

@@ -96,7 +96,10 @@ class Verdict(Model):
     judged: Judged
     """Where the logs stood."""
     disposition: Disposition | None = None
-    """How the task ended; for a late result how it had already ended. Null for an unknown task, and while parts are held."""
+    """How the task ended; for a late result how it had already ended.
+
+    Null for an unknown task, and while parts are held.
+    """
 
 
 class ResultIdentity(Model):
@@ -163,7 +166,7 @@ class ResultDelivered(JudgedResult):
     type: Literal["result.delivered"]
     shadow: Shadow | None = None
     """Present in shadow mode: everything is delivered, and this is what the gate would have done."""
-    valid_until: AwareDatetime | None = None
+    valid_until: Instant | None = None
     """From the dispatch: show or apply no later."""
 
 

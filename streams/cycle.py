@@ -47,7 +47,8 @@ SWEPT_AT_ONCE: Final = 5_000
 class Barrier:
     """End offsets that were asked for, and whether everything below them has been folded.
 
-    `covers`: the results that had been fetched when it was asked, below this position. `asked_ms` is the wall clock then.
+    `covers`: the results that had been fetched when it was asked, below this position. `asked_ms` is the wall clock
+    then.
     """
 
     covers: int

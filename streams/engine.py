@@ -14,10 +14,10 @@ from streams.cold import ColdConsumer
 from streams.config import FOLDED_ROLES, EngineConfig
 from streams.control import Control
 from streams.cycle import Cycle
+from streams.fetching import Flow
 from streams.forward import Forwarder
 from streams.handover import Surroundings
 from streams.metrics import Metrics
-from streams.fetching import Flow
 
 _log = structlog.get_logger(__name__)
 

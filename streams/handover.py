@@ -20,10 +20,10 @@ from streams.changelog import Progress, restore
 from streams.config import FOLDED_ROLES, EngineConfig
 from streams.control import Control
 from streams.errors import LostInputError, RestoreError
+from streams.fetching import Flow
 from streams.forward import Forwarder, home_check
 from streams.metrics import Metrics
 from streams.transaction import TransactionWriter
-from streams.fetching import Flow
 
 _log = structlog.get_logger(__name__)
 
