@@ -4,7 +4,7 @@ Kept as lines of JSON, because they are many, looked for often and read seldom: 
 bytes (a newline, a bracket, the task id in quotes), and only that line is parsed.
 """
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -19,7 +19,8 @@ class Ended(NamedTuple):
     """One ended task.
 
     `disposition` and `dispatch_digest` are None where a result was given up as unknown before any dispatch of the task
-    was seen. `results` are [identity digest, content digest] pairs, `at` is the broker's time (ms).
+    was seen. `results` are [identity digest, content digest] pairs, `at` is the broker's time (ms), `told` what the
+    task's last status said.
     """
 
     task_id: str
@@ -27,6 +28,8 @@ class Ended(NamedTuple):
     at: int
     dispatch_digest: str | None
     results: list[list[str]]
+    parent: str | None = None
+    told: dict[str, Any] | None = None
 
     @property
     def was_unknown(self) -> bool:

@@ -10,24 +10,30 @@ from typing import Any, Final
 
 import msgspec
 
-from projections.row import CAUSE, SEVERAL, UNSEEN, VALUE, OwnChanges, SessionRow, TaskRow, differs
+from projections.row import CAUSE, SEVERAL, UNSEEN, VALUE, OwnChanges, SessionRow, TaskRow, ancestors, differs
 from schemas.events import ContextChanged, TaskDispatched, TaskStep
 from schemas.identity import digest
 
-MAX_CHAIN: Final = 64
-MAX_CHAINS: Final = 16
+MAX_CHANGES: Final = 64
 MAX_UNDISPATCHED: Final = 32
+MAX_STEPS: Final = 64
 
 _ECHOED: Final = ("task_type", "destination", "metadata", "request_id", "slot")
 
 
 def fold_context_change(
-    row: SessionRow, event: ContextChanged, offset: int, timestamp: int, *, cause_is_over: bool
+    row: SessionRow,
+    event: ContextChanged,
+    offset: int,
+    timestamp: int,
+    *,
+    cause_is_over: bool,
+    cause_parent: str | None,
 ) -> list[str] | None:
     """Set and unset facets.
 
     Returns the tasks whose staleness changed (their status is to be told), or None where the event changed nothing.
-    `cause_is_over`: the task whose own work it was has ended, so its own changes are of no more use.
+    `cause_is_over`: the task whose own work it was has ended; `cause_parent` is then its parent, if it had one.
     """
     cause_task = event.cause.task_id if event.cause is not None else None
     changes: dict[str, Any] = event.set
@@ -46,10 +52,11 @@ def fold_context_change(
         if restaled is None:
             restaled = []
         facets[name] = [value, offset, timestamp, event.source, event.event_id, cause]
-        if cause_task is not None and (not cause_is_over):
-            _remember_own(row, cause_task, name, UNSEEN if known is None else known[VALUE], value)
+        if cause_task is not None and (not cause_is_over or cause_parent in tasks):
+            before = UNSEEN if known is None else known[VALUE]
+            _remember_own(row, cause_task, cause_parent, name, [offset, before, value])
         for task_id, task in tasks.items():
-            if name in task["expected"] and _restale(row, task, name):
+            if name in task["expected"] and restale(row, task, name, timestamp):
                 restaled.append(task_id)
     return restaled
 
@@ -64,36 +71,6 @@ _sorted_json = msgspec.json.Encoder(order="sorted").encode
 _NO_TIME: Final = datetime.fromtimestamp(0, UTC)
 
 
-def unsupported_field(event: TaskDispatched) -> str | None:
-    """The first field of a dispatch that asks for something the gate does not do yet; None where it can obey all."""
-    if _asked(event) == _NOTHING_ASKED:
-        return None
-    for name, obeyed in _OBEYED:
-        if getattr(event, name) not in obeyed:
-            return name
-    return None
-
-
-_OBEYED: Final[tuple[tuple[str, tuple[Any, ...]], ...]] = (
-    ("slot", (None,)),
-    ("on_newer", ("allow",)),
-    ("protected", (False,)),
-    ("parent_task_id", (None,)),
-    ("independent", (False,)),
-    ("lane", ("hot",)),
-    ("on_stale", ("withhold", "annotate")),
-    ("on_stale_failure", ("withhold", "annotate")),
-    ("when_absent", ("deliver", "withhold")),
-    ("while_stale", ("continue",)),
-    ("deadline_at", (None,)),
-    ("heartbeat_timeout_seconds", (None,)),
-    ("scope_grace_seconds", (None,)),
-    ("hold_ttl_seconds", (None,)),
-)
-_asked = attrgetter(*(name for name, _ in _OBEYED))
-_NOTHING_ASKED: Final = tuple(obeyed[0] for _, obeyed in _OBEYED)
-
-
 def echo_of(event: TaskDispatched) -> dict[str, Any]:
     """What outputs repeat from a dispatch."""
     echo = {name: value for name in _ECHOED if (value := getattr(event, name)) is not None and value != {}}
@@ -102,15 +79,23 @@ def echo_of(event: TaskDispatched) -> dict[str, Any]:
     return echo
 
 
-def fold_dispatch(row: SessionRow, event: TaskDispatched, timestamp: int, traceparent: str | None) -> TaskRow:
-    """Open the task. The caller has made sure that it is neither running nor ended."""
+def fold_dispatch(
+    row: SessionRow, event: TaskDispatched, offset: int, timestamp: int, traceparent: str | None
+) -> TaskRow:
+    """Open the task. The caller has made sure that it is neither open nor ended, and looks after parent and slot."""
     expected: dict[str, str | None] = dict(event.snapshot)
     taken: dict[str, str | None] = {}
     for name in event.depends_on:
         known = row["facets"].get(name)
         if known is not None and name not in expected:
             taken[name] = expected[name] = known[VALUE]
-    task: TaskRow = {"at": timestamp, "digest": dispatch_digest(event), "echo": echo_of(event), "expected": expected}
+    task: TaskRow = {
+        "at": timestamp,
+        "offset": offset,
+        "digest": dispatch_digest(event),
+        "echo": echo_of(event),
+        "expected": expected,
+    }
     if taken:
         task["taken"] = taken
     policy = _policy_of(event)
@@ -118,12 +103,16 @@ def fold_dispatch(row: SessionRow, event: TaskDispatched, timestamp: int, tracep
         task["policy"] = policy
     if traceparent is not None:
         task["trace"] = traceparent
+    if event.parent_task_id is not None:
+        task["parent"] = event.parent_task_id
+    if "heartbeat_ms" in policy:
+        task["heard"] = timestamp
     own = row["own"].pop(event.task_id, None)
     if own is not None:
         task["own"] = own
     row["tasks"][event.task_id] = task
     for name in expected:
-        _restale(row, task, name)
+        restale(row, task, name, timestamp)
     return task
 
 
@@ -137,14 +126,58 @@ def _policy_of(event: TaskDispatched) -> dict[str, Any]:
         policy["when_absent"] = event.when_absent
     if event.valid_until is not None:
         policy["valid_until"] = event.valid_until.isoformat()
+    if event.on_newer != "allow":
+        policy["on_newer"] = event.on_newer
+    if event.protected:
+        policy["protected"] = True
+    if event.independent:
+        policy["independent"] = True
+    if event.while_stale == "cancel":
+        policy["while_stale_grace_ms"] = round(event.while_stale_grace_seconds * 1000)
+    if event.deadline_at is not None:
+        policy["deadline_ms"] = round(event.deadline_at.timestamp() * 1000)
+    if event.heartbeat_timeout_seconds is not None:
+        policy["heartbeat_ms"] = round(event.heartbeat_timeout_seconds * 1000)
+    if event.scope_grace_seconds is not None:
+        policy["scope_grace_ms"] = round(event.scope_grace_seconds * 1000)
+    if event.hold_ttl_seconds is not None:
+        policy["hold_ttl_ms"] = round(event.hold_ttl_seconds * 1000)
+    if event.max_redispatches != 1:
+        policy["max_redispatches"] = event.max_redispatches
+    if event.attempt != 1:
+        policy["attempt"] = event.attempt
+    if event.plan:
+        policy["plan"] = event.plan
     return policy
 
 
-def fold_step(row: SessionRow, task: TaskRow, event: TaskStep) -> None:
-    """What the task read, how far it is, and its last checkpoint."""
-    if event.status != "progressed":
-        steps = task.setdefault("steps", [0, 0])
-        steps[0 if event.status == "started" else 1] += 1
+def join_parent(row: SessionRow, task: TaskRow) -> None:
+    """What a new child depends on joins what the tasks above it depend on, and its own changes are theirs."""
+    for above in ancestors(row, task):
+        for name, changes in task.get("own", {}).items():
+            for change in changes:
+                _insert(above.setdefault("own", {}), name, change, above["expected"].get(name, UNSEEN))
+        for name, value in task["expected"].items():
+            above["expected"][name] = value
+            restale(row, above, name, task["at"])
+
+
+def fold_step(row: SessionRow, task: TaskRow, event: TaskStep, timestamp: int) -> None:
+    """What the task read, which steps it took, how far it is, and its last checkpoint."""
+    step_id = event.step_id
+    if event.status == "started":
+        task.setdefault("steps", [0, 0])[0] += 1
+        task["in_flight"] = [*task.get("in_flight", []), step_id][-MAX_STEPS:]
+    elif event.status != "progressed":
+        task.setdefault("steps", [0, 0])[1] += 1
+        if "in_flight" in task:
+            task["in_flight"] = [each for each in task["in_flight"] if each != step_id]
+            if not task["in_flight"]:
+                del task["in_flight"]
+        if event.status == "completed":
+            task["done"] = [*task.get("done", []), step_id][-MAX_STEPS:]
+        else:
+            task["failed"] = [*task.get("failed", []), step_id][-MAX_STEPS:]
     if event.progress is not None:
         task["progress"] = event.progress
     if event.message:
@@ -152,18 +185,21 @@ def fold_step(row: SessionRow, task: TaskRow, event: TaskStep) -> None:
     checkpoint = event.checkpoint
     if checkpoint is not None and checkpoint.sequence >= task.get("checkpoint", {}).get("sequence", 0):
         task["checkpoint"] = {"uri": checkpoint.uri, "sequence": checkpoint.sequence}
+    if "heard" in task:
+        task["heard"] = timestamp
     if event.reads:
-        fold_reads(row, task, event.reads)
+        fold_reads(row, task, event.reads, timestamp)
 
 
-def fold_reads(row: SessionRow, task: TaskRow, reads: dict[str, str | None]) -> None:
-    """What a step or a result looked at joins what the task expects, or replaces it."""
-    for name, value in reads.items():
-        task["expected"][name] = value
-        _restale(row, task, name)
+def fold_reads(row: SessionRow, task: TaskRow, reads: dict[str, str | None], timestamp: int) -> None:
+    """What a step or a result looked at joins what the task and those above it expect, or replaces it."""
+    for each in (task, *ancestors(row, task)):
+        for name, value in reads.items():
+            each["expected"][name] = value
+            restale(row, each, name, timestamp)
 
 
-def _restale(row: SessionRow, task: TaskRow, facet: str) -> bool:
+def restale(row: SessionRow, task: TaskRow, facet: str, timestamp: int) -> bool:
     """Bring the task's list of differing facets up to date with one facet. True where it changed."""
     stale = task.get("stale", ())
     if differs(row, task, facet) == (facet in stale):
@@ -171,29 +207,42 @@ def _restale(row: SessionRow, task: TaskRow, facet: str) -> bool:
     now_stale = [name for name in stale if name != facet] if facet in stale else [*stale, facet]
     if now_stale:
         task["stale"] = now_stale
+        if "while_stale_grace_ms" in task.get("policy", ()):
+            task.setdefault("stale_since", timestamp)
     else:
         del task["stale"]
+        task.pop("stale_since", None)
     return True
 
 
-def _remember_own(row: SessionRow, task_id: str, facet: str, before: Any, after: str | None) -> None:
-    task = row["tasks"].get(task_id)
-    stated: Any = UNSEEN
+def _remember_own(row: SessionRow, task_id: str, cause_parent: str | None, facet: str, change: list[Any]) -> None:
+    tasks = row["tasks"]
+    task = tasks.get(task_id)
+    if task is None and cause_parent is not None:
+        task = tasks.get(cause_parent)
     if task is not None:
-        own: OwnChanges = task.setdefault("own", {})
-        stated = task["expected"].get(facet, UNSEEN)
-    else:
-        undispatched = row["own"]
-        if task_id not in undispatched and len(undispatched) >= MAX_UNDISPATCHED:
-            del undispatched[next(iter(undispatched))]
-        own = undispatched.setdefault(task_id, {})
-    chains = own.setdefault(facet, [])
-    if chains and chains[-1][-1] == before:
-        chain = chains[-1]
-        chain.append(after)
-        if len(chain) > MAX_CHAIN:  # the stated value, the first one, and the newest ones a read may yet state
-            del chain[2 if chain[1] == stated else 1]
-    else:
-        chains.append([before, after])
-        if len(chains) > MAX_CHAINS:
-            del chains[0]
+        for each in (task, *ancestors(row, task)):
+            _insert(each.setdefault("own", {}), facet, change, each["expected"].get(facet, UNSEEN))
+        return
+    undispatched = row["own"]
+    if task_id not in undispatched and len(undispatched) >= MAX_UNDISPATCHED:
+        del undispatched[next(iter(undispatched))]
+    _insert(undispatched.setdefault(task_id, {}), facet, change, UNSEEN)
+
+
+def _insert(own: OwnChanges, facet: str, change: list[Any], stated: Any) -> None:
+    """Put a change in its place by offset. Beyond the bound two that follow each other become one.
+
+    Not where they meet in the value that the task has `stated`: it would be lost.
+    """
+    changes = own.setdefault(facet, [])
+    if change in changes:
+        return
+    changes.append(change)
+    if len(changes) > 1 and changes[-2][0] > change[0]:
+        changes.sort(key=lambda each: each[0])
+    if len(changes) > MAX_CHANGES:
+        place = 1 if changes[0][2] == stated else 0
+        first, second = changes[place : place + 2]
+        merged = [[second[0], first[1], second[2]]] if first[2] == second[1] else [second]
+        changes[place : place + 2] = merged

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import orjson
 
-from projections.gate import DELIVERED, WITHHELD, Judgement, Place
+from projections.gate import DELIVERED, HELD, WITHHELD, Judgement, Place
 from projections.row import TaskRow, all_expected_now
 from schemas.envelope import headers_of
 from schemas.events import TaskResult
@@ -34,7 +34,10 @@ class Output(NamedTuple):
 
 
 class JudgedResult(NamedTuple):
-    """A result and everything its outputs say about it. `task` is None where the dispatch is unknown or ended."""
+    """A result and everything its outputs say about it.
+
+    `task` is None where the dispatch is unknown or ended. `shadow`: deliver all the same.
+    """
 
     event: TaskResult
     offset: int
@@ -44,30 +47,38 @@ class JudgedResult(NamedTuple):
     task: TaskRow | None
     judgement: Judgement
     disposition: str | None
+    shadow: bool = False
 
 
 def result_outputs(source: str, judged: JudgedResult, place: Place, now_ms: int) -> list[Output]:
-    """`result.delivered` with the delivered parts, `result.withheld` with the withheld ones; one or both."""
+    """`result.delivered` with the delivered parts, `result.withheld` with the withheld ones; none for held ones."""
     judgement, event = judged.judgement, judged.event
     verdict = {
-        "decision": judgement.decision,
+        "decision": WITHHELD if judgement.decision == HELD else judgement.decision,
         "reason": judgement.reason,
         "parts": judgement.parts,
-        "judged": {
-            "partition": place.partition,
-            "context_offset": place.context_offset,
-            "steps_offset": place.steps_offset,
-            "at": rfc3339(now_ms),
-        },
+        "judged": _judged(place, now_ms),
         "disposition": judged.disposition,
     }
-    decisions = [part["decision"] for part in judgement.parts]
+    decision_of = {part["part_id"]: part["decision"] for part in judgement.parts}
+    if judged.shadow:
+        parts = [part for part in event.parts if part.part_id in decision_of]
+        return [_result_output(source, judged, verdict, DELIVERED, parts, now_ms)]
     outputs = []
     for decision in (DELIVERED, WITHHELD):
-        if decision in decisions:
-            parts = [part for part, each in zip(event.parts, decisions, strict=True) if each == decision]
+        parts = [part for part in event.parts if decision_of.get(part.part_id) == decision]
+        if parts:
             outputs.append(_result_output(source, judged, verdict, decision, parts, now_ms))
     return outputs
+
+
+def _judged(place: Place, now_ms: int) -> dict[str, Any]:
+    return {
+        "partition": place.partition,
+        "context_offset": place.context_offset,
+        "steps_offset": place.steps_offset,
+        "at": rfc3339(now_ms),
+    }
 
 
 def _result_output(
@@ -75,9 +86,8 @@ def _result_output(
 ) -> Output:
     event, task = judged.event, judged.task
     event_type = f"result.{decision}"
-    name = orjson.dumps(
-        [event.session_id, event.task_id, event.source, event.event_id, event_type, judged.judgement.reason]
-    )
+    reason, first = judged.judgement.reason, parts[0].part_id
+    name = orjson.dumps([event.session_id, event.task_id, event.source, event.event_id, event_type, reason, first])
     body: dict[str, Any] = {
         "type": event_type,
         "source": source,
@@ -98,21 +108,25 @@ def _result_output(
     }
     if event.error is not None:
         body["error"] = event.error
+    if judged.shadow:
+        body["shadow"] = {"decision": judged.judgement.decision, "reason": judged.judgement.reason}
     if task is not None:
         body["snapshot"] = all_expected_now(task)
         if decision == DELIVERED and "policy" in task and "valid_until" in task["policy"]:
             body["valid_until"] = task["policy"]["valid_until"]
-    role: Role = "delivered" if decision == DELIVERED else "withheld"
-    headers = headers_of(
-        event_type, source, body["event_id"], event.session_id, body["occurred_at"], judged.traceparent
-    )
-    return Output(role, event.session_id.encode(), _encode(body), headers)
+    role: Role = "withheld"
+    if decision == DELIVERED:
+        role = "delivered.cold" if judged.echo.get("lane") == "cold" else "delivered"
+    return _output(role, event.session_id.encode(), body, judged.traceparent)
 
 
-def running_status(source: str, session_id: str, task_id: str, task: TaskRow, now_ms: int) -> Output:
-    """`task.status` of a running task."""
+def open_status(source: str, session_id: str, task_id: str, task: TaskRow, now_ms: int) -> Output:
+    """`task.status` of an open task: running, or waiting with its result."""
     body = _status_head(source, session_id, task_id, task["echo"], now_ms)
     body["status"] = "running"
+    if "wait" in task:
+        body["status"] = "waiting"
+        body["waiting_for"] = task["wait"]["why"]
     _tell_work(body, task)
     stale = task.get("stale")
     if stale:
@@ -125,28 +139,51 @@ def ended_status(
     source: str,
     session_id: str,
     task_id: str,
+    told: dict[str, Any],
+    now_ms: int,
+    traceparent: str | None,
+) -> Output:
+    """`task.status` with the task's one disposition: `told` is what `ending` made of it, perhaps with more."""
+    body = _status_head(source, session_id, task_id, {}, now_ms)
+    body |= told
+    return _status(body, traceparent)
+
+
+def ending(
     echo: dict[str, Any],
     task: TaskRow | None,
     disposition: str,
     reason: str,
     ended_at_ms: int,
-    now_ms: int,
     detail: str | None = None,
-) -> Output:
-    """`task.status` with the task's one disposition: the last status of the task."""
-    body = _status_head(source, session_id, task_id, echo, now_ms)
-    body["status"] = "ended"
-    body["disposition"] = disposition
-    body["reason"] = reason
+    receipt: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What is told of an ended task, and remembered so that an acknowledgement can be told beside it."""
+    told: dict[str, Any] = {**echo, "status": "ended", "disposition": disposition, "reason": reason}
     if detail is not None:
-        body["detail"] = detail
-    body["ended_at"] = rfc3339(ended_at_ms)
+        told["detail"] = detail
     if task is not None:
-        _tell_work(body, task)
-    else:  # it ended with its dispatch
-        body["dispatched_at"] = body["ended_at"]
-    name = orjson.dumps([session_id, task_id, "task.status", disposition, reason, ended_at_ms])
-    return _status(body, task.get("trace") if task else None, name)
+        _tell_work(told, task)
+    if receipt is not None:
+        told["receipt"] = receipt
+    if task is None:  # it ended with its dispatch
+        told["dispatched_at"] = rfc3339(ended_at_ms)
+    told["ended_at"] = rfc3339(ended_at_ms)
+    return told
+
+
+def receipt_of(task: TaskRow) -> dict[str, Any]:
+    """What a task that is stopped had done, as a `Receipt`."""
+    done, failed, in_flight = (task.get(name, []) for name in ("done", "failed", "in_flight"))
+    begun = {*done, *failed, *in_flight}  # type: ignore[misc]
+    planned = task.get("policy", {}).get("plan", [])
+    receipt = {
+        "done": done,
+        "failed": failed,
+        "in_flight": in_flight,
+        "not_attempted": [step for step in planned if step not in begun],
+    }
+    return {name: steps for name, steps in receipt.items() if steps}
 
 
 def erased_status(session_id: str, task_id: str) -> Output:
@@ -157,6 +194,36 @@ def erased_status(session_id: str, task_id: str) -> Output:
 def task_key(session_id: str, task_id: str) -> bytes:
     """Key on the tasks topic: the JSON array of session and task, so that no two pairs share one."""
     return orjson.dumps([session_id, task_id])
+
+
+def command(
+    command_type: str,
+    source: str,
+    session_id: str,
+    task_id: str,
+    task: TaskRow | None,
+    fields: dict[str, Any],
+    now_ms: int,
+) -> Output:
+    """A record of the commands topic: `task.cancel`, `task.redispatch`, `effect.cleared` or `effect.refused`."""
+    echo = task["echo"] if task is not None else {}
+    name = orjson.dumps([session_id, task_id, command_type, fields])
+    body = {
+        "type": command_type,
+        "source": source,
+        "event_id": output_event_id(name),
+        "session_id": session_id,
+        "occurred_at": rfc3339(now_ms),
+        "task_id": task_id,
+        **echo,
+        **fields,
+    }
+    return _output("commands", session_id.encode(), body, task.get("trace") if task is not None else None)
+
+
+def judged_fields(place: Place, now_ms: int) -> dict[str, Any]:
+    """`judged` of an answer to a proposed effect."""
+    return _judged(place, now_ms)
 
 
 def _status_head(source: str, session_id: str, task_id: str, echo: dict[str, Any], now_ms: int) -> dict[str, Any]:
@@ -172,6 +239,8 @@ def _status_head(source: str, session_id: str, task_id: str, echo: dict[str, Any
 
 def _tell_work(body: dict[str, Any], task: TaskRow) -> None:
     body["dispatched_at"] = rfc3339(task["at"])
+    if "parent" in task:
+        body["parent_task_id"] = task["parent"]
     if "steps" in task:
         body["steps_started"], body["steps_completed"] = task["steps"]
     for name in ("progress", "message", "checkpoint", "taken"):
@@ -179,9 +248,9 @@ def _tell_work(body: dict[str, Any], task: TaskRow) -> None:
             body[name] = task[name]
 
 
-def _status(body: dict[str, Any], traceparent: str | None, name: bytes | None = None) -> Output:
+def _status(body: dict[str, Any], traceparent: str | None) -> Output:
     without_id = orjson.dumps(body)
-    event_id = output_event_id(name or without_id)
+    event_id = output_event_id(without_id)
     session_id, source = body["session_id"], body["source"]
     return Output(
         "tasks",
@@ -189,3 +258,10 @@ def _status(body: dict[str, Any], traceparent: str | None, name: bytes | None = 
         b'%s,"event_id":"%s"}' % (without_id[:-1], event_id.encode()),
         headers_of("task.status", source, event_id, session_id, body["occurred_at"], traceparent),
     )
+
+
+def _output(role: Role, key: bytes, body: dict[str, Any], traceparent: str | None) -> Output:
+    headers = headers_of(
+        body["type"], body["source"], body["event_id"], body["session_id"], body["occurred_at"], traceparent
+    )
+    return Output(role, key, _encode(body), headers)

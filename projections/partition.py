@@ -1,130 +1,55 @@
-"""One partition's state in memory, and what its events make of it: rows changed, records to write, records refused.
+"""One partition: what its events make of it, in the order context, steps, results, timers.
 
 The engine feeds it batches and writes what `take` returns in one transaction; tests feed it without Kafka. It does no
-I/O and reads no clock. Rows stay bytes until an event touches them; a bounded number of them stays decoded.
+I/O and reads no clock: times come in as arguments, in ms.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 import orjson
 
-from projections.ended import Ended, EndedTasks, ended_from_line
-from projections.fold import (
-    dispatch_digest,
-    echo_of,
-    fold_context_change,
-    fold_dispatch,
-    fold_step,
-    unsupported_field,
-)
-from projections.gate import Place, judge, withhold_all
-from projections.outputs import (
-    MAX_OUTPUT_BYTES,
-    JudgedResult,
-    Output,
-    ended_status,
-    erased_status,
-    result_outputs,
-    running_status,
-)
-from projections.row import SessionRow, new_row, row_from_bytes, row_to_bytes
-from schemas.decode import Batch, Decoder, Refusal
-from schemas.envelope import Headers, traceparent_of, was_forwarded
+from projections.changes import Changes, Verdicted
+from projections.effects import answer
+from projections.ended import Ended
+from projections.fold import dispatch_digest, fold_context_change, fold_reads, fold_step
+from projections.gate import DELIVERED, HELD, Judgement, Place, all_parts, judge
+from projections.life import Life, undecided_rest
+from projections.outputs import MAX_OUTPUT_BYTES, JudgedResult, command, ended_status, erased_status, result_outputs
+from projections.row import MAX_ROW_BYTES, VALUE, SessionRow, TaskRow, has_room, last_event_at
+from projections.rules import Rules
+from projections.store import Store, Waiting
+from schemas.decode import Batch, Refusal
+from schemas.envelope import traceparent_of, was_forwarded
 from schemas.events import (
     ContextChanged,
-    Event,
+    ResultAcknowledged,
     SessionErased,
     TaskCancelRequested,
     TaskDispatched,
     TaskEffectProposed,
+    TaskHeartbeat,
     TaskResult,
     TaskStep,
 )
-from schemas.fields import Decision, Reason
+from schemas.fields import Reason
 from schemas.identity import digest
 from schemas.wire import event_type, struct_of
 
-MAX_ROW_BYTES: Final = 512 * 1024
-"""What would make a session's row larger is refused: the row must fit into one record of the changelog."""
-
-SMALL_ROW_BYTES: Final = MAX_ROW_BYTES // 4
-"""A row that was no larger when it was written, and has grown by no more since, is not too large. Its tasks' lists of
-differing facets, which are not counted, can at most double it.
-"""
-
-MAX_JSON_BYTES: Final = 8 * 1024
-"""A facet's name and value in a row, or an event's envelope, at most: control characters become six."""
-
-MAX_DECODED_ROWS: Final = 8192
 MAX_FORWARDED_REMEMBERED: Final = 32
 
 _CONTEXT_CHANGED = struct_of(ContextChanged)
-_SESSION_ERASED = struct_of(SessionErased)
 _CANCEL_REQUESTED = struct_of(TaskCancelRequested)
+_ACKNOWLEDGED = struct_of(ResultAcknowledged)
+_ERASED = struct_of(SessionErased)
 _DISPATCHED = struct_of(TaskDispatched)
-_EFFECT_PROPOSED = struct_of(TaskEffectProposed)
 _STEP = struct_of(TaskStep)
+_HEARTBEAT = struct_of(TaskHeartbeat)
+_EFFECT_PROPOSED = struct_of(TaskEffectProposed)
 
-SESSION_KEY: Final = b"s"
-ENDED_KEY: Final = b"e"
-PARKED_KEY: Final = b"r"
-"""First bytes of changelog keys: the session's row; an ended task; a result that waits for its dispatch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What an operator sets. Times in milliseconds; `source` is the gate's own CloudEvents source."""
-
-    source: str = "tidegate"
-    unknown_task_grace_ms: int = 30_000
-    ended_task_retention_ms: int = 86_400_000
-    ended_tasks_per_session: int = 256
-
-
-class Parked(NamedTuple):
-    """A result, as judged or while it waits for the dispatch of its task, with the record it came in.
-
-    `timestamp` is the broker's (ms).
-    """
-
-    event: TaskResult
-    value: bytes
-    key: bytes | None
-    headers: Headers
-    offset: int
-    timestamp: int
-
-    @property
-    def traceparent(self) -> str | None:
-        """The result's own trace context."""
-        return traceparent_of(self.headers) if self.headers else None
-
-
-class Verdicted(NamedTuple):
-    """One verdict, for metrics: `age_ms` from dispatch to result (None where unknown), `timestamp` of the result."""
-
-    decision: Decision
-    reason: Reason
-    task_type: str | None
-    age_ms: int | None
-    timestamp: int
-
-
-@dataclass(slots=True)
-class Changes:
-    """What one transaction has to write, and what to count. `rows`: changelog keys and values, None for a tombstone."""
-
-    rows: dict[bytes, bytes | None] = field(default_factory=dict)
-    outputs: list[Output] = field(default_factory=list)
-    refusals: list[Refusal] = field(default_factory=list)
-    misrouted: list[tuple[Batch, int]] = field(default_factory=list)
-    verdicts: list[Verdicted] = field(default_factory=list)
-    duplicates: Counter[str] = field(default_factory=Counter)
-    ignored: Counter[str] = field(default_factory=Counter)
+Origin = tuple[Batch, int]
+"""A record: its batch, and its place in it."""
 
 
 class Partition:
@@ -132,352 +57,346 @@ class Partition:
 
     def __init__(self, number: int, rules: Rules, is_home: Callable[[str], bool] = lambda _session_id: True) -> None:
         self.number = number
-        self.row_bytes = 0
+        self.store = Store(rules)
         self._rules = rules
         self._is_home = is_home
-        self._rows: dict[str, bytes] = {}
-        self._ended = EndedTasks(rules.ended_task_retention_ms, rules.ended_tasks_per_session)
-        self._parked: dict[tuple[str, str], list[Parked]] = {}
-        self._ready: list[Parked] = []
-        self._decoded: dict[str, SessionRow] = {}
-        self._dirty: dict[str, int] = {}
-        self._told: dict[tuple[str, str], None] = {}
-        self._large: set[str] = set()
-        self._bounds: dict[str, int] = {}
-        self._changes = Changes()
-
-    # What is known
-
-    @property
-    def session_count(self) -> int:
-        """Sessions with a row."""
-        return len(self._rows)
-
-    @property
-    def parked_count(self) -> int:
-        """Results waiting for a dispatch."""
-        return sum(len(parked) for parked in self._parked.values())
+        self._life = Life(self.store)
+        self._ready: list[Waiting] = []
+        self._sweep: Iterator[tuple[str, bytes]] = iter(())
 
     @property
     def has_ready(self) -> bool:
-        """Whether parked results can be judged: their dispatch has come."""
-        return bool(self._ready)
-
-    @property
-    def has_changes(self) -> bool:
-        """Whether there is anything to write."""
-        changes = self._changes
-        return bool(
-            self._dirty or self._told or changes.rows or changes.outputs or changes.refusals or changes.misrouted
-        )
-
-    def rows(self) -> Iterator[tuple[str, bytes]]:
-        """Every session's row as of the last `take`."""
-        return iter(self._rows.items())
+        """Whether something that waited can be judged at the next barrier."""
+        return bool(self._ready or self._life.freed or self._life.late or self.store.proposals)
 
     def restore(self, key: bytes, value: bytes | None) -> None:
-        """Take over one changelog record. Later records of a key replace earlier ones; None removes it."""
-        kind, name = key[:1], key[1:]
-        if kind == SESSION_KEY:
-            session_id = name.decode()
-            self.row_bytes -= len(self._rows.pop(session_id, b""))
-            if value is not None:
-                self._keep(session_id, value)
-        elif kind == ENDED_KEY:
-            session_id, task_id = orjson.loads(name)
-            if value is None:
-                self._ended.remove(session_id, task_id)
-            else:
-                self._ended.put(session_id, ended_from_line(value))
-        elif kind == PARKED_KEY:
-            session_id, task_id, offset = orjson.loads(name)
-            waiting = [parked for parked in self._parked.pop((session_id, task_id), []) if parked.offset != offset]
-            if value is not None:
-                waiting.append(_parked_from_bytes(session_id, value))
-            if waiting:
-                self._parked[session_id, task_id] = waiting
+        """Take over one changelog record."""
+        self.store.restore(key, value)
 
     def settle(self) -> None:
-        """Put the parked results in the order they came in, once everything is restored."""
-        waiting = sorted(self._parked.items(), key=lambda parked: parked[1][0].timestamp)
-        self._parked = {name: results for name, results in waiting if not self._is_known_task(*name)}
-        self._ready = [result for name, results in waiting if name not in self._parked for result in results]
+        """Everything is restored."""
+        ready = self.store.settle()
+        self._ready = [result for result in ready if result.undecided is None]
+        self._life.late = [result for result in ready if result.undecided is not None]
+        self._life.freed = dict.fromkeys(self.store.results)
 
-    # Folding
+    def take(self, now_ms: int) -> Changes:
+        """Everything changed since the last call, to be written in one transaction."""
+        return self.store.take(now_ms)
 
-    def fold_context(self, batch: Batch) -> None:
+    # Context
+
+    def fold_context(self, batch: Batch, now_ms: int) -> None:
         """Fold a decoded batch of context events."""
-        dirty, large, decoded = self._dirty, self._large, self._decoded
-        for index, (event, value, headers) in enumerate(zip(batch.events, batch.values, batch.headers, strict=True)):
-            if event is None:
+        life, store = self._life, self.store
+        for index, event in enumerate(batch.events):
+            if event is None or (row := self._row_for(batch, index, event.session_id)) is None:
                 continue
-            session_id = event.session_id
-            row = decoded.get(session_id) or self._row_for(batch, index, session_id)
-            if row is None:
-                continue
-            kind = type(event)
-            texts_bytes = len(value or b"")
-            if headers:
-                if self._is_forwarded_again(batch, index, row):
-                    continue
-                texts_bytes += MAX_JSON_BYTES  # they may stand in for parts of the body
+            session_id, timestamp, kind = event.session_id, batch.timestamps[index], type(event)
             if kind is _CONTEXT_CHANGED:
-                added = 3 * (len(event.set) + len(event.unset)) * texts_bytes
-                grown = dirty.get(session_id, 0) + added
-                before = None
-                if grown > SMALL_ROW_BYTES or session_id in large:
-                    before = self._before_growth(session_id, row, added)
-                cause_is_over = event.cause is not None and self._is_over(session_id, event.cause.task_id)
-                restaled = fold_context_change(
-                    row, event, batch.offsets[index], batch.timestamps[index], cause_is_over=cause_is_over
-                )
-                if before is not None and self._is_too_large(session_id, before):
+                grown = row["grown"]
+                if event.set and not has_room(row, len(batch.values[index] or b"")):
                     self._refuse_full(batch, index, session_id)
-                elif restaled is not None:
-                    dirty[session_id] = grown
-                    for task_id in restaled:
-                        self._told[session_id, task_id] = None
-            elif kind is _SESSION_ERASED:
-                self._erase(session_id, row)
+                elif not self._change_context(row, event, batch.offsets[index], timestamp):
+                    row["grown"] = grown
             elif kind is _CANCEL_REQUESTED:
-                self._refuse_unsupported(batch, index, "task.cancel_requested")
-            else:
-                self._changes.ignored["result.acknowledged"] += 1
+                if not life.cancel(session_id, row, event.task_id, timestamp, now_ms):
+                    store.changes.ignored[event_type(kind)] += 1
+            elif kind is _ACKNOWLEDGED:
+                self._acknowledge(event, now_ms)
+            elif kind is _ERASED:
+                self._erase(session_id, row)
+
+    def _change_context(self, row: SessionRow, event: ContextChanged, offset: int, timestamp: int) -> bool:
+        session_id = event.session_id
+        over = self.store.ended.get(session_id, event.cause.task_id) if event.cause is not None else None
+        restaled = fold_context_change(
+            row, event, offset, timestamp, cause_is_over=over is not None, cause_parent=over.parent if over else None
+        )
+        if restaled is None:
+            return False
+        row["at"] = max(row["at"], timestamp)
+        self.store.dirty[session_id] = None
+        for task_id in restaled:
+            self.store.told[session_id, task_id] = None
+        if session_id in self.store.waiting_sessions:
+            self._life.free_all(session_id, row)
+        return True
+
+    def _acknowledge(self, event: ResultAcknowledged, now_ms: int) -> None:
+        session_id, task_id = event.session_id, event.task_id
+        ended = self.store.ended.get(session_id, task_id)
+        if ended is None or ended.told is None:
+            self.store.changes.ignored["result.acknowledged"] += 1
+            return
+        told = {**ended.told, "acknowledged": event.outcome}
+        if event.reason:
+            told["detail"] = event.reason
+        self.store.changes.acknowledged[event.outcome] += 1
+        if told != ended.told:
+            self.store.remember(session_id, ended._replace(told=told))
+            self.store.changes.outputs.append(ended_status(self._rules.source, session_id, task_id, told, now_ms, None))
+
+    def _erase(self, session_id: str, row: SessionRow) -> None:
+        store = self.store
+        for task_id in list(row["tasks"]):
+            store.told.pop((session_id, task_id), None)
+            store.drop_result(session_id, task_id)
+            self._life.freed.pop((session_id, task_id), None)
+            store.changes.outputs.append(erased_status(session_id, task_id))
+        for task_id in store.forget_ended(session_id):
+            store.changes.outputs.append(erased_status(session_id, task_id))
+        for name in [name for name in store.unknown if name[0] == session_id]:
+            for result in store.unpark(*name):
+                store.judged(result)
+        for queue in (self._ready, self._life.late, store.proposals):
+            for waiting in [each for each in queue if each.event.session_id == session_id]:
+                queue.remove(waiting)
+                store.judged(waiting)
+        store.timers.set(session_id, None)
+        store.drop(session_id)
+
+    # Steps
 
     def fold_steps(self, batch: Batch, now_ms: int) -> None:
-        """Fold a decoded batch of dispatches, steps and heartbeats. `now_ms` is told in statuses, never compared."""
-        dirty, large, decoded = self._dirty, self._large, self._decoded
-        for index, (event, value, headers) in enumerate(zip(batch.events, batch.values, batch.headers, strict=True)):
-            if event is None:
+        """Fold a decoded batch of dispatches, steps, heartbeats and proposed effects, of one lane."""
+        store = self.store
+        for index, event in enumerate(batch.events):
+            if event is None or (row := self._row_for(batch, index, event.session_id)) is None:
                 continue
-            session_id, task_id = event.session_id, event.task_id
-            row = decoded.get(session_id) or self._row_for(batch, index, session_id)
-            if row is None:
-                continue
-            kind = type(event)
-            texts_bytes = len(value or b"")
-            if headers:
-                if self._is_forwarded_again(batch, index, row):
-                    continue
-                texts_bytes += MAX_JSON_BYTES  # they may stand in for parts of the body
+            session_id, task_id, kind = event.session_id, event.task_id, type(event)
+            timestamp = batch.timestamps[index]
             if kind is _DISPATCHED:
-                added = 8 * texts_bytes + 4 * MAX_JSON_BYTES * len(event.depends_on)
-                self._dispatch(batch, index, row, event, added, now_ms)
-            elif kind is _EFFECT_PROPOSED:
-                self._refuse_unsupported(batch, index, "task.effect_proposed")
-            elif (task := row["tasks"].get(task_id)) is None or kind is not _STEP:
-                self._changes.ignored[kind.__name__] += 1
+                self._dispatch(batch, index, row, event, now_ms)
+                continue
+            if kind is _EFFECT_PROPOSED:
+                store.keep_proposal(_waiting(batch, index))
+                continue
+            task = row["tasks"].get(task_id)
+            if task is None:
+                store.changes.ignored[event_type(kind)] += 1
+            elif kind is _HEARTBEAT:
+                if "heard" in task:
+                    task["heard"] = timestamp
+                    row["at"] = max(row["at"], timestamp)
+                    store.dirty[session_id] = None
+            elif not has_room(row, len(batch.values[index] or b"")):
+                self._refuse_full(batch, index, session_id)
             else:
-                added = 4 * texts_bytes
-                grown = dirty.get(session_id, 0) + added
-                before = None
-                if grown > SMALL_ROW_BYTES or session_id in large:
-                    before = self._before_growth(session_id, row, added)
-                fold_step(row, task, event)
-                if before is not None and self._is_too_large(session_id, before):
-                    self._refuse_full(batch, index, session_id)
-                else:
-                    dirty[session_id] = grown
-                    self._told[session_id, task_id] = None
+                fold_step(row, task, event, timestamp)
+                row["at"] = max(row["at"], timestamp)
+                store.dirty[session_id] = None
+                store.told[session_id, task_id] = None
 
-    def _dispatch(
-        self, batch: Batch, index: int, row: SessionRow, event: TaskDispatched, added: int, now_ms: int
-    ) -> None:
-        session_id, task_id = event.session_id, event.task_id
-        timestamp = batch.timestamps[index]
+    def _dispatch(self, batch: Batch, index: int, row: SessionRow, event: TaskDispatched, now_ms: int) -> None:
+        session_id, task_id, timestamp = event.session_id, event.task_id, batch.timestamps[index]
+        if event.lane != ("cold" if batch.role == "steps.cold" else "hot"):
+            detail = f"lane: a task of the {event.lane} lane was dispatched on the other lane's topic"
+            self.store.changes.refusals.append(Refusal(batch, index, "invalid_event", detail))
+            return
         task = row["tasks"].get(task_id)
-        ended = self._ended.get(session_id, task_id) if task is None else None
+        ended = self.store.ended.get(session_id, task_id) if task is None else None
         known = task["digest"] if task is not None else ended.dispatch_digest if ended is not None else None
         if known is not None:
             self._repeated_dispatch(batch, index, event, known)
             return
-        unsupported = unsupported_field(event)
+        headers = batch.headers[index]
         if ended is not None:
-            self._end_undispatched(event, "withheld", "unknown_task", None, ended.results, timestamp, now_ms)
-        elif unsupported is not None:
-            detail = f"{unsupported}: {getattr(event, unsupported)!s} is not supported by this version"
-            self._end_undispatched(event, "rejected", "unsupported", detail, [], timestamp, now_ms)
+            self._life.end_unopened(row, event, "withheld", "unknown_task", None, ended.results, timestamp, now_ms)
         else:
-            headers = batch.headers[index]
-            grown = self._dirty.get(session_id, 0) + added
-            before = None
-            if grown > SMALL_ROW_BYTES or session_id in self._large:
-                before = self._before_growth(session_id, row, added)
-            fold_dispatch(row, event, timestamp, traceparent_of(headers) if headers else None)
-            if before is not None and self._is_too_large(session_id, before):
-                detail = f"session: with it, its row would have more than {MAX_ROW_BYTES} bytes"
-                self._end_undispatched(event, "rejected", "unsupported", detail, [], timestamp, now_ms)
-            else:
-                self._dirty[session_id] = grown
-                self._told[session_id, task_id] = None
-        if self._parked:
-            self._ready += self._parked.pop((session_id, task_id), [])
+            traceparent = traceparent_of(headers) if headers else None
+            grown = row["grown"]
+            room = has_room(row, 2 * len(batch.values[index] or b""))
+            self._life.open(row, event, batch.offsets[index], timestamp, traceparent, now_ms, has_room=room)
+            if task_id not in row["tasks"]:
+                row["grown"] = grown
+        if self.store.unknown:
+            self._ready += self.store.unpark(session_id, task_id)
 
     def _repeated_dispatch(self, batch: Batch, index: int, event: TaskDispatched, known: str) -> None:
         repeated = dispatch_digest(event)
         if repeated == known:
-            self._changes.duplicates["task.dispatched"] += 1
+            self.store.changes.duplicates["task.dispatched"] += 1
             return
         detail = (
             f"task_id: {event.task_id!r} was dispatched before with other content (digest {known}, now {repeated});"
             " give every task its own id"
         )
-        self._changes.refusals.append(Refusal(batch, index, "dispatch_conflict", detail))
+        self.store.changes.refusals.append(Refusal(batch, index, "dispatch_conflict", detail))
 
-    def _end_undispatched(
-        self,
-        event: TaskDispatched,
-        disposition: str,
-        reason: str,
-        detail: str | None,
-        results: list[list[str]],
-        timestamp: int,
-        now_ms: int,
-    ) -> None:
-        session_id, task_id = event.session_id, event.task_id
-        row = self._decoded[session_id]
-        if row["own"].pop(task_id, None) is not None:
-            self._dirty.setdefault(session_id, 0)
-        self._remember(session_id, Ended(task_id, disposition, timestamp, dispatch_digest(event), results))
-        self._changes.outputs.append(
-            ended_status(
-                self._rules.source,
-                session_id,
-                task_id,
-                echo_of(event),
-                None,
-                disposition,
-                reason,
-                timestamp,
-                now_ms,
-                detail,
-            )
-        )
-
-    # Judging
+    # Results
 
     def judge(self, batch: Batch, place: Place, now_ms: int) -> None:
-        """Judge a decoded batch of results, and before it those that waited for their dispatch.
-
-        The caller has folded up to the barrier that `place` tells of.
-        """
+        """Judge a decoded batch of results. The caller has folded up to the barrier that `place` tells of."""
         if self._ready:
             self.judge_ready(place, now_ms)
         for index, event in enumerate(batch.events):
-            if event is None:
-                continue
-            unsupported = next((part for part in event.parts if part.on_stale in ("hold", "redispatch")), None)
-            if unsupported is not None:
-                self._refuse_unsupported(batch, index, f"part {unsupported.part_id!r}: on_stale {unsupported.on_stale}")
-                continue
-            result = Parked(
-                event,
-                batch.values[index] or b"",
-                batch.keys[index],
-                batch.headers[index],
-                batch.offsets[index],
-                batch.timestamps[index],
-            )
-            self._judge_result(result, place, now_ms, (batch, index))
+            if event is not None:
+                self._judge_result(_waiting(batch, index), place, now_ms, (batch, index))
+        if self._life.freed:
+            self.judge_ready(place, now_ms)
 
     def judge_ready(self, place: Place, now_ms: int) -> None:
-        """Judge the parked results whose dispatch has come since."""
-        ready, self._ready = sorted(self._ready, key=lambda result: result.offset), []
-        for result in ready:
-            self._changes.rows[_parked_key(result)] = None
-            self._judge_result(result, place, now_ms, _as_batch(result, self.number))
+        """Judge what waited and waits no more: for its dispatch, for other tasks, for the context, for its barrier."""
+        while self.has_ready:
+            ready, self._ready = sorted(self._ready, key=lambda result: result.offset), []
+            for result in ready:
+                self.store.judged(result)
+                self._judge_result(result, place, now_ms, _as_batch(result, self.number))
+            proposals, self.store.proposals = self.store.proposals, []
+            for proposal in proposals:
+                self.store.judged(proposal)
+                answer(self.store, proposal, place, now_ms)
+            freed, self._life.freed = self._life.freed, {}
+            for session_id, task_id in freed:
+                waiting = self.store.results.get((session_id, task_id))
+                row = self.store.row(session_id)
+                if waiting is not None and task_id in row["tasks"]:
+                    origin = _as_batch(waiting, self.number)
+                    self._decide(row, waiting, row["tasks"][task_id], place, now_ms, origin)
+            late, self._life.late = self._life.late, []
+            for result in late:
+                self.store.judged(result)
+                self._withhold_late(result, place, now_ms)
 
-    def next_due_ms(self) -> int | None:
-        """Broker time at which the grace of the oldest parked result is over; None where nothing is parked."""
-        oldest = next(iter(self._parked.values()), None)
-        return oldest[0].timestamp + self._rules.unknown_task_grace_ms if oldest else None
-
-    def give_up_due(self, place: Place, now_ms: int) -> None:
-        """Withhold the parked results whose grace is over at `now_ms`, as `unknown_task`."""
-        limit = now_ms - self._rules.unknown_task_grace_ms
-        due = [name for name, parked in self._parked.items() if parked[0].timestamp <= limit]
-        for session_id, task_id in due:
-            for result in self._unpark(session_id, task_id):
-                origin = _as_batch(result, self.number)
-                ended = self._ended.get(session_id, task_id)
-                if ended is None:
-                    ended = Ended(task_id, None, result.timestamp, None, [])
-                self._judge_ended(result, ended, place, now_ms, origin)
-
-    def _judge_result(self, result: Parked, place: Place, now_ms: int, origin: tuple[Batch, int]) -> None:
-        event = result.event
+    def _judge_result(self, result: Waiting, place: Place, now_ms: int, origin: Origin) -> None:
+        event: TaskResult = result.event
         session_id, task_id = event.session_id, event.task_id
         row = self._row_for(*origin, session_id)
         if row is None:
             return
         task = row["tasks"].get(task_id)
         if task is None:
-            ended = self._ended.get(session_id, task_id)
+            ended = self.store.ended.get(session_id, task_id)
             if ended is None:
                 self._park(result, origin)
             else:
                 self._judge_ended(result, ended, place, now_ms, origin)
             return
+        if "wait" in task:
+            self._judge_second(result, task, place, now_ms, origin)
+            return
         stated = task["expected"]
         if event.reads:
-            task["expected"] = {**stated, **event.reads}
-        judgement = judge(row, task_id, task, event)
-        judged = JudgedResult(
-            event,
-            result.offset,
-            result.timestamp,
-            result.traceparent or task.get("trace"),
-            task["echo"],
-            task,
-            judgement,
-            judgement.decision,
-        )
-        if not self._write_verdict(judged, place, now_ms, origin):
+            task["expected"] = dict(stated)
+            fold_reads(row, task, event.reads, result.timestamp)
+        if not self._decide(row, result, task, place, now_ms, origin):
             task["expected"] = stated
-            return
-        self._changes.outputs.append(
-            ended_status(
-                self._rules.source,
-                session_id,
-                task_id,
-                task["echo"],
-                task,
-                judgement.decision,
-                judgement.reason,
-                result.timestamp,
-                now_ms,
-            )
+
+    def _decide(
+        self, row: SessionRow, result: Waiting, task: TaskRow, place: Place, now_ms: int, origin: Origin
+    ) -> bool:
+        """Judge an open task's result, or the rest of it; False where its output cannot be written."""
+        event: TaskResult = result.event
+        session_id, task_id = event.session_id, event.task_id
+        judgement = judge(row, task_id, task, event, result.timestamp, self._rules)
+        shadow = self._rules.is_shadow(task["echo"].get("task_type"))
+        if judgement.wait is not None and not shadow:
+            return self._hold(row, result, task, judgement, place, now_ms, origin)
+        delivered = shadow or judgement.decision == DELIVERED or task.get("wait", {}).get("delivered", False)
+        disposition = "delivered" if delivered else "withheld"
+        if not self._write_verdict(result, task, judgement, disposition, place, now_ms, origin, shadow=shadow):
+            return False
+        if judgement.redispatch and not shadow:
+            self._redispatch(row, task, session_id, task_id, now_ms)
+        self.store.drop_result(session_id, task_id)
+        self._life.end(
+            session_id,
+            row,
+            task_id,
+            disposition,
+            judgement.reason,
+            result.timestamp,
+            now_ms,
+            [_digests(result)],
         )
-        self._told.pop((session_id, task_id), None)
-        del row["tasks"][task_id]
-        self._dirty.setdefault(session_id, 0)
-        self._remember(
-            session_id, Ended(task_id, judgement.decision, result.timestamp, task["digest"], [_digests(event)])
+        return True
+
+    def _hold(
+        self,
+        row: SessionRow,
+        result: Waiting,
+        task: TaskRow,
+        judgement: Judgement,
+        place: Place,
+        now_ms: int,
+        origin: Origin,
+    ) -> bool:
+        event: TaskResult = result.event
+        session_id, task_id = event.session_id, event.task_id
+        before = task.get("wait")
+        wait = judgement.wait
+        if wait is None:
+            raise ValueError("nothing is held")
+        if len(wait["undecided"]) < len(judgement.parts) and not self._write_verdict(
+            result, task, judgement, None, place, now_ms, origin, shadow=False
+        ):
+            return False
+        if judgement.decision == DELIVERED or (before is not None and before.get("delivered")):
+            wait["delivered"] = True
+        if before is not None and before["why"] == wait["why"] and before.get("over"):
+            wait["over"] = True
+        if before != wait:
+            task["wait"] = wait
+            self.store.keep_result(result)
+            self.store.dirty[session_id] = None
+            self.store.told[session_id, task_id] = None
+        if judgement.redispatch:
+            self._redispatch(row, task, session_id, task_id, now_ms)
+        return True
+
+    def _redispatch(self, row: SessionRow, task: TaskRow, session_id: str, task_id: str, now_ms: int) -> None:
+        attempt = task.get("policy", {}).get("attempt", 1) + 1
+        snapshot = {name: row["facets"][name][VALUE] for name in task["expected"] if name in row["facets"]}
+        fields: dict[str, Any] = {
+            "new_task_id": f"{task_id.split('~', 1)[0]}~{attempt}",
+            "attempt": attempt,
+            "snapshot": {name: snapshot.get(name, value) for name, value in task["expected"].items()},
+        }
+        if "checkpoint" in task:
+            fields["checkpoint"] = task["checkpoint"]
+        self.store.changes.outputs.append(
+            command("task.redispatch", self._rules.source, session_id, task_id, task, fields, now_ms)
         )
 
-    def _judge_ended(self, result: Parked, ended: Ended, place: Place, now_ms: int, origin: tuple[Batch, int]) -> None:
+    def _judge_second(self, result: Waiting, task: TaskRow, place: Place, now_ms: int, origin: Origin) -> None:
+        """Another result of a task whose first one waits: a repeat, a conflict, or late."""
+        event: TaskResult = result.event
+        first = self.store.results[event.session_id, event.task_id]
+        if not self._is_known(event, _digests(result), [_digests(first)], origin):
+            judgement = all_parts(event.parts, "withheld", "late")
+            self._write_verdict(result, None, judgement, None, place, now_ms, origin, echo=task["echo"])
+
+    def _judge_ended(self, result: Waiting, ended: Ended, place: Place, now_ms: int, origin: Origin) -> None:
         """A result of a task that is over, or was never known: a repeat, a conflict, or withheld."""
-        event = result.event
-        digests = _digests(event)
+        event: TaskResult = result.event
+        digests = _digests(result)
         if self._is_known(event, digests, ended.results, origin):
             return
         reason: Reason = "unknown_task" if ended.was_unknown else "late"
-        judged = JudgedResult(
-            event,
-            result.offset,
-            result.timestamp,
-            result.traceparent,
-            {},
-            None,
-            withhold_all(event, reason),
-            ended.disposition,
-        )
-        if self._write_verdict(judged, place, now_ms, origin):
-            self._remember(event.session_id, ended.with_result(digests))
+        echo = {name: value for name, value in (ended.told or {}).items() if name in _ECHO}
+        shadow = self._rules.is_shadow(echo.get("task_type"))
+        judgement = all_parts(event.parts, "withheld", reason)
+        if self._write_verdict(
+            result, None, judgement, ended.disposition, place, now_ms, origin, echo=echo, shadow=shadow
+        ):
+            self.store.remember(event.session_id, ended.with_result(digests))
 
-    def _is_known(
-        self, event: TaskResult, digests: list[str], known: list[list[str]], origin: tuple[Batch, int]
-    ) -> bool:
+    def _withhold_late(self, result: Waiting, place: Place, now_ms: int) -> None:
+        """A result that waited when its task was stopped."""
+        event: TaskResult = result.event
+        ended = self.store.ended.get(event.session_id, event.task_id)
+        if ended is None:
+            return
+        rest = undecided_rest(result)
+        echo = {name: value for name, value in (ended.told or {}).items() if name in _ECHO}
+        judgement = all_parts(rest.event.parts, "withheld", "late")
+        self._write_verdict(
+            rest, None, judgement, ended.disposition, place, now_ms, _as_batch(result, self.number), echo=echo
+        )
+        self.store.remember(event.session_id, ended.with_result(_digests(result)))
+
+    def _is_known(self, event: TaskResult, digests: list[str], known: list[list[str]], origin: Origin) -> bool:
         """Whether the result came before: as it is, or under its identity with other content, which is refused."""
         is_repeat = False
         for identity, content in known:
@@ -488,13 +407,30 @@ class Partition:
                     f"event_id: {event.event_id!r} of source {event.source!r} came before with other content;"
                     " give every event its own id"
                 )
-                self._changes.refusals.append(Refusal(*origin, "identity_conflict", detail))
+                self.store.changes.refusals.append(Refusal(*origin, "identity_conflict", detail))
                 return True
         if is_repeat:
-            self._changes.duplicates["task.result"] += 1
+            self.store.changes.duplicates["task.result"] += 1
         return is_repeat
 
-    def _write_verdict(self, judged: JudgedResult, place: Place, now_ms: int, origin: tuple[Batch, int]) -> bool:
+    def _write_verdict(
+        self,
+        result: Waiting,
+        task: TaskRow | None,
+        judgement: Judgement,
+        disposition: str | None,
+        place: Place,
+        now_ms: int,
+        origin: Origin,
+        *,
+        echo: dict[str, Any] | None = None,
+        shadow: bool = False,
+    ) -> bool:
+        echo = task["echo"] if task is not None else echo or {}
+        trace = result.traceparent or (task.get("trace") if task is not None else None)
+        judged = JudgedResult(
+            result.event, result.offset, result.timestamp, trace, echo, task, judgement, disposition, shadow
+        )
         outputs = result_outputs(self._rules.source, judged, place, now_ms)
         largest = max(len(output.value or b"") for output in outputs)
         if largest > MAX_OUTPUT_BYTES:
@@ -502,224 +438,137 @@ class Partition:
                 f"result: its output would have {largest} bytes, at most {MAX_OUTPUT_BYTES};"
                 " use payload_ref for large parts"
             )
-            self._changes.refusals.append(Refusal(*origin, "output_too_large", detail))
+            self.store.changes.refusals.append(Refusal(*origin, "output_too_large", detail))
             return False
-        self._changes.outputs += outputs
-        judgement, task = judged.judgement, judged.task
-        self._changes.verdicts.append(
+        self.store.changes.outputs += outputs
+        self.store.changes.verdicts.append(
             Verdicted(
-                judgement.decision,
+                judgement.decision if judgement.decision != HELD else "withheld",
                 judgement.reason,
-                judged.echo.get("task_type"),
-                judged.timestamp - task["at"] if task is not None else None,
-                judged.timestamp,
+                echo.get("task_type"),
+                echo.get("lane", "hot"),
+                result.timestamp - task["at"] if task is not None else None,
+                result.timestamp,
             )
         )
         return True
 
-    # Parking
+    def _park(self, result: Waiting, origin: Origin) -> None:
+        event: TaskResult = result.event
+        waiting = self.store.unknown.get((event.session_id, event.task_id), [])
+        if not self._is_known(event, _digests(result), [_digests(each) for each in waiting], origin):
+            self.store.park(result)
 
-    def _park(self, result: Parked, origin: tuple[Batch, int]) -> None:
-        event = result.event
-        waiting = self._parked.setdefault((event.session_id, event.task_id), [])
-        known = [_digests(parked.event) for parked in waiting]
-        if self._is_known(event, _digests(event), known, origin):
-            return
-        raw = _parked_to_bytes(result)
-        if len(raw) > MAX_OUTPUT_BYTES:
-            detail = (
-                f"result: {len(raw)} bytes with its headers, too many to wait for the dispatch of task"
-                f" {event.task_id!r}; at most {MAX_OUTPUT_BYTES}"
-            )
-            self._changes.refusals.append(Refusal(*origin, "output_too_large", detail))
-            return
-        waiting.append(result)
-        self._changes.rows[_parked_key(result)] = raw
+    # Time
 
-    def _unpark(self, session_id: str, task_id: str) -> list[Parked]:
-        results = self._parked.pop((session_id, task_id), [])
-        for result in results:
-            self._changes.rows[_parked_key(result)] = None
-        return results
+    def next_due_ms(self) -> int | None:
+        """Broker time at which the first thing falls due; None where nothing does."""
+        oldest = next(iter(self.store.unknown.values()), None)
+        unknown_due = oldest[0].timestamp + self._rules.unknown_task_grace_ms if oldest else None
+        timer_due = self.store.timers.next_due_ms()
+        return min((due for due in (unknown_due, timer_due) if due is not None), default=None)
+
+    def act_on_due(self, place: Place, now_ms: int) -> None:
+        """Act on what has fallen due at `now_ms`.
+
+        The caller has folded and judged everything that was on the topics of both lanes at that time, so what is on
+        them already cannot be missed.
+        """
+        limit = now_ms - self._rules.unknown_task_grace_ms
+        for name in [name for name, parked in self.store.unknown.items() if parked[0].timestamp <= limit]:
+            for result in self.store.unpark(*name):
+                self.store.judged(result)
+                ended = self.store.ended.get(*name) or Ended(name[1], None, result.timestamp, None, [])
+                self._judge_ended(result, ended, place, now_ms, _as_batch(result, self.number))
+        for session_id in list(self.store.timers.take_due(now_ms)):
+            self._life.fall_due(session_id, self.store.row(session_id), now_ms)
+            self.store.dirty[session_id] = None  # its timer is set again when it is taken
+        self.judge_ready(place, now_ms)
+
+    def drop_idle(self, now_ms: int, limit: int) -> None:
+        """Look at the next `limit` sessions, and forget those idle for longer than the TTL and without open tasks."""
+        oldest = now_ms - self._rules.session_ttl_ms
+        for looked, (session_id, raw) in enumerate(self._sweep, start=1):
+            if last_event_at(raw) < oldest and b'"tasks":{}' in raw and self.store.is_unchanged(session_id, raw):
+                self.store.forget_ended(session_id)
+                self.store.drop(session_id)
+            if looked >= limit:
+                return
+        self._sweep = iter(list(self.store.rows()))
 
     # Rows
 
     def _row_for(self, batch: Batch, index: int, session_id: str) -> SessionRow | None:
-        """The session's row, or None where the record is on the wrong partition. A session with a row is at home."""
-        row = self._decoded.get(session_id)
-        if row is not None:
-            return row
-        raw = self._rows.get(session_id)
-        if raw is None and not self._is_home(session_id):
-            self._changes.misrouted.append((batch, index))
+        """The session's row; None where the record is on the wrong partition, or was forwarded twice."""
+        if not self.store.knows(session_id) and not self._is_home(session_id):
+            self.store.changes.misrouted.append((batch, index))
             return None
-        row = self._decoded[session_id] = new_row() if raw is None else row_from_bytes(raw)
+        row = self.store.row(session_id)
+        if batch.headers[index] and self._is_forwarded_again(batch, index, row):
+            return None
         return row
 
     def _is_forwarded_again(self, batch: Batch, index: int, row: SessionRow) -> bool:
-        if not was_forwarded(batch.headers[index]):
+        if batch.role.startswith("results") or not was_forwarded(batch.headers[index]):
             return False
         event = batch.events[index]
         identity = _identity(event)
         known = row.get("forwarded", [])
         if identity in known:
-            self._changes.duplicates[event_type(type(event))] += 1
+            self.store.changes.duplicates[event_type(type(event))] += 1
             return True
         row["forwarded"] = [*known, identity][-MAX_FORWARDED_REMEMBERED:]
-        self._dirty.setdefault(event.session_id, 0)
+        self.store.dirty[event.session_id] = None
         return False
-
-    def _is_over(self, session_id: str, task_id: str) -> bool:
-        return self._ended.get(session_id, task_id) is not None
-
-    def _is_known_task(self, session_id: str, task_id: str) -> bool:
-        if self._is_over(session_id, task_id):
-            return True
-        raw = self._rows.get(session_id)
-        return raw is not None and task_id in row_from_bytes(raw)["tasks"]
-
-    def _remember(self, session_id: str, ended: Ended) -> None:
-        self._ended.put(session_id, ended)
-        key = _ended_key(session_id, ended.task_id)
-        self._changes.rows.pop(key, None)  # written in the order of memory, so that it is restored in that order
-        self._changes.rows[key] = ended.to_line()
-        for task_id in self._ended.prune(session_id, ended.at):
-            self._changes.rows[_ended_key(session_id, task_id)] = None
-
-    def _keep(self, session_id: str, raw: bytes) -> None:
-        self._rows[session_id] = raw
-        self.row_bytes += len(raw)
-        if len(raw) > SMALL_ROW_BYTES:
-            self._large.add(session_id)
-        else:
-            self._large.discard(session_id)
-
-    def _before_growth(self, session_id: str, row: SessionRow, added: int) -> bytes | None:
-        """The bytes of a large row if an event that adds up to `added` may make it too large; else None.
-
-        Whether it is too large is then measured: it must not depend on when the row was last written.
-        """
-        added = added * (1 + len(row["tasks"])) + 1024  # for each task a facet can be one more that differs
-        bound = self._bounds.get(session_id, MAX_ROW_BYTES) + added
-        before = None
-        if bound > MAX_ROW_BYTES:
-            before = row_to_bytes(row)
-            bound = len(before) + added
-        self._bounds[session_id] = bound
-        return before if bound > MAX_ROW_BYTES else None
-
-    def _is_too_large(self, session_id: str, before: bytes) -> bool:
-        """Whether the row has become too large; then it is again as it was before."""
-        size = len(row_to_bytes(self._decoded[session_id]))
-        if size <= MAX_ROW_BYTES:
-            self._bounds[session_id] = size
-            return False
-        self._decoded[session_id] = row_from_bytes(before)
-        self._bounds[session_id] = len(before)
-        return True
-
-    def _erase(self, session_id: str, row: SessionRow) -> None:
-        for task_id in row["tasks"]:
-            self._told.pop((session_id, task_id), None)
-            self._changes.outputs.append(erased_status(session_id, task_id))
-        for task_id in self._ended.remove_all(session_id):
-            self._changes.rows[_ended_key(session_id, task_id)] = None
-            self._changes.outputs.append(erased_status(session_id, task_id))
-        for parked_session, task_id in list(self._parked):
-            if parked_session == session_id:
-                self._changes.ignored["task.result"] += len(self._unpark(session_id, task_id))
-        for result in [result for result in self._ready if result.event.session_id == session_id]:
-            self._ready.remove(result)
-            self._changes.rows[_parked_key(result)] = None
-            self._changes.ignored["task.result"] += 1
-        self._large.discard(session_id)
-        self._bounds.pop(session_id, None)
-        del self._decoded[session_id]
-        self._dirty[session_id] = 0
 
     def _refuse_full(self, batch: Batch, index: int, session_id: str) -> None:
         detail = (
-            f"session: the row of {session_id!r} would have more than {MAX_ROW_BYTES} bytes; use fewer facets and"
-            " shorter values, or erase the session"
+            f"session: the row of {session_id!r} would have more than {MAX_ROW_BYTES} bytes;"
+            " use fewer facets and shorter values, or erase the session"
         )
-        self._changes.refusals.append(Refusal(batch, index, "session_full", detail))
-
-    def _refuse_unsupported(self, batch: Batch, index: int, what: str) -> None:
-        self._changes.refusals.append(Refusal(batch, index, "unsupported", f"{what}: not supported by this version"))
-
-    def take(self, now_ms: int) -> Changes:
-        """Everything changed since the last call, to be written in one transaction. `now_ms` is told in statuses."""
-        changes, self._changes = self._changes, Changes()
-        for session_id, task_id in self._told:
-            task = self._decoded[session_id]["tasks"][task_id]
-            changes.outputs.append(running_status(self._rules.source, session_id, task_id, task, now_ms))
-        self._told.clear()
-        for session_id in self._dirty:
-            before = self._rows.pop(session_id, None)
-            self.row_bytes -= len(before or b"")
-            row = self._decoded.get(session_id)
-            raw = row_to_bytes(row) if row is not None else None
-            if raw is not None:
-                self._keep(session_id, raw)
-            if raw != before:
-                changes.rows[SESSION_KEY + session_id.encode()] = raw
-        self._dirty.clear()
-        self._bounds.clear()
-        if len(self._decoded) > MAX_DECODED_ROWS:
-            self._decoded.clear()
-        return changes
+        self.store.changes.refusals.append(Refusal(batch, index, "session_full", detail))
 
 
+_ECHO: Final = frozenset({"task_type", "destination", "metadata", "request_id", "slot", "lane"})
 _encode_content = msgspec.json.Encoder(order="sorted").encode
-_results = Decoder("results")
 
 
-def _digests(event: TaskResult) -> list[str]:
+def _digests(result: Waiting) -> list[str]:
     """[identity, content] of a result. Content is everything but the envelope; payloads count byte for byte."""
+    event: TaskResult = result.event
     content: list[Any] = [event.outcome, event.parts, event.reads, event.error]
     return [_identity(event), digest(_encode_content(content))]
 
 
-def _identity(event: Event) -> str:
+def _identity(event: Any) -> str:
     return digest(orjson.dumps([event.source, event.event_id]))
 
 
-def _ended_key(session_id: str, task_id: str) -> bytes:
-    return ENDED_KEY + orjson.dumps([session_id, task_id])
+def _waiting(batch: Batch, index: int) -> Waiting:
+    return Waiting(
+        batch.events[index],
+        batch.values[index] or b"",
+        batch.keys[index],
+        batch.headers[index],
+        batch.offsets[index],
+        batch.timestamps[index],
+    )
 
 
-def _parked_key(result: Parked) -> bytes:
-    return PARKED_KEY + orjson.dumps([result.event.session_id, result.event.task_id, result.offset])
-
-
-def _parked_to_bytes(result: Parked) -> bytes:
-    """A line of JSON that says where it came from, then the record's own bytes."""
-    headers = [(name, value.decode("latin-1") if value is not None else None) for name, value in result.headers]
-    return orjson.dumps([result.offset, result.timestamp, result.key is not None, headers]) + b"\n" + result.value
-
-
-def _parked_from_bytes(session_id: str, raw: bytes) -> Parked:
-    origin, value = raw.split(b"\n", 1)
-    offset, timestamp, has_key, texts = orjson.loads(origin)
-    headers = [(name, text.encode("latin-1") if text is not None else None) for name, text in texts]
-    key = session_id.encode() if has_key else None
-    return Parked(_results.event_of(value, headers), value, key, headers, offset, timestamp)
-
-
-def _as_batch(result: Parked, partition: int) -> tuple[Batch, int]:
-    """A parked result as the record it came from, for the dead-letter topic."""
-    offset = result.offset
+def _as_batch(waiting: Waiting, partition: int) -> Origin:
+    """An event that waited as the record it came from, for the dead-letter topic."""
+    offset = waiting.offset
     batch = Batch(
         "results",
         partition,
         offset,
         offset + 1,
         [offset],
-        [result.timestamp],
-        [result.key],
-        [result.value],
-        [result.headers],
+        [waiting.timestamp],
+        [waiting.key],
+        [waiting.value],
+        [waiting.headers],
         0,
-        [result.event],
+        [waiting.event],
     )
     return batch, 0

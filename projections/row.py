@@ -1,17 +1,17 @@
 """The session row: everything the gate knows of one session, as JSON values, and its bytes on the changelog.
 
-Shapes only, and the questions one can ask of a facet. What events do to a row is `fold`; what a row says of a result is
-`gate`. Tasks that ended are kept beside the row, in `ended`: they would be rewritten with every event otherwise.
+Shapes only, and the questions one can ask of a facet or a task. What events do to a row is `fold`; what a row says of a
+result is `gate`. Tasks that ended are kept beside the row, in `ended`: they would be rewritten with every event
+otherwise.
 """
 
+from collections.abc import Iterator
 from typing import Any, Final, NotRequired, TypedDict, cast
 
 import orjson
 
 Facet = list[Any]
-"""[value or None, offset, broker timestamp (ms), source, event_id, cause task or None]: the last change of one
-facet.
-"""
+"""[value or None, offset, broker timestamp (ms), source, event_id, cause task or None]: a facet's last change."""
 
 VALUE: Final = 0
 OFFSET: Final = 1
@@ -20,34 +20,68 @@ SOURCE: Final = 3
 EVENT_ID: Final = 4
 CAUSE: Final = 5
 
+MAX_ROW_BYTES: Final = 512 * 1024
+"""A session whose row is larger takes no further facets, reads and tasks. It must fit into one record."""
+
 UNSEEN: Final = 0
 """Stands for the value of a facet before its first change: it contradicts nothing. Values are strings or None."""
+
+OwnChanges = dict[str, list[list[Any]]]
+"""For each facet the changes that a task's own work made: [[offset, value before, value after], …] by offset."""
+
 
 SEVERAL: Final = ""
 """Stands for the cause of a value that several tasks gave a facet one after the other: it is nobody's own."""
 
-OwnChanges = dict[str, list[list[Any]]]
-"""For each facet the chains of values that a task's own changes led through: [[a, b, c], [x, y]] is a→b→c and x→y."""
+
+class Wait(TypedDict):
+    """A result that is there and cannot be decided yet."""
+
+    why: str
+    """children, slot, parent, context or user."""
+    undecided: list[str]
+    """Ids of the parts that wait."""
+    until: NotRequired[int]
+    """Broker time (ms) at which waiting ends."""
+    over: NotRequired[bool]
+    """True once that time has come."""
+    delivered: NotRequired[bool]
+    """True where other parts were delivered already."""
 
 
 class TaskRow(TypedDict):
-    """One running task. Fields at their contract defaults are absent."""
+    """One open task. Fields at their contract defaults are absent. Times are the broker's, in ms."""
 
     at: int
-    """Broker timestamp of the dispatch (ms)."""
+    """Timestamp of the dispatch."""
+    offset: int
+    """Offset of the dispatch."""
     digest: str
     """Of the dispatch's content."""
     echo: dict[str, Any]
-    """What every output repeats: task_type, destination, metadata, request_id."""
+    """What every output repeats: task_type, destination, metadata, request_id, slot, lane."""
     expected: dict[str, str | None]
     """Facets the task depends on, with the values last stated."""
     own: NotRequired[OwnChanges]
     taken: NotRequired[dict[str, str | None]]
     policy: NotRequired[dict[str, Any]]
-    """on_stale, on_stale_failure, when_absent, valid_until."""
+    """The dispatch's policies and deadlines, where they are not the defaults."""
     trace: NotRequired[str]
+    parent: NotRequired[str]
+    children: NotRequired[list[str]]
+    """Open children."""
+    parentless_until: NotRequired[int]
+    """The parent's dispatch has not come; when to give up."""
+    heard: NotRequired[int]
+    """Last sign of life, where silence has a limit."""
+    stale_since: NotRequired[int]
+    """When the snapshot broke, where that stops the task."""
+    wait: NotRequired[Wait]
     steps: NotRequired[list[int]]
     """[started, completed or failed]."""
+    done: NotRequired[list[str]]
+    failed: NotRequired[list[str]]
+    in_flight: NotRequired[list[str]]
     progress: NotRequired[float]
     message: NotRequired[str]
     checkpoint: NotRequired[dict[str, Any]]
@@ -56,19 +90,29 @@ class TaskRow(TypedDict):
 
 
 class SessionRow(TypedDict):
-    """One session."""
+    """One session. `at` comes first: idle sessions are found without decoding their rows."""
 
+    at: int
+    """Timestamp of the last event (ms)."""
+    grown: int
+    """No less than the row's size in bytes: what it was when last measured, and what events have added since."""
     facets: dict[str, Facet]
     tasks: dict[str, TaskRow]
     own: dict[str, OwnChanges]
     """Own changes of tasks whose dispatch has not been folded yet: topics have no common order."""
+    slots: NotRequired[dict[str, list[int]]]
+    """For each slot the [timestamp, offset] of the newest dispatch whose result was delivered into it."""
+    cancels: NotRequired[dict[str, int]]
+    """Tasks that were cancelled before their dispatch was folded."""
+    effects: NotRequired[dict[str, list[Any]]]
+    """By idempotency key: the answer given."""
     forwarded: NotRequired[list[str]]
     """Digests of the last events that were sent on from a wrong partition: a crash in between sends one twice."""
 
 
 def new_row() -> SessionRow:
     """A session that nothing is known of."""
-    return {"facets": {}, "tasks": {}, "own": {}}
+    return {"at": 0, "grown": 0, "facets": {}, "tasks": {}, "own": {}}
 
 
 def row_from_bytes(raw: bytes) -> SessionRow:
@@ -81,25 +125,42 @@ def row_to_bytes(row: SessionRow) -> bytes:
     return orjson.dumps(row)
 
 
-def expected_now(task: TaskRow, facet: str) -> str | None:
-    """The value the task expects of `facet`, moved along by the task's own changes.
+def last_event_at(raw: bytes) -> int:
+    """`at` of a row's bytes, without decoding them."""
+    return int(raw[6 : raw.index(b",", 6)])
 
-    A change moves the expectation along if the expectation matched just before it. Evaluated over the whole chain, so
+
+def expected_now(task: TaskRow, facet: str) -> str | None:
+    """The value the task expects of `facet`, moved along by its own changes and its descendants'.
+
+    A change moves the expectation along if the expectation matched just before it. Evaluated over the whole history, so
     it does not matter whether the read or the change was folded first.
     """
     value = task["expected"][facet]
-    for chain in task.get("own", {}).get(facet, ()):
-        if chain[0] == UNSEEN or value in chain[:-1]:
-            value = chain[-1]
+    for _offset, before, after in task.get("own", {}).get(facet, ()):
+        if before in (UNSEEN, value):
+            value = after
     return value
 
 
 def all_expected_now(task: TaskRow) -> dict[str, str | None]:
     """Every facet the task depends on, with the value it expects now."""
     expected = task["expected"]
-    if "own" not in task:
-        return expected
-    return {facet: expected_now(task, facet) for facet in expected}
+    return expected if "own" not in task else {facet: expected_now(task, facet) for facet in expected}
+
+
+def has_room(row: SessionRow, added_bytes: int) -> bool:
+    """Whether the row may take an event of this size; counts it as taken.
+
+    Measured only when the count says that it might be too large, so it does not depend on when the row was written.
+    """
+    grown = row["grown"] + added_bytes
+    if grown > MAX_ROW_BYTES:
+        grown = len(row_to_bytes(row)) + added_bytes
+    if grown > MAX_ROW_BYTES:
+        return False
+    row["grown"] = grown
+    return True
 
 
 def differs(row: SessionRow, task: TaskRow, facet: str) -> bool:
@@ -114,3 +175,29 @@ def is_user_absent(row: SessionRow) -> bool:
     """True when clients are known and every one of them is absent or gone."""
     known = [facet[VALUE] for name, facet in row["facets"].items() if name.startswith("presence/")]
     return bool(known) and all(value is None or value == "absent" for value in known)
+
+
+def order_of(task: TaskRow) -> list[int]:
+    """Places tasks of one slot in the order of their dispatches."""
+    return [task["at"], task["offset"]]
+
+
+def older_in_slot(row: SessionRow, task_id: str, slot: str, order: list[int]) -> list[str]:
+    """Open tasks of the slot that were dispatched before."""
+    return [
+        other_id
+        for other_id, other in row["tasks"].items()
+        if other_id != task_id and other["echo"].get("slot") == slot and order_of(other) < order
+    ]
+
+
+def ancestors(row: SessionRow, task: TaskRow) -> Iterator[TaskRow]:
+    """The open tasks above this one that its reads and changes count for: up to the first independent child."""
+    seen = {id(task)}
+    while "parent" in task and not task.get("policy", {}).get("independent"):
+        above = row["tasks"].get(task["parent"])
+        if above is None or id(above) in seen:
+            return
+        seen.add(id(above))
+        yield above
+        task = above

@@ -10,6 +10,7 @@ from pydantic import Field
 from schemas.fields import (
     MAX_FACETS,
     MAX_PARTS,
+    MAX_PLANNED_STEPS,
     Acknowledged,
     Cause,
     Checkpoint,
@@ -140,6 +141,8 @@ class TaskDispatched(Event):
     """How long a held part waits before it is withheld."""
     max_redispatches: Annotated[int, Field(ge=0, le=16)] = 1
     """How many new attempts `redispatch` may command."""
+    plan: Annotated[list[Name], Field(max_length=MAX_PLANNED_STEPS)] = []
+    """Ids of the steps the task means to take: a receipt of a cancelled task tells which were never attempted."""
     attempt: Annotated[int, Field(ge=1, le=17)] = 1
     """1 for the first attempt; `<id>~2` is the second."""
     valid_until: Instant | None = None

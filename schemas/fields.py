@@ -16,6 +16,7 @@ MAX_SNAPSHOT_BYTES: Final = 16 * 1024
 MAX_METADATA_BYTES: Final = 4 * 1024
 MAX_INLINE_PART_BYTES: Final = 256 * 1024
 MAX_PARTS: Final = 64
+MAX_PLANNED_STEPS: Final = 64
 MAX_TEXT_BYTES: Final = 4 * 1024
 MAX_URI_BYTES: Final = 2 * 1024
 MAX_EVENT_BYTES: Final = 768 * 1024
@@ -78,6 +79,12 @@ Reason = Literal[
     "user_absent",
     "heartbeat_missed",
     "hold_expired",
+    "held",
+    "parent_ended",
+    "unknown_parent",
+    "scope_closed",
+    "slot_taken",
+    "session_full",
     "unsupported",
 ]
 """Why a part, a result or a task was decided as it was. `fresh` is the reason of an unmarked delivery."""

@@ -59,8 +59,8 @@ class PartVerdict(Model):
 
     part_id: Name
     """The part judged."""
-    decision: Literal["delivered", "withheld"]
-    """What became of it."""
+    decision: Literal["delivered", "withheld", "held"]
+    """What became of it. `held`: not decided yet; another event of the same result will tell."""
     reason: Reason
     """Why."""
     annotated: bool = False
@@ -96,7 +96,10 @@ class Verdict(Model):
     judged: Judged
     """Where the logs stood."""
     disposition: Disposition | None = None
-    """How the task ended; for a late result how it had already ended. Null for an unknown task."""
+    """How the task ended; for a late result how it had already ended.
+
+    Null for an unknown task, and while parts are held.
+    """
 
 
 class ResultIdentity(Model):
@@ -148,10 +151,21 @@ class JudgedResult(TaskEcho):
     """The expected facets at the verdict, for the writer's own compare-and-set."""
 
 
+class Shadow(Model):
+    """What the gate would have done, where it only watches."""
+
+    decision: Literal["delivered", "withheld", "held"]
+    """What it would have done with the result."""
+    reason: Reason
+    """Why."""
+
+
 class ResultDelivered(JudgedResult):
     """Parts to show or apply now."""
 
     type: Literal["result.delivered"]
+    shadow: Shadow | None = None
+    """Present in shadow mode: everything is delivered, and this is what the gate would have done."""
     valid_until: Instant | None = None
     """From the dispatch: show or apply no later."""
 
@@ -162,12 +176,31 @@ class ResultWithheld(JudgedResult):
     type: Literal["result.withheld"]
 
 
+class Receipt(Model):
+    """What a task that was stopped had done."""
+
+    done: list[Name] = []
+    """Steps that were completed, the last 64."""
+    failed: list[Name] = []
+    """Steps that failed, the last 64."""
+    in_flight: list[Name] = []
+    """Steps begun and not finished: their effect is uncertain."""
+    not_attempted: list[Name] = []
+    """Steps of the dispatch's `plan` that were never begun."""
+
+
 class TaskStatus(TaskEcho):
     """Where a task stands. The newest one per task is kept (compacted topic, key: JSON array of session and task)."""
 
     type: Literal["task.status"]
-    status: Literal["running", "ended"]
-    """`ended` is final."""
+    status: Literal["running", "waiting", "ended"]
+    """`waiting`: the result is there, and waits. `ended` is final."""
+    waiting_for: Literal["children", "slot", "parent", "context", "user"] | None = None
+    """What the result waits for."""
+    parent_task_id: Name | None = None
+    """From the dispatch."""
+    receipt: Receipt | None = None
+    """What the task had done, where it was cancelled or expired."""
     disposition: Disposition | None = None
     """How it ended, exactly one; null while running."""
     reason: Reason | None = None

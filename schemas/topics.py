@@ -38,6 +38,10 @@ DLQ_MAX_MESSAGE_BYTES: Final = 2 * MAX_INPUT_BYTES
 """The DLQ keeps an input's bytes untouched and adds headers, so it takes more than an input topic does."""
 
 
+CHANGELOG_MAX_MESSAGE_BYTES: Final = 8 * MAX_INPUT_BYTES
+"""A row is refused more when it has 512 KiB, but one event can add some MiB to that (control characters in JSON)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Topic:
     """One topic of the contract.
@@ -116,7 +120,7 @@ _CONFIG: Final[dict[Role, dict[str, str]]] = {
         "retention.ms": str(DLQ_RETENTION_MS),
         "max.message.bytes": str(DLQ_MAX_MESSAGE_BYTES),
     },
-    "sessions.changelog": {"cleanup.policy": "compact"},
+    "sessions.changelog": {"cleanup.policy": "compact", "max.message.bytes": str(CHANGELOG_MAX_MESSAGE_BYTES)},
 }
 
 

@@ -16,8 +16,9 @@ from faust.types import TP
 from yarl import URL
 
 from schemas.decode import Batch
-from streams.config import FOLDED_ROLES, EngineConfig
-from streams.transport import BatchTransport, Flow
+from streams.config import HOT_ROLES, EngineConfig
+from streams.fetching import Flow
+from streams.transport import BatchTransport
 
 
 class BatchHandler(Protocol):
@@ -102,7 +103,7 @@ def build_app(config: EngineConfig, handler: BatchHandler) -> GateApp:
     )
     app.flow = handler.flow
     app.member_url = URL(f"tidegate://{config.instance_id or uuid4().hex}")
-    inputs = app.topic(*[config.topic(role) for role in FOLDED_ROLES], schema=BatchSchema(), acks=False)
+    inputs = app.topic(*[config.topic(role) for role in HOT_ROLES], schema=BatchSchema(), acks=False)
 
     @app.agent(inputs, name="gate", concurrency=1, supervisor_strategy=mode.CrashingSupervisor)
     async def gate(batches: faust.Stream[Batch]) -> None:

@@ -3,8 +3,20 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from projections.partition import Rules
+from projections.rules import Rules
+from schemas.fields import Lane
 from schemas.topics import Role, topic_name
+
+HOT_ROLES: tuple[Role, ...] = ("context", "steps", "results")
+"""The input topics of the group's consumer, in the order in which a cycle works on them."""
+
+COLD_ROLES: tuple[Role, ...] = ("steps.cold", "results.cold")
+"""The input topics of the second consumer: looked at when no hot record waits."""
+
+FOLDED_ROLES: tuple[Role, ...] = (*HOT_ROLES, *COLD_ROLES)
+
+STEPS: dict[Lane, Role] = {"hot": "steps", "cold": "steps.cold"}
+RESULTS: dict[Lane, Role] = {"hot": "results", "cold": "results.cold"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +39,10 @@ class EngineConfig:
     request_timeout_seconds: float = 20.0
     queue_budget_bytes: int = 16 * 1024 * 1024
     cycle_max_records: int = 8192
+    cold_max_records: int = 256
     lazy_commit_seconds: float = 0.05
     state_dir: str = "."
 
     def topic(self, role: Role) -> str:
         """The topic's name under this gate's prefix."""
         return topic_name(role, self.topic_prefix)
-
-
-FOLDED_ROLES: tuple[Role, ...] = ("context", "steps", "results")
-"""The input topics the engine subscribes to, in the order in which it works on them."""

@@ -21,32 +21,44 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
+from projections.changes import Changes
 from projections.gate import Place
-from projections.partition import Changes, Partition
+from projections.partition import Partition
 from schemas.decode import Batch, Refusal
+from schemas.fields import Lane
 from schemas.topics import Role
 from schemas.wire import event_type
 from streams.changelog import PROGRESS_KEY, progress_to_bytes
-from streams.config import FOLDED_ROLES, EngineConfig
+from streams.config import FOLDED_ROLES, HOT_ROLES, RESULTS, STEPS, EngineConfig
 from streams.errors import FatalError
 from streams.handover import Surroundings, take_over
-from streams.metrics import State
+from streams.metrics import LANES, State
 from streams.transaction import Record, TransactionWriter
 
 _log = structlog.get_logger(__name__)
 
 JUDGED_AT_ONCE: Final = 2048
 RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
+SWEEP_SECONDS: Final = 1.0
+SWEPT_AT_ONCE: Final = 5_000
 
 
 @dataclass(slots=True)
-class Target:
-    """A barrier that was asked for: fold up to these positions before judging results below `covers`."""
+class Barrier:
+    """End offsets that were asked for, and whether everything below them has been folded.
 
-    positions: dict[Role, int]
+    `covers`: the results that had been fetched when it was asked, below this position. `asked_ms` is the wall clock
+    then.
+    """
+
     covers: int
-    asked_at: float
     asked_ms: int
+    asked_at: float
+    ends: dict[Role, int] | None = None
+
+    def is_reached(self, applied: dict[Role, int]) -> bool:
+        """Whether everything below the ends has been applied."""
+        return self.ends is not None and all(applied[role] >= end for role, end in self.ends.items())
 
 
 class Cycle:
@@ -65,18 +77,20 @@ class Cycle:
         self._committed: dict[Role, int] = {}
         self._partition: Partition | None = None
         self._writer: TransactionWriter | None = None
-        self._target: Target | None = None
-        self._asking: asyncio.Task[None] | None = None
+        self._barriers: dict[Lane, Barrier] = {}
+        self._time_barrier: Barrier | None = None
+        self._asking: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._allowed = asyncio.Event()
         self._allowed.set()
         self._writing = asyncio.Lock()
         self._last_commit = 0.0
+        self._last_sweep = time.monotonic()
         self._records = 0
         self._counts: dict[Role, Counter[type]] = {role: Counter() for role in FOLDED_ROLES}
         self._refusals: list[Refusal] = []
         self._cpu: Counter[str] = Counter()
-        self._barrier_waits: list[float] = []
+        self._barrier_waits: list[tuple[Lane, float]] = []
 
     # What the engine asks of it
 
@@ -131,8 +145,7 @@ class Cycle:
     def resume(self) -> None:
         """Go on: the partition stayed with this worker. The consumer's position was reset, so seek to ours."""
         if self.number in self._around.flow.joined:
-            for role, position in self._next.items():
-                self._around.flow.seek(self._topics[role], self.number, position)
+            self._seek()
         self._allowed.set()
         self._wake.set()
 
@@ -144,11 +157,14 @@ class Cycle:
         self._partition, self._writer = taken.partition, taken.writer
         self._applied, self._next, self._committed = dict(taken.applied), dict(taken.applied), dict(taken.committed)
         await self._allowed.wait()
-        for role, position in self._next.items():
-            self._around.flow.seek(self._topics[role], self.number, position)
+        self._seek()
         self._around.flow.joined.add(self.number)
         self._set_state("running")
         self._around.metrics.handover()
+
+    def _seek(self) -> None:
+        for role, position in self._next.items():
+            self._around.flow.seek(self._topics[role], self.number, position)
 
     async def _start_afresh(self, error: BaseException, failures: int) -> None:
         self._around.metrics.transaction_failed(error)
@@ -167,9 +183,10 @@ class Cycle:
 
     def _forget(self) -> None:
         self._around.flow.joined.discard(self.number)
-        if self._asking is not None:
-            self._asking.cancel()
-        self._asking = self._target = None
+        for task in self._asking:
+            task.cancel()
+        self._barriers.clear()
+        self._time_barrier = None
         writer, self._writer, self._partition = self._writer, None, None
         if writer is not None:
             self._around.in_background(writer.stop())
@@ -188,9 +205,13 @@ class Cycle:
         while True:
             await self._allowed.wait()
             self._wake.clear()
-            self._ask_for_barrier()
+            self._ask_for_barriers()
             folded = self._fold()
-            judged = self._judge()
+            judged = self._judge("hot")
+            if not self._hot_waits:
+                folded += self._fold_role("steps.cold", self._config.cold_max_records)
+                judged = self._judge("cold") or judged
+            judged = self._act_on_time() or judged
             if self._must_commit(judged=judged):
                 await self._commit()
             elif not folded:
@@ -210,13 +231,13 @@ class Cycle:
             return
 
     def _seconds_to_next(self) -> float | None:
-        waits = []
+        waits = [self._last_sweep + SWEEP_SECONDS - time.monotonic()]
         if self._is_dirty:
             waits.append(self._last_commit + self._config.lazy_commit_seconds - time.monotonic())
         due = self._known.next_due_ms()
-        if due is not None and self._target is None and self._asking is None:
+        if due is not None and self._time_barrier is None:
             waits.append(due / 1000 - time.time())
-        return max(0.0, min(waits)) + 0.001 if waits else None
+        return max(0.0, min(waits)) + 0.001
 
     @property
     def _known(self) -> Partition:
@@ -228,11 +249,13 @@ class Cycle:
     def _is_dirty(self) -> bool:
         return self._applied != self._committed
 
+    @property
+    def _hot_waits(self) -> bool:
+        return any(self._queues[role] for role in HOT_ROLES)
+
     def _fold(self) -> int:
-        folded = 0
-        for role in ("context", "steps"):
-            folded += self._fold_role(role, self._config.cycle_max_records // 2)
-        return folded
+        half = self._config.cycle_max_records // 2
+        return self._fold_role("context", half) + self._fold_role("steps", half)
 
     def _fold_role(self, role: Role, limit: int) -> int:
         queue, folded = self._queues[role], 0
@@ -242,7 +265,7 @@ class Cycle:
             self._decode(batch)
             began = time.thread_time()
             if role == "context":
-                self._known.fold_context(batch)
+                self._known.fold_context(batch, _now_ms())
             else:
                 self._known.fold_steps(batch, _now_ms())
             self._cpu["fold"] += time.thread_time() - began  # type: ignore[assignment]
@@ -259,52 +282,78 @@ class Cycle:
 
     # Judging
 
-    def _ask_for_barrier(self) -> None:
-        if self._target is not None or self._asking is not None:
-            return
+    def _ask_for_barriers(self) -> None:
+        for lane in LANES:
+            if lane not in self._barriers and (
+                self._queues[RESULTS[lane]] or (lane == "hot" and self._known.has_ready)
+            ):
+                barrier = self._barriers[lane] = self._new_barrier(lane)
+                self._ask(barrier, ("context", STEPS[lane]))
         due = self._known.next_due_ms()
-        if self._queues["results"] or self._known.has_ready or (due is not None and due <= _now_ms()):
-            self._asking = asyncio.get_running_loop().create_task(self._ask())
+        if self._time_barrier is None and due is not None and due <= _now_ms():
+            self._time_barrier = self._new_barrier("hot")
+            self._ask(self._time_barrier, FOLDED_ROLES)
 
-    async def _ask(self) -> None:
-        target = Target({}, self._next["results"], time.monotonic(), _now_ms())
+    def _new_barrier(self, lane: Lane) -> Barrier:
+        return Barrier(self._next[RESULTS[lane]], _now_ms(), time.monotonic())
+
+    def _ask(self, barrier: Barrier, roles: tuple[Role, ...]) -> None:
+        task = asyncio.get_running_loop().create_task(self._fill_in(barrier, roles))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _fill_in(self, barrier: Barrier, roles: tuple[Role, ...]) -> None:
         partitions: dict[Role, TopicPartition] = {
-            role: TopicPartition(self._topics[role], self.number) for role in ("context", "steps")
+            role: TopicPartition(self._topics[role], self.number) for role in roles
         }
         offsets = await self._around.barrier.end_offsets(partitions.values())
-        target.positions = {role: offsets[tp] for role, tp in partitions.items()}
-        self._target, self._asking = target, None
-        self._around.ends.update({(self._topics[role], self.number): end for role, end in target.positions.items()})
+        barrier.ends = {role: offsets[tp] for role, tp in partitions.items()}
         self._wake.set()
 
-    def _judge(self) -> bool:
-        target = self._target
-        if target is None or any(self._applied[role] < position for role, position in target.positions.items()):
+    def _place(self, lane: Lane) -> Place:
+        return Place(self.number, self._applied["context"], self._applied[STEPS[lane]])
+
+    def _judge(self, lane: Lane) -> bool:
+        barrier = self._barriers.get(lane)
+        if barrier is None or not barrier.is_reached(self._applied):
             return False
-        if target.asked_at:
-            self._barrier_waits.append(time.monotonic() - target.asked_at)
-            target.asked_at = 0.0
-        place = Place(self.number, self._applied["context"], self._applied["steps"])
-        queue, judged = self._queues["results"], 0
-        while queue and queue[0].start < target.covers and judged < JUDGED_AT_ONCE:
+        if barrier.asked_at:
+            self._barrier_waits.append((lane, time.monotonic() - barrier.asked_at))
+            barrier.asked_at = 0.0
+        role = RESULTS[lane]
+        place, queue, judged = self._place(lane), self._queues[role], 0
+        limit = JUDGED_AT_ONCE if lane == "hot" else self._config.cold_max_records
+        while queue and queue[0].start < barrier.covers and judged < limit:
             batch = queue.popleft()
-            self._queue_changed("results", -batch.size_bytes)
+            self._queue_changed(role, -batch.size_bytes)
             self._decode(batch)
             began = time.thread_time()
             self._known.judge(batch, place, _now_ms())
             self._cpu["judge"] += time.thread_time() - began  # type: ignore[assignment]
-            self._applied["results"] = batch.end
+            self._applied[role] = batch.end
             judged += len(batch)
-        if not (queue and queue[0].start < target.covers):
+        if not (queue and queue[0].start < barrier.covers):
             self._known.judge_ready(place, _now_ms())
-            self._known.give_up_due(place, target.asked_ms)
-            self._target = None
+            del self._barriers[lane]
+        return True
+
+    def _act_on_time(self) -> bool:
+        """Act on timers past a barrier on every input topic, results included; and look after idle sessions."""
+        now = time.monotonic()
+        if now - self._last_sweep >= SWEEP_SECONDS:
+            self._last_sweep = now
+            self._known.drop_idle(_now_ms(), SWEPT_AT_ONCE)
+        barrier = self._time_barrier
+        if barrier is None or not barrier.is_reached(self._applied):
+            return False
+        self._known.act_on_due(self._place("hot"), barrier.asked_ms)
+        self._time_barrier = None
         return True
 
     # Committing
 
     def _must_commit(self, *, judged: bool) -> bool:
-        if not (self._is_dirty or self._known.has_changes):
+        if not (self._is_dirty or self._known.store.has_changes):
             return False
         return (
             judged
@@ -372,7 +421,7 @@ class Cycle:
     # Telling
 
     def _count(self, changes: Changes, seconds: float) -> None:
-        metrics, number = self._around.metrics, self.number
+        metrics, number, store = self._around.metrics, self.number, self._known.store
         metrics.transaction(seconds, self._records)
         for role, counts in self._counts.items():
             metrics.events(
@@ -380,24 +429,23 @@ class Cycle:
             )
             counts.clear()
         metrics.duplicates(changes.duplicates)
+        metrics.acknowledged(changes.acknowledged)
+        metrics.endings(changes.endings)
         if changes.verdicts:
-            now_ms = _now_ms()
-            metrics.verdicts(Counter((each.decision, each.reason, each.task_type) for each in changes.verdicts))
-            metrics.result_ages([each.age_ms / 1000 for each in changes.verdicts if each.age_ms is not None])
-            metrics.produce_to_verdict("hot", [max(0, now_ms - each.timestamp) / 1000 for each in changes.verdicts])
+            metrics.judged(changes.verdicts, _now_ms())
         for refusal in changes.refusals:
             metrics.dlq(refusal.error)
         for batch, _index in changes.misrouted:
             metrics.misrouted(self._topics[batch.role])
-        for wait in self._barrier_waits:
-            metrics.barrier_wait("hot", wait)
+        for lane, wait in self._barrier_waits:
+            metrics.barrier_wait(lane, wait)
         for stage, cpu_seconds in self._cpu.items():
             metrics.cpu(stage, cpu_seconds)  # type: ignore[arg-type]
         metrics.partition(
             number,
-            sessions=self._known.session_count,
-            row_bytes=self._known.row_bytes,
-            parked_results=self._known.parked_count,
+            sessions=store.session_count,
+            row_bytes=store.row_bytes,
+            parked_results=store.waiting_count,
             queued_bytes=sum(self._around.flow.queued_bytes.get((topic, number), 0) for topic in self._topics.values()),
         )
         self._records = 0

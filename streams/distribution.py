@@ -16,23 +16,23 @@ from prometheus_client.registry import Collector
 
 
 class Distribution(Collector):
-    """Values counted into buckets, per value of at most one label. Written by one thread only, read by any.
+    """Values counted into buckets, per combination of label values. Written by one thread only, read by any.
 
     `bounds` are the buckets' upper bounds, inclusive and ascending; the last bucket, without a bound, is implied.
     """
 
-    def __init__(self, name: str, documentation: str, bounds: Sequence[float], label: str | None = None) -> None:
+    def __init__(self, name: str, documentation: str, bounds: Sequence[float], *labels: str) -> None:
         self.name = name
         self.documentation = documentation
         self.bounds = tuple(bounds)
-        self.label = label
-        self._children: dict[str, tuple[list[int], list[float]]] = {}
-        if label is None:
-            self._child("")
+        self.labels = labels
+        self._children: dict[tuple[str, ...], tuple[list[int], list[float]]] = {}
+        if not labels:
+            self._child(())
 
-    def observe(self, values: Iterable[float], label_value: str = "") -> None:
+    def observe(self, values: Iterable[float], *label_values: str) -> None:
         """Count every value. A negative one, which only disagreeing clocks can give, counts as 0."""
-        counts, total = self._child(label_value)
+        counts, total = self._child(label_values)
         bounds = self.bounds
         added = 0.0
         for value in values:
@@ -47,9 +47,9 @@ class Distribution(Collector):
         """Give the family as it stands to a registry."""
         family = self._family()
         edges = [*(repr(float(bound)) for bound in self.bounds), "+Inf"]
-        for label_value, (counts, total) in list(self._children.items()):  # scraped by a thread
+        for label_values, (counts, total) in list(self._children.items()):  # scraped by a thread
             buckets = list(zip(edges, map(float, accumulate(counts)), strict=True))
-            family.add_metric([] if self.label is None else [label_value], buckets, sum_value=total[0])
+            family.add_metric(label_values, buckets, sum_value=total[0])
         yield family
 
     def describe(self) -> Iterator[HistogramMetricFamily]:
@@ -57,11 +57,10 @@ class Distribution(Collector):
         yield self._family()
 
     def _family(self) -> HistogramMetricFamily:
-        labels = None if self.label is None else [self.label]
-        return HistogramMetricFamily(self.name, self.documentation, labels=labels)
+        return HistogramMetricFamily(self.name, self.documentation, labels=self.labels)
 
-    def _child(self, label_value: str) -> tuple[list[int], list[float]]:
-        child = self._children.get(label_value)
+    def _child(self, label_values: tuple[str, ...]) -> tuple[list[int], list[float]]:
+        child = self._children.get(label_values)
         if child is None:
-            child = self._children[label_value] = ([0] * (len(self.bounds) + 1), [0.0])
+            child = self._children[label_values] = ([0] * (len(self.bounds) + 1), [0.0])
         return child

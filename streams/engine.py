@@ -10,13 +10,14 @@ from aiokafka.errors import KafkaError
 
 from schemas.decode import Batch
 from streams.barrier import Barrier
+from streams.cold import ColdConsumer
 from streams.config import FOLDED_ROLES, EngineConfig
 from streams.control import Control
 from streams.cycle import Cycle
+from streams.fetching import Flow
 from streams.forward import Forwarder
 from streams.handover import Surroundings
 from streams.metrics import Metrics
-from streams.transport import Flow
 
 _log = structlog.get_logger(__name__)
 
@@ -34,11 +35,13 @@ class Engine:
         self._metrics = metrics
         self._control = Control(config)
         self._barrier = Barrier(config)
+        self._cold = ColdConsumer(config, self.flow, self.offer)
         self._around: Surroundings | None = None
         self._cycles: dict[int, Cycle] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._telling: asyncio.Task[None] | None = None
+        self._fetching: asyncio.Task[None] | None = None
         self._assigned = False
 
     async def start(self) -> None:
@@ -48,6 +51,7 @@ class Engine:
         """
         await self._control.start()
         await self._barrier.start()
+        await self._cold.start()
         partition_count = await self._control.partition_count()
         forwarder = Forwarder(self._config, partition_count)
         await forwarder.start()
@@ -55,6 +59,8 @@ class Engine:
             self.flow, self._barrier, self._control, forwarder, self._metrics, partition_count, self._in_background
         )
         self._telling = asyncio.get_running_loop().create_task(self._tell_lag())
+        self._fetching = asyncio.get_running_loop().create_task(self._cold.run())
+        self._fetching.add_done_callback(self._ended)
         self._metrics.worker("starting")
 
     async def stop(self) -> None:
@@ -63,15 +69,17 @@ class Engine:
         await self.on_revoked()
         for number in list(self._cycles):
             self._drop(number)
-        if self._telling is not None:
-            self._telling.cancel()
+        for task in (self._telling, self._fetching):
+            if task is not None:
+                task.cancel()
         background = list(self._background)
         if background:
             _, late = await asyncio.wait(background, timeout=STOP_SECONDS)
-            for task in late:
-                task.cancel()
+            for each in late:
+                each.cancel()
         if self._around is not None:
             await self._around.forwarder.stop()
+        await self._cold.stop()
         await self._barrier.stop()
         await self._control.stop()
 
@@ -92,6 +100,7 @@ class Engine:
         """Keep what stays, drop what went, take over what is new (in the background)."""
         for number in self._cycles.keys() - partitions:
             self._drop(number)
+        self._cold.assign(partitions)
         for cycle in self._cycles.values():
             cycle.resume()
         for number in sorted(partitions - self._cycles.keys()):

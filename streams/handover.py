@@ -20,10 +20,10 @@ from streams.changelog import Progress, restore
 from streams.config import FOLDED_ROLES, EngineConfig
 from streams.control import Control
 from streams.errors import LostInputError, RestoreError
+from streams.fetching import Flow
 from streams.forward import Forwarder, home_check
 from streams.metrics import Metrics
 from streams.transaction import TransactionWriter
-from streams.transport import Flow
 
 _log = structlog.get_logger(__name__)
 
@@ -39,7 +39,6 @@ class Surroundings:
     metrics: Metrics
     partition_count: int
     in_background: Callable[[Coroutine[Any, Any, None]], None]
-    ends: dict[tuple[str, int], int] = field(default_factory=dict)
     _decoders: dict[Role, Decoder] = field(default_factory=dict)
 
     def decoder(self, role: Role) -> Decoder:
@@ -79,11 +78,11 @@ async def take_over(config: EngineConfig, number: int, around: Surroundings) -> 
         around.in_background(writer.stop())
         raise
     seconds = time.monotonic() - began
-    around.metrics.restored(seconds, partition.session_count)
+    around.metrics.restored(seconds, partition.store.session_count)
     _log.info(
         "partition_taken_over",
         partition=number,
-        sessions=partition.session_count,
+        sessions=partition.store.session_count,
         changelog_records=records,
         seconds=round(seconds, 3),
         **applied,

@@ -7,12 +7,14 @@ thousands of events a second.
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, ProcessCollector
 
-from schemas.fields import Lane, Reason
+from projections.changes import Verdicted
+from schemas.fields import Lane
 from streams.distribution import Distribution
 
 State = Literal["starting", "restoring", "running", "stopping"]
@@ -20,8 +22,6 @@ State = Literal["starting", "restoring", "running", "stopping"]
 
 Stage = Literal["decode", "fold", "judge", "commit"]
 """What a cycle spends CPU on."""
-
-Decision = Literal["delivered", "withheld"]
 
 STATES: Final[tuple[State, ...]] = ("starting", "restoring", "running", "stopping")
 STAGES: Final[tuple[Stage, ...]] = ("decode", "fold", "judge", "commit")
@@ -99,6 +99,18 @@ class Metrics:
             ["decision", "reason", "task_type"],
             registry=registry,
         )
+        self.tasks_ended_total: Final = Counter(
+            "tidegate_tasks_ended",
+            "Tasks that ended, by disposition and reason",
+            ["disposition", "reason"],
+            registry=registry,
+        )
+        self.acknowledged_total: Final = Counter(
+            "tidegate_acknowledged",
+            "What consumers said became of delivered results: shown, applied, refused",
+            ["outcome"],
+            registry=registry,
+        )
         self.dlq_records_total: Final = Counter(
             "tidegate_dlq_records",
             "Input records sent to the dead letter topic, by error",
@@ -117,9 +129,10 @@ class Metrics:
         )
         self.produce_to_verdict_seconds: Final = Distribution(
             "tidegate_produce_to_verdict_seconds",
-            "From the broker's timestamp of a result to the commit of its verdict, by lane",
+            "From the broker's timestamp of a result to the commit of its verdict, by lane and task type",
             HOT_PATH_SECONDS,
             "lane",
+            "task_type",
         )
         registry.register(self.result_age_seconds)
         registry.register(self.produce_to_verdict_seconds)
@@ -204,8 +217,6 @@ class Metrics:
         self._lag: dict[tuple[str, int], Gauge] = {}
         self._partition_gauges: Final = (self.sessions, self.row_bytes, self.parked_results, self.queued_bytes)
         self._gauges: dict[tuple[Gauge, int], Gauge] = {}
-        for lane in LANES:
-            self.produce_to_verdict_seconds.observe((), lane)
 
     # What came in, and what became of it
 
@@ -225,22 +236,35 @@ class Metrics:
                 child = self._duplicates[event_type] = self.duplicates_total.labels(event_type)
             child.inc(count)
 
-    def verdicts(self, counts: Mapping[tuple[Decision, Reason, str | None], int]) -> None:
-        """Count one cycle's committed verdicts, by decision, reason and task type (None: the task is unknown)."""
-        for (decision, reason, task_type), count in counts.items():
-            label = UNKNOWN if task_type is None else self._task_types(task_type)
-            child = self._verdicts.get((decision, reason, label))
+    def judged(self, verdicts: Iterable[Verdicted], now_ms: int) -> None:
+        """Count the verdicts a transaction has committed, and how long they took, at `now_ms`."""
+        counts: Counts[tuple[str, str, str]] = Counts()
+        waits: dict[tuple[str, str], list[float]] = {}
+        ages: list[float] = []
+        for verdict in verdicts:
+            task_type = UNKNOWN if verdict.task_type is None else self._task_types(verdict.task_type)
+            counts[verdict.decision, verdict.reason, task_type] += 1
+            waits.setdefault((verdict.lane, task_type), []).append((now_ms - verdict.timestamp) / 1000)
+            if verdict.age_ms is not None:
+                ages.append(verdict.age_ms / 1000)
+        for labels, count in counts.items():
+            child = self._verdicts.get(labels)
             if child is None:
-                child = self._verdicts[decision, reason, label] = self.verdicts_total.labels(decision, reason, label)
+                child = self._verdicts[labels] = self.verdicts_total.labels(*labels)
             child.inc(count)
+        for lane_and_type, seconds in waits.items():
+            self.produce_to_verdict_seconds.observe(seconds, *lane_and_type)
+        self.result_age_seconds.observe(ages)
 
-    def result_ages(self, seconds: Iterable[float]) -> None:
-        """Time from dispatch to verdict of each result judged in a cycle."""
-        self.result_age_seconds.observe(seconds)
+    def acknowledged(self, counts: Mapping[str, int]) -> None:
+        """Count what consumers said became of deliveries."""
+        for outcome, count in counts.items():
+            self.acknowledged_total.labels(outcome).inc(count)
 
-    def produce_to_verdict(self, lane: Lane, seconds: Iterable[float]) -> None:
-        """Time from the broker's timestamp to the commit, of each result a transaction settled."""
-        self.produce_to_verdict_seconds.observe(seconds, lane)
+    def endings(self, counts: Mapping[tuple[str, str], int]) -> None:
+        """Count tasks that ended, by disposition and reason."""
+        for (disposition, reason), count in counts.items():
+            self.tasks_ended_total.labels(disposition, reason).inc(count)
 
     def dlq(self, error: str, count: int = 1) -> None:
         """Count records sent to the dead letter topic. `error` is a code, not a message."""

@@ -95,6 +95,19 @@ class Settings(BaseSettings):
     ended_tasks_per_session: int = Field(
         default=256, ge=1, le=100_000, description="How many ended tasks of one session are remembered at most"
     )
+    scope_grace_seconds: float = Field(
+        default=30.0, ge=0.0, le=86_400.0, description="How long a parent's result waits for its children, by default"
+    )
+    hold_ttl_seconds: float = Field(
+        default=600.0, gt=0.0, le=604_800.0, description="How long a held part waits before it is withheld, by default"
+    )
+    session_ttl_seconds: float = Field(
+        default=86_400.0, ge=60.0, le=2_592_000.0, description="A session without open tasks is forgotten after this"
+    )
+    shadow: bool = Field(default=False, description="Deliver every result, marked with what the gate would have done")
+    shadow_task_types: list[str] = Field(
+        default_factory=list, description="Do so for these task types only, as a JSON list"
+    )
     queue_budget_bytes: int = Field(
         default=16 * _MIB, ge=_MIB, le=1024 * _MIB, description="Fetched bytes that may wait, per partition"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 from aiokafka.errors import KafkaError
 
-from projections.partition import Rules
+from projections.rules import Rules
 from streams.app import build_app
 from streams.config import EngineConfig
 from streams.engine import Engine
@@ -38,6 +38,11 @@ def engine_config(settings: Settings) -> EngineConfig:
             unknown_task_grace_ms=int(settings.unknown_task_grace_seconds * 1000),
             ended_task_retention_ms=int(settings.ended_task_retention_seconds * 1000),
             ended_tasks_per_session=settings.ended_tasks_per_session,
+            scope_grace_ms=int(settings.scope_grace_seconds * 1000),
+            hold_ttl_ms=int(settings.hold_ttl_seconds * 1000),
+            session_ttl_ms=int(settings.session_ttl_seconds * 1000),
+            shadow=settings.shadow,
+            shadow_task_types=frozenset(settings.shadow_task_types),
         ),
         session_timeout_seconds=settings.session_timeout_seconds,
         heartbeat_interval_seconds=settings.heartbeat_interval_seconds,

@@ -1,0 +1,268 @@
+"""The life of a task: opened in its scope and slot, and ended once, with everything that hangs on it.
+
+Changes rows through the store it is given and adds outputs to its changes. What a result is worth is decided in `gate`.
+"""
+
+from typing import Any
+
+import msgspec
+
+from projections.ended import Ended
+from projections.fold import dispatch_digest, echo_of, fold_dispatch, join_parent
+from projections.outputs import command, ended_status, ending, receipt_of
+from projections.row import MAX_ROW_BYTES, SessionRow, TaskRow, older_in_slot, order_of
+from projections.store import Store, Waiting
+from schemas.events import TaskDispatched
+from schemas.fields import Reason
+
+MAX_CANCELS = 32
+MAX_SLOTS = 64
+
+
+class Life:
+    """Opens and ends the tasks of one partition.
+
+    `freed` names tasks whose waiting result may be decided now; `late` are the results of tasks that were stopped while
+    those waited.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.freed: dict[tuple[str, str], None] = {}
+        self.late: list[Waiting] = []
+        self._store = store
+
+    # Opening
+
+    def open(
+        self,
+        row: SessionRow,
+        event: TaskDispatched,
+        offset: int,
+        timestamp: int,
+        traceparent: str | None,
+        now_ms: int,
+        *,
+        has_room: bool,
+    ) -> None:
+        """Open the task of a dispatch that was not seen before, or reject it."""
+        session_id, task_id = event.session_id, event.task_id
+        refused = self._reason_to_reject(row, event, timestamp, offset, has_room=has_room)
+        if refused is not None:
+            self.end_unopened(row, event, "rejected", refused[0], refused[1], [], timestamp, now_ms)
+            return
+        cancelled_at = row.get("cancels", {}).pop(task_id, None)
+        task = fold_dispatch(row, event, offset, timestamp, traceparent)
+        self._changed(session_id, row, timestamp)
+        self._store.told[session_id, task_id] = None
+        if event.parent_task_id is not None:
+            self._join_scope(session_id, row, task_id, task, event.parent_task_id)
+        for child_id, child in row["tasks"].items():
+            if "parentless_until" in child and child.get("parent") == task_id:
+                del child["parentless_until"]
+                self._join_scope(session_id, row, child_id, child, task_id)
+                self.free(session_id, child_id)
+        if cancelled_at is not None:
+            self.stop(session_id, row, task_id, "cancelled", "cancelled", timestamp, now_ms)
+        elif event.slot is not None and event.on_newer == "interrupt":
+            for older_id in older_in_slot(row, task_id, event.slot, order_of(task)):
+                if not row["tasks"][older_id].get("policy", {}).get("protected"):
+                    self.stop(session_id, row, older_id, "cancelled", "superseded", timestamp, now_ms)
+
+    def _reason_to_reject(
+        self, row: SessionRow, event: TaskDispatched, timestamp: int, offset: int, *, has_room: bool
+    ) -> tuple[Reason, str] | None:
+        parent_id = event.parent_task_id
+        if not has_room:
+            return "session_full", f"session: with it, its row would have more than {MAX_ROW_BYTES} bytes"
+        if parent_id == event.task_id:
+            return "unknown_parent", "parent_task_id: a task cannot be its own parent"
+        if parent_id is not None and parent_id not in row["tasks"]:
+            ended = self._store.ended.get(event.session_id, parent_id)
+            if ended is not None:
+                return "parent_ended", f"parent_task_id: {parent_id!r} has ended ({ended.disposition})"
+        if event.slot is not None and event.on_newer == "reject":
+            older = older_in_slot(row, event.task_id, event.slot, [timestamp, offset])
+            if older:
+                return "slot_taken", f"slot: {event.slot!r} is taken by {older[0]!r}"
+        return None
+
+    def _join_scope(self, session_id: str, row: SessionRow, task_id: str, task: TaskRow, parent_id: str) -> None:
+        parent = row["tasks"].get(parent_id)
+        if parent is None:
+            task["parentless_until"] = task["at"] + self._store.rules.unknown_task_grace_ms
+            return
+        parent["children"] = [*parent.get("children", []), task_id]
+        join_parent(row, task)
+        self._store.told[session_id, parent_id] = None
+
+    def end_unopened(
+        self,
+        row: SessionRow,
+        event: TaskDispatched,
+        disposition: str,
+        reason: Reason,
+        detail: str | None,
+        results: list[list[str]],
+        timestamp: int,
+        now_ms: int,
+    ) -> None:
+        """End a task with its dispatch."""
+        session_id, task_id = event.session_id, event.task_id
+        if row["own"].pop(task_id, None) is not None or row.get("cancels", {}).pop(task_id, None) is not None:
+            self._changed(session_id, row, timestamp)
+        told = ending(echo_of(event), None, disposition, reason, timestamp, detail)
+        digest = dispatch_digest(event)
+        self._store.remember(
+            session_id, Ended(task_id, disposition, timestamp, digest, results, event.parent_task_id, told)
+        )
+        self._tell_end(session_id, task_id, told, None, now_ms)
+
+    # Ending
+
+    def end(
+        self,
+        session_id: str,
+        row: SessionRow,
+        task_id: str,
+        disposition: str,
+        reason: Reason,
+        timestamp: int,
+        now_ms: int,
+        results: list[list[str]],
+        receipt: dict[str, Any] | None = None,
+    ) -> None:
+        """End an open task: remember how, tell it, and free what waited for it."""
+        task = row["tasks"].pop(task_id)
+        row["own"].pop(task_id, None)
+        told = ending(task["echo"], task, disposition, reason, timestamp, None, receipt)
+        self._store.remember(
+            session_id, Ended(task_id, disposition, timestamp, task["digest"], results, task.get("parent"), told)
+        )
+        self._store.told.pop((session_id, task_id), None)
+        self._tell_end(session_id, task_id, told, task.get("trace"), now_ms)
+        self._changed(session_id, row, timestamp)
+        slot = task["echo"].get("slot")
+        if slot is not None and disposition == "delivered":
+            slots = row.setdefault("slots", {})
+            slots[slot] = max(slots.pop(slot, [0, 0]), order_of(task))
+            if len(slots) > MAX_SLOTS:
+                del slots[next(iter(slots))]
+        parent = row["tasks"].get(task.get("parent", ""))
+        if parent is not None and task_id in parent.get("children", ()):
+            parent["children"] = [child for child in parent["children"] if child != task_id]
+            if not parent["children"]:
+                del parent["children"]
+        self.free_all(session_id, row)
+
+    def stop(
+        self,
+        session_id: str,
+        row: SessionRow,
+        task_id: str,
+        disposition: str,
+        reason: Reason,
+        timestamp: int,
+        now_ms: int,
+    ) -> None:
+        """End an open task before its time, and its children first; tell the agents, and leave a receipt."""
+        task = row["tasks"][task_id]
+        for child_id in task.get("children", ()):
+            if child_id in row["tasks"]:
+                self.stop(session_id, row, child_id, "cancelled", "parent_ended", timestamp, now_ms)
+        source = self._store.rules.source
+        self._store.changes.outputs.append(
+            command("task.cancel", source, session_id, task_id, task, {"reason": reason}, now_ms)
+        )
+        wait = task.get("wait")
+        if wait is not None:
+            result = self._store.stop_result(session_id, task_id, wait["undecided"])
+            if result is not None:
+                self.late.append(result)
+            if wait.get("delivered"):
+                disposition = "delivered"
+        self.freed.pop((session_id, task_id), None)
+        self.end(session_id, row, task_id, disposition, reason, timestamp, now_ms, [], receipt_of(task))
+
+    def cancel(self, session_id: str, row: SessionRow, task_id: str, timestamp: int, now_ms: int) -> bool:
+        """Cancel a task that somebody asked to be cancelled; remember the wish where its dispatch has not come.
+
+        False where it has ended already: cancelling is idempotent.
+        """
+        if task_id in row["tasks"]:
+            self.stop(session_id, row, task_id, "cancelled", "cancelled", timestamp, now_ms)
+            return True
+        if self._store.ended.get(session_id, task_id) is not None:
+            return False
+        cancels = row.setdefault("cancels", {})
+        cancels[task_id] = timestamp
+        if len(cancels) > MAX_CANCELS:
+            del cancels[next(iter(cancels))]
+        self._changed(session_id, row, timestamp)
+        return True
+
+    # Waiting
+
+    def free(self, session_id: str, task_id: str) -> None:
+        """The task's waiting result, if there is one, is to be looked at again."""
+        if (session_id, task_id) in self._store.results:
+            self.freed[session_id, task_id] = None
+
+    def free_all(self, session_id: str, row: SessionRow) -> None:
+        """The same for every task of the session."""
+        if session_id in self._store.waiting_sessions:
+            for task_id in row["tasks"]:
+                self.free(session_id, task_id)
+
+    def fall_due(self, session_id: str, row: SessionRow, now_ms: int) -> None:
+        """Act on what has fallen due by `now_ms` in this session, which has been folded and judged up to a barrier."""
+        for task_id in list(row["tasks"]):
+            task = row["tasks"].get(task_id)
+            if task is not None:
+                self._fall_due(session_id, row, task_id, task, now_ms)
+
+    def _fall_due(self, session_id: str, row: SessionRow, task_id: str, task: TaskRow, now_ms: int) -> None:
+        if task.get("parentless_until", now_ms + 1) <= now_ms:
+            self.stop(session_id, row, task_id, "rejected", "unknown_parent", now_ms, now_ms)
+            return
+        wait = task.get("wait")
+        if wait is not None:
+            if not wait.get("over") and wait.get("until", now_ms + 1) <= now_ms:
+                self._stop_waiting(session_id, row, task_id, task, now_ms)
+            return
+        policy = task.get("policy", {})
+        if policy.get("deadline_ms", now_ms) < now_ms:
+            self.stop(session_id, row, task_id, "expired", "deadline_passed", now_ms, now_ms)
+        elif "heartbeat_ms" in policy and task["heard"] + policy["heartbeat_ms"] <= now_ms:
+            self.stop(session_id, row, task_id, "expired", "heartbeat_missed", now_ms, now_ms)
+        elif "stale_since" in task and task["stale_since"] + policy["while_stale_grace_ms"] <= now_ms:
+            self.stop(session_id, row, task_id, "cancelled", "stale", now_ms, now_ms)
+
+    def _stop_waiting(self, session_id: str, row: SessionRow, task_id: str, task: TaskRow, now_ms: int) -> None:
+        wait = task["wait"]
+        if wait["why"] == "children":
+            for child_id in task.get("children", ()):
+                if child_id in row["tasks"]:
+                    self.stop(session_id, row, child_id, "cancelled", "scope_closed", now_ms, now_ms)
+        else:
+            wait["over"] = True
+        self._changed(session_id, row, now_ms)
+        self.free(session_id, task_id)
+
+    def _tell_end(
+        self, session_id: str, task_id: str, told: dict[str, Any], traceparent: str | None, now_ms: int
+    ) -> None:
+        changes = self._store.changes
+        changes.outputs.append(ended_status(self._store.rules.source, session_id, task_id, told, now_ms, traceparent))
+        changes.endings[told["disposition"], told["reason"]] += 1
+
+    def _changed(self, session_id: str, row: SessionRow, timestamp: int) -> None:
+        row["at"] = max(row["at"], timestamp)
+        self._store.dirty[session_id] = None
+
+
+def undecided_rest(result: Waiting) -> Waiting:
+    """The result of a stopped task with only the parts that nothing had decided."""
+    if result.undecided is None:
+        return result
+    parts = [part for part in result.event.parts if part.part_id in result.undecided]
+    return result._replace(event=msgspec.structs.replace(result.event, parts=parts))

@@ -1,0 +1,209 @@
+"""Batches out of an aiokafka consumer: positions, back-pressure and unpacking. Used by both consumers of a worker.
+
+Leans on internals of aiokafka 0.14.0, which is pinned for that reason.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    CorruptRecordException,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
+
+from schemas.decode import Batch
+from schemas.topics import Role
+from streams.config import COLD_ROLES, FOLDED_ROLES, EngineConfig
+from streams.errors import LostInputError
+
+PAUSED_FETCH_TIMEOUT_SECONDS: Final = 0.02
+
+RECORD_BYTES: Final = 256
+"""What a fetched record takes in memory beside its key and value: their objects, and its places in five lists."""
+
+
+class Flow:
+    """What the engine and a fetching consumer tell each other: who has joined, where to read, how much is queued.
+
+    Written by the engine's thread, read by the group consumer's; deques and single assignments only.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.roles: dict[str, Role] = {config.topic(role): role for role in FOLDED_ROLES}
+        self.joined: set[int] = set()
+        self.queued_bytes: dict[tuple[str, int], int] = {}
+        self._cold_topics = frozenset(config.topic(role) for role in COLD_ROLES)
+        self._seeks: dict[bool, deque[tuple[TopicPartition, int]]] = {False: deque(), True: deque()}
+        self._sought: dict[TopicPartition, int] = {}
+        self._budget_bytes = config.queue_budget_bytes // len(FOLDED_ROLES)
+
+    def is_over_budget(self, tp: TopicPartition) -> bool:
+        """Whether to stop fetching: more than the topic's share of the budget is queued."""
+        return self.queued_bytes.get((tp.topic, tp.partition), 0) > self._budget_bytes
+
+    def has_room(self, tp: TopicPartition) -> bool:
+        """Whether to fetch again: the queue is at most half full."""
+        return self.queued_bytes.get((tp.topic, tp.partition), 0) <= self._budget_bytes // 2
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        """Ask for the partition to be read from `offset`. Carried out before the next fetch is looked at."""
+        tp = TopicPartition(topic, partition)
+        self._sought[tp] = offset
+        self._seeks[topic in self._cold_topics].append((tp, offset))
+
+    def seek_again(self, tp: TopicPartition) -> None:
+        """Ask for the last place again: it got lost in a rebalance. What was folded since is dropped on arrival."""
+        self.seek(tp.topic, tp.partition, self._sought[tp])
+
+    def take_seeks(self, *, cold: bool) -> dict[TopicPartition, int]:
+        """The seeks asked for since the last call, for one of the consumers."""
+        asked, seeks = self._seeks[cold], {}
+        while asked:
+            tp, offset = asked.popleft()
+            seeks[tp] = offset
+        return seeks
+
+
+async def fetch_batches(
+    consumer: AIOKafkaConsumer, flow: Flow, timeout_seconds: float, *, cold: bool = False
+) -> list[Batch]:
+    """The batches that have arrived; waits up to the timeout for some. Runs in the consumer's loop.
+
+    Raises `LostInputError` where a joined partition's position is no longer on the broker, and what the group
+    coordination failed with. Cancellation loses nothing: a batch not returned is fetched again.
+    """
+    fetcher, subscriptions = consumer._fetcher, consumer._subscription
+    if consumer._closed or fetcher._closed:
+        raise ConsumerStoppedError
+    with subscriptions.fetch_context():
+        if subscriptions.reassignment_in_progress:
+            waiter = subscriptions.wait_for_assignment()
+            await asyncio.wait([waiter], timeout=timeout_seconds)
+            if waiter.done():
+                waiter.result()
+            return []
+        for tp, offset in flow.take_seeks(cold=cold).items():
+            if subscriptions.is_assigned(tp):
+                fetcher.seek_to(tp, offset)
+        paused = _hold_back(consumer, flow)
+        batches = _drain(fetcher, flow)
+        if batches:
+            return batches
+        waiter = fetcher._create_fetch_waiter()
+        await asyncio.wait([waiter], timeout=PAUSED_FETCH_TIMEOUT_SECONDS if paused else timeout_seconds)
+        if waiter.done():
+            waiter.result()
+            return _drain(fetcher, flow)
+        waiter.cancel()
+        return []
+
+
+def _hold_back(consumer: AIOKafkaConsumer, flow: Flow) -> bool:
+    """Pause what has not joined or is over its budget, resume what has room. Returns whether anything is paused.
+
+    aiokafka's pause leaves the position where it is. A partition that is still being restored gets a place to stand on:
+    without one the fetcher asks for its committed offset over and over.
+    """
+    subscriptions = consumer._subscription
+    held = False
+    for tp in subscriptions.assigned_partitions():
+        state = subscriptions._assigned_state(tp)
+        if tp.partition not in flow.joined:
+            if not state.paused:
+                consumer._fetcher.seek_to(tp, 0)
+                subscriptions.pause(tp)
+            held = True
+        elif not state.paused and flow.is_over_budget(tp):
+            subscriptions.pause(tp)
+            held = True
+        elif state.paused and flow.has_room(tp):
+            subscriptions.resume(tp)
+        else:
+            held = held or state.paused
+    return held
+
+
+def _drain(fetcher: Any, flow: Flow) -> list[Batch]:
+    batches = []
+    for tp, result in list(fetcher._records.items()):
+        del fetcher._records[tp]
+        fetcher._notify(fetcher._wait_consume_future)
+        if type(result) is not FetchResult:
+            _check(tp, result._error, flow)
+            continue
+        fetched = result._partition_records
+        # An iterator that is never run holds its buffer in a cycle: a leak of every fetch while nobody collects those.
+        fetched._records_iterator = None
+        if not result.check_assignment(tp) or not result.has_more():
+            continue
+        state = result._assignment.state_value(tp)
+        start = state.position
+        records = _unpacked(fetched)
+        result._update_position()
+        if tp.partition in flow.joined and state.position > start:
+            batches.append(_batch(flow.roles[tp.topic], tp.partition, start, state.position, records))
+    return batches
+
+
+def _check(tp: TopicPartition, error: Exception, flow: Flow) -> None:
+    if isinstance(error, NoOffsetForPartitionError):
+        if tp.partition in flow.joined:
+            flow.seek_again(tp)
+        return  # else its hand-over is about to seek the place to start from
+    if isinstance(error, OffsetOutOfRangeError):
+        if tp.partition not in flow.joined:
+            return
+        raise LostInputError(
+            f"{tp.topic}, partition {tp.partition}: the next record to fold is no longer on the broker ({error})."
+            " Its retention is too short for this worker's lag. Events were lost before they were folded;"
+            " docs/operations.md tells how to go on."
+        ) from error
+    raise error
+
+
+def _unpacked(fetched: Any) -> list[Any]:
+    """The records of a fetch, without those of aborted transactions and without markers.
+
+    What aiokafka's `PartitionRecords` does one record at a time, making a ConsumerRecord of each.
+    """
+    records: list[Any] = []
+    while fetched._records.has_next():
+        batch = fetched._records.next_batch()
+        if fetched._check_crcs and not batch.validate_crc():
+            raise CorruptRecordException(f"Invalid CRC - {fetched._tp}")
+        aborted = False
+        if batch.producer_id is not None:
+            fetched._consume_aborted_up_to(batch.base_offset)
+            if batch.is_control_batch and fetched._contains_abort_marker(batch):
+                fetched._aborted_producers.discard(batch.producer_id)
+            aborted = batch.is_transactional and batch.producer_id in fetched._aborted_producers
+        if not batch.is_control_batch and not aborted:
+            if batch.base_offset >= fetched.next_fetch_offset:
+                records.extend(batch)
+            else:  # the broker answers with whole batches, from before the position asked for
+                records.extend(record for record in batch if record.offset >= fetched.next_fetch_offset)
+        fetched.next_fetch_offset = batch.next_offset
+    return records
+
+
+def _batch(role: Role, partition: int, start: int, end: int, records: list[Any]) -> Batch:
+    keys = [record.key for record in records]
+    values = [record.value for record in records]
+    return Batch(
+        role,
+        partition,
+        start,
+        end,
+        [record.offset for record in records],
+        [record.timestamp for record in records],
+        keys,
+        values,
+        [record.headers for record in records],
+        sum(map(len, filter(None, values))) + sum(map(len, filter(None, keys))) + RECORD_BYTES * len(records),
+    )
