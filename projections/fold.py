@@ -5,7 +5,6 @@ clock.
 """
 
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -73,7 +72,7 @@ _NO_TIME: Final = datetime.fromtimestamp(0, UTC)
 
 def echo_of(event: TaskDispatched) -> dict[str, Any]:
     """What outputs repeat from a dispatch."""
-    echo = {name: value for name in _ECHOED if (value := getattr(event, name)) is not None and value != {}}
+    echo = {name: value for name in _ECHOED if (value := getattr(event, name)) not in (None, {})}
     if event.lane != "hot":
         echo["lane"] = event.lane
     return echo
