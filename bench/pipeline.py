@@ -19,8 +19,10 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from bench.watching import FOLDED
 from bench.workload import Record, Workload
+from projections.changes import Changes
 from projections.gate import Place
-from projections.partition import Changes, Partition, Rules
+from projections.partition import Partition
+from projections.rules import Rules
 from schemas.decode import Batch, Decoder
 from schemas.topics import Role
 
@@ -129,7 +131,7 @@ def _cycle(
             counts["refused"] += len(decoders[batch.role].decode(batch))
         with watch.stage("judge" if batch.role == "results" else "fold"):
             if batch.role == "context":
-                partition.fold_context(batch)
+                partition.fold_context(batch, now_ms)
             elif batch.role == "steps":
                 partition.fold_steps(batch, now_ms)
             else:

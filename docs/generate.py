@@ -273,7 +273,7 @@ def _default_setting(settings: type[BaseSettings], name: str) -> str:
 
 def _labels(metric: MetricWrapperBase | Distribution, name: str) -> tuple[str, ...]:
     if isinstance(metric, Distribution):
-        return () if metric.label is None else (metric.label,)
+        return metric.labels
     kind = metric.collect()
     state = (name,) if any(family.type == "stateset" for family in kind) else ()
     return (*metric._labelnames, *state)

@@ -108,7 +108,7 @@ async def _too_large(make_settings: MakeSettings, tmp_path: Path) -> None:
         # within the broker's limit, but nothing could be added to it
         too_large = body(returned("user", "too-large", parts=_parts(4, "y" * (255 * KIB))))
         assert 1000 * KIB < len(too_large) < 1024 * KIB
-        # within every limit, but its verdict tells for each part what differs: 1 KiB of control characters, 6 KiB of JSON
+        # within every limit, but its verdict tells what differs, for each part: 1 KiB of control characters as 6 KiB
         parts = _parts(3, "y" * (240 * KIB)) + _parts(64, "y")[3:]
         explained = body(returned("user", "explained", parts=parts))
         assert len(explained) < 768 * KIB < len(explained) + 64 * 6 * KIB

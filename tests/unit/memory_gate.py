@@ -8,7 +8,8 @@ from typing import Any, Final
 import orjson
 
 from projections.gate import Place
-from projections.partition import Partition, Rules
+from projections.partition import Partition
+from projections.rules import Rules
 from schemas.decode import Batch, Decoder
 from schemas.topics import Role
 
@@ -34,7 +35,7 @@ class MemoryGate:
         batch = Batch(roles[role], 0, offset, offset + 1, [offset], [self._now_ms], [key], [value], [()], len(value))
         assert _DECODERS[role].decode(batch) == []
         if role == "context":
-            self._partition.fold_context(batch)
+            self._partition.fold_context(batch, self._now_ms)
         elif role == "steps":
             self._partition.fold_steps(batch, self._now_ms)
         else:

@@ -1065,6 +1065,22 @@ def test_a_forgotten_task_may_be_rejected_after_it_was_given_up() -> None:
     assert not world.audit()[0]
 
 
+def test_what_an_erasure_left_of_a_task_dispatched_twice_is_not_verifiable() -> None:
+    world = World()
+    world.dispatch(snapshot={"doc": "1"})
+    world.put("context", "session.erased")
+    by = world.context({"doc": "2"})
+    world.dispatch(snapshot={"doc": "3"})
+    world.verdict(world.result(), stale("p", difference("doc", "3", "2", by)))
+
+    findings, counts, _ = world.audit()
+    assert not findings
+    assert counts["unverifiable"] == 1
+
+    world.drop("context", 0)
+    assert set(world.audit()[0].counts) == {"conflict_unaccounted", "difference_wrong"}
+
+
 def test_a_full_session_may_reject_tasks() -> None:
     world = World()
     world.dispatch()

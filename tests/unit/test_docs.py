@@ -4,15 +4,13 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from docs import generate
-from projections.fold import unsupported_field
 from schemas.asyncapi import event_type
-from schemas.events import INPUT_EVENTS, TaskDispatched
+from schemas.events import INPUT_EVENTS
 from schemas.outputs import OUTPUT_EVENTS
 from schemas.topics import topics
 from tests.unit.promql import sample_labels, selectors
@@ -111,43 +109,6 @@ def test_contract_speaks_of_every_dead_letter_code_and_header() -> None:
     assert set(re.findall(r"^\| `(\w+)` \| ", letters, re.MULTILINE)) == codes | {
         text for text in string_literals() if text.startswith(("tidegate_error", "tidegate_origin_"))
     }
-
-
-def test_contract_says_what_is_not_obeyed_yet() -> None:
-    missing = section(CONTRACT, "What this version does not do yet")
-    asked: dict[str, Any] = {
-        "slot": "panel",
-        "on_newer": "interrupt",
-        "protected": True,
-        "parent_task_id": "t-0",
-        "independent": True,
-        "lane": "cold",
-        "on_stale": "hold",
-        "on_stale_failure": "redispatch",
-        "when_absent": "hold",
-        "while_stale": "cancel",
-        "deadline_at": "2026-03-02T10:00:00Z",
-        "heartbeat_timeout_seconds": 5,
-        "scope_grace_seconds": 5,
-        "hold_ttl_seconds": 5,
-        "while_stale_grace_seconds": 1,
-        "max_redispatches": 3,
-        "attempt": 2,
-        "valid_until": "2026-03-02T10:00:00Z",
-        "destination": "d",
-        "request_id": "r",
-        "depends_on": ["f"],
-        "metadata": {"a": 1},
-        "snapshot": {"f": "v"},
-    }
-    plain = json.loads((ROOT / "schemas/examples/task.heartbeat.json").read_text())
-    plain |= {"type": "task.dispatched", "task_type": "search"}
-    assert asked.keys() | plain.keys() == TaskDispatched.model_fields.keys()
-    assert unsupported_field(TaskDispatched.model_validate(plain)) is None
-    for field, value in asked.items():
-        refused = unsupported_field(TaskDispatched.model_validate({**plain, field: value}))
-        assert refused in {None, field}
-        assert (f"`{field}`" in missing) is (refused is not None), field
 
 
 def test_operations_speak_of_every_metric() -> None:

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from projections.changes import Verdicted
 from streams.exposition import serve
 from streams.metrics import Metrics
 from tidegate.errors import TidegateError
@@ -32,7 +33,7 @@ def get(path: str, worker: FakeWorker | None = None, accept: str = "*/*") -> tup
 
     async def ask() -> tuple[int, str, str]:
         metrics = Metrics("1.2.3")
-        metrics.verdicts({("delivered", "fresh", "search"): 3})
+        metrics.judged([Verdicted("delivered", "fresh", "search", "hot", None, 0)] * 3, 0)
         async with (
             serve(HOST, 0, metrics, worker or FakeWorker()) as port,
             aiohttp.ClientSession() as session,

@@ -6,6 +6,7 @@ from prometheus_client import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from projections.changes import Verdicted
 from schemas.topics import topic_name
 from streams.metrics import HOT_PATH_SECONDS, MAX_LABEL_VALUES, OTHER, STATES, UNKNOWN, Metrics, State
 from tests.unit.used_metrics import used_metrics
@@ -65,8 +66,11 @@ def test_values_arrive(metrics: Metrics) -> None:
     assert value(metrics, "tidegate_verdicts_total", decision="withheld", reason="unknown_task", task_type=UNKNOWN) == 1
     assert value(metrics, "tidegate_duplicates_total", type="task.result") == 1
     assert value(metrics, "tidegate_result_age_seconds_sum") == 90.5
-    assert value(metrics, "tidegate_produce_to_verdict_seconds_count", lane="hot") == 2
-    assert value(metrics, "tidegate_produce_to_verdict_seconds_count", lane="cold") == 0
+    assert value(metrics, "tidegate_produce_to_verdict_seconds_count", lane="hot", task_type="search") == 2
+    assert value(metrics, "tidegate_produce_to_verdict_seconds_count", lane="cold", task_type="search") == 1
+    assert value(metrics, "tidegate_produce_to_verdict_seconds_count", lane="hot", task_type=UNKNOWN) == 1
+    assert value(metrics, "tidegate_acknowledged_total", outcome="shown") == 2
+    assert value(metrics, "tidegate_tasks_ended_total", disposition="cancelled", reason="superseded") == 1
     assert value(metrics, "tidegate_barrier_wait_seconds_count", lane="hot") == 1
     assert value(metrics, "tidegate_transaction_seconds_count") == 1
     assert value(metrics, "tidegate_cycle_records_sum") == 14
@@ -92,8 +96,8 @@ def test_exactly_one_state_at_a_time(metrics: Metrics, state: State) -> None:
 
 def test_task_types_beyond_the_limit_are_other(metrics: Metrics) -> None:
     for number in range(3 * MAX_LABEL_VALUES):
-        metrics.verdicts({("withheld", "stale", f"type-{number}"): 1})
-    metrics.verdicts({("delivered", "fresh", "search"): 1})
+        metrics.judged([Verdicted("withheld", "stale", f"type-{number}", "hot", None, 0)], 0)
+    metrics.judged([Verdicted("delivered", "fresh", "search", "hot", None, 0)], 0)
     (family,) = (family for family in families(metrics) if family.name == "tidegate_verdicts")
     totals = [sample for sample in family.samples if sample.name.endswith("_total")]
     types = {sample.labels["task_type"] for sample in totals}

@@ -2,10 +2,12 @@
 
 from typing import Final
 
+from projections.changes import Verdicted
 from schemas.topics import topic_name
 from streams.metrics import Metrics
 
 PARTITIONS: Final = 3
+NOW_MS: Final = 1_764_000_000_000
 
 
 class BoomError(Exception):
@@ -19,9 +21,17 @@ def used_metrics() -> Metrics:
     metrics.events(context, {"context.changed": 7})
     metrics.events(steps, {"task.dispatched": 2, "task.step": 5})
     metrics.duplicates({"task.result": 1})
-    metrics.verdicts({("delivered", "fresh", "search"): 3, ("withheld", "unknown_task", None): 1})
-    metrics.result_ages([0.5, 90.0])
-    metrics.produce_to_verdict("hot", [0.004, 0.008])
+    metrics.judged(
+        [
+            Verdicted("delivered", "fresh", "search", "hot", 500, NOW_MS - 4),
+            Verdicted("delivered", "fresh", "search", "hot", 90_000, NOW_MS - 8),
+            Verdicted("delivered", "fresh", "search", "cold", None, NOW_MS - 8),
+            Verdicted("withheld", "unknown_task", None, "hot", None, NOW_MS - 8),
+        ],
+        NOW_MS,
+    )
+    metrics.acknowledged({"shown": 2})
+    metrics.endings({("delivered", "fresh"): 3, ("cancelled", "superseded"): 1})
     metrics.dlq("undecodable")
     metrics.misrouted(context, 2)
     metrics.barrier_wait("hot", 0.001)

@@ -265,7 +265,7 @@ class PartitionLogs:
             return False
         first = session.tasks.setdefault(body["task_id"], task)
         if first is not task:
-            self.counts["dispatch_repeats"] += 1
+            first.again = True
             if first.digest != task.digest:
                 session.conflicts.append((body["task_id"], role, record.offset))
         return True

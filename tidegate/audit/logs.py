@@ -78,6 +78,8 @@ class Task:
     when_absent: str
     unsupported: str | None
     """The field that asks for something this gate does not do, if any."""
+    again: bool = False
+    """Whether there are more dispatches of it."""
 
 
 @dataclass(slots=True)

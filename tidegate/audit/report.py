@@ -26,7 +26,7 @@ _COUNTS = (
     ("waiting", "inputs the gate has not come to yet"),
     ("dlq", "records in the DLQ"),
     ("forwarded", "records sent on to their partition"),
-    ("unverifiable", "not verifiable: the logs' beginning is gone"),
+    ("unverifiable", "not verifiable: records deleted, or session erased"),
 )
 
 

@@ -159,6 +159,10 @@ class VerdictCheck:
             self._note("judged_before_dispatch", f"dispatched at {task.offset}, judged at {output.steps_offset}")
         if output.disposition != output.decision:
             self._note("verdict_inconsistent", f"decision {output.decision}, disposition {output.disposition}")
+        if task.again and self._case.session.erased_before(output.context_offset) >= 0:
+            # Which of its dispatches the erasure took away depends on how the topics interleaved.
+            self._case.counts["unverifiable"] += 1
+            return
         ruling = rule(
             self._case.session,
             self._case.task_id,
