@@ -253,7 +253,10 @@ class Partition:
                 row = self.store.row(session_id)
                 if waiting is not None and task_id in row["tasks"]:
                     origin = _as_batch(waiting, self.number)
-                    self._decide(row, waiting, row["tasks"][task_id], place, now_ms, origin)
+                    if not self._decide(row, waiting, row["tasks"][task_id], place, now_ms, origin):
+                        self.store.drop_result(session_id, task_id)  # it went to the dead letters
+                        del row["tasks"][task_id]["wait"]
+                        self.store.dirty[session_id] = None
             late, self._life.late = self._life.late, []
             for result in late:
                 self.store.judged(result)

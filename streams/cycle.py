@@ -29,7 +29,7 @@ from schemas.fields import Lane
 from schemas.topics import Role
 from schemas.wire import event_type
 from streams.changelog import PROGRESS_KEY, progress_to_bytes
-from streams.config import FOLDED_ROLES, HOT_ROLES, RESULTS, STEPS, EngineConfig
+from streams.config import FOLDED_ROLES, RESULTS, STEPS, EngineConfig
 from streams.errors import FatalError
 from streams.handover import Surroundings, take_over
 from streams.metrics import LANES, State
@@ -251,7 +251,15 @@ class Cycle:
 
     @property
     def _hot_waits(self) -> bool:
-        return any(self._queues[role] for role in HOT_ROLES)
+        """Whether hot work is there to be done.
+
+        Results behind an open transaction of a producer do not hold up cold work.
+        """
+        if self._queues["context"] or self._queues["steps"]:
+            return True
+        barrier = self._barriers.get("hot")
+        is_blocked = barrier is not None and barrier.ends is not None and not barrier.is_reached(self._applied)
+        return bool(self._queues["results"]) and not is_blocked
 
     def _fold(self) -> int:
         half = self._config.cycle_max_records // 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
+import ssl
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -74,7 +76,7 @@ def _download(root: Path) -> list[Path]:
 
     repository = root / "repository"
     _drop_damaged(repository)
-    with _Display() as display:
+    with _Display() as display, _system_trust():
         context = MavenContext(
             repo_cache=repository,
             # a mirror named in jgo's own configuration file comes first
@@ -99,6 +101,25 @@ def _download(root: Path) -> list[Path]:
     unfinished.write_text(json.dumps(listed, indent=1))
     unfinished.replace(root / "classpath.json")
     return jars
+
+
+@contextmanager
+def _system_trust() -> Iterator[None]:
+    """Let `requests` trust what this system trusts, unless it is told otherwise.
+
+    Its own list, certifi's, knows no authority that was installed here, such as that of a proxy that inspects TLS:
+    `pip` gets through and the jars do not.
+    """
+    known = ssl.get_default_verify_paths()
+    trusted = next((place for place in (known.cafile, known.capath) if place), None)
+    if trusted is None or any(os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):
+        yield
+        return
+    os.environ["REQUESTS_CA_BUNDLE"] = trusted
+    try:
+        yield
+    finally:
+        del os.environ["REQUESTS_CA_BUNDLE"]
 
 
 def _resolve(context: MavenContext) -> list[Any]:

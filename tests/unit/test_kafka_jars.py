@@ -1,4 +1,6 @@
 import json
+import os
+import ssl
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,22 @@ def test_files_of_an_interrupted_download_are_dropped(tmp_path: Path) -> None:
     (tmp_path / "whole.pom").write_bytes(b"<project/>")
     kafka_jars._drop_damaged(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["whole.pom"]
+
+
+def test_downloads_trust_what_the_system_trusts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    authorities = tmp_path / "authorities.pem"
+    authorities.touch()
+    monkeypatch.setenv("SSL_CERT_FILE", str(authorities))
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    assert ssl.get_default_verify_paths().cafile == str(authorities)
+    with kafka_jars._system_trust():
+        assert os.environ["REQUESTS_CA_BUNDLE"] == str(authorities)
+    assert "REQUESTS_CA_BUNDLE" not in os.environ
+
+
+def test_a_bundle_that_was_named_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "mine.pem")
+    with kafka_jars._system_trust():
+        assert os.environ["REQUESTS_CA_BUNDLE"] == "mine.pem"
+    assert os.environ["REQUESTS_CA_BUNDLE"] == "mine.pem"
