@@ -88,20 +88,25 @@ class Partition:
 
     def fold_context(self, batch: Batch, now_ms: int) -> None:
         """Fold a decoded batch of context events."""
-        life, store = self._life, self.store
-        for index, event in enumerate(batch.events):
-            if event is None or (row := self._row_for(batch, index, event.session_id)) is None:
+        decoded = self.store.decoded
+        records = zip(batch.events, batch.values, batch.headers, batch.offsets, batch.timestamps, strict=True)
+        for index, (event, value, headers, offset, timestamp) in enumerate(records):
+            if event is None:
                 continue
-            session_id, timestamp, kind = event.session_id, batch.timestamps[index], type(event)
+            session_id = event.session_id
+            row = decoded.get(session_id) or self._row_for(batch, index, session_id)
+            if row is None or (headers and self._is_forwarded_again(batch, index, row)):
+                continue
+            kind = type(event)
             if kind is _CONTEXT_CHANGED:
                 grown = row["grown"]
-                if event.set and not has_room(row, len(batch.values[index] or b"")):
+                if event.set and not has_room(row, len(value or b"")):
                     self._refuse_full(batch, index, session_id)
-                elif not self._change_context(row, event, batch.offsets[index], timestamp):
+                elif not self._change_context(row, event, offset, timestamp):
                     row["grown"] = grown
             elif kind is _CANCEL_REQUESTED:
-                if not life.cancel(session_id, row, event.task_id, timestamp, now_ms):
-                    store.changes.ignored[event_type(kind)] += 1
+                if not self._life.cancel(session_id, row, event.task_id, timestamp, now_ms):
+                    self.store.changes.ignored[event_type(kind)] += 1
             elif kind is _ACKNOWLEDGED:
                 self._acknowledge(event, now_ms)
             elif kind is _ERASED:
@@ -161,17 +166,23 @@ class Partition:
     def fold_steps(self, batch: Batch, now_ms: int) -> None:
         """Fold a decoded batch of dispatches, steps, heartbeats and proposed effects, of one lane."""
         store = self.store
-        for index, event in enumerate(batch.events):
-            if event is None or (row := self._row_for(batch, index, event.session_id)) is None:
+        decoded, dirty = store.decoded, store.dirty
+        records = zip(batch.events, batch.values, batch.headers, batch.timestamps, strict=True)
+        for index, (event, value, headers, timestamp) in enumerate(records):
+            if event is None:
                 continue
-            session_id, task_id, kind = event.session_id, event.task_id, type(event)
-            timestamp = batch.timestamps[index]
+            session_id = event.session_id
+            row = decoded.get(session_id) or self._row_for(batch, index, session_id)
+            if row is None or (headers and self._is_forwarded_again(batch, index, row)):
+                continue
+            kind = type(event)
             if kind is _DISPATCHED:
                 self._dispatch(batch, index, row, event, now_ms)
                 continue
             if kind is _EFFECT_PROPOSED:
                 store.keep_proposal(_waiting(batch, index))
                 continue
+            task_id = event.task_id
             task = row["tasks"].get(task_id)
             if task is None:
                 store.changes.ignored[event_type(kind)] += 1
@@ -179,14 +190,14 @@ class Partition:
                 if "heard" in task:
                     task["heard"] = timestamp
                     row["at"] = max(row["at"], timestamp)
-                    store.dirty[session_id] = None
-            elif not has_room(row, len(batch.values[index] or b"")):
-                self._refuse_full(batch, index, session_id)
-            else:
+                    dirty[session_id] = None
+            elif has_room(row, len(value or b"")):
                 fold_step(row, task, event, timestamp)
                 row["at"] = max(row["at"], timestamp)
-                store.dirty[session_id] = None
+                dirty[session_id] = None
                 store.told[session_id, task_id] = None
+            else:
+                self._refuse_full(batch, index, session_id)
 
     def _dispatch(self, batch: Batch, index: int, row: SessionRow, event: TaskDispatched, now_ms: int) -> None:
         session_id, task_id, timestamp = event.session_id, event.task_id, batch.timestamps[index]
@@ -502,17 +513,14 @@ class Partition:
     # Rows
 
     def _row_for(self, batch: Batch, index: int, session_id: str) -> SessionRow | None:
-        """The session's row; None where the record is on the wrong partition, or was forwarded twice."""
+        """The session's row, decoded; None where the record is on the wrong partition. A known session is at home."""
         if not self.store.knows(session_id) and not self._is_home(session_id):
             self.store.changes.misrouted.append((batch, index))
             return None
-        row = self.store.row(session_id)
-        if batch.headers[index] and self._is_forwarded_again(batch, index, row):
-            return None
-        return row
+        return self.store.row(session_id)
 
     def _is_forwarded_again(self, batch: Batch, index: int, row: SessionRow) -> bool:
-        if batch.role.startswith("results") or not was_forwarded(batch.headers[index]):
+        if not was_forwarded(batch.headers[index]):
             return False
         event = batch.events[index]
         identity = _identity(event)

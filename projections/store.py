@@ -65,7 +65,7 @@ class Store:
         self._written: dict[bytes, None] = {}
         self._restoring: dict[bytes, bytes] = {}
         self._rows: dict[str, bytes] = {}
-        self._decoded: dict[str, SessionRow] = {}
+        self.decoded: dict[str, SessionRow] = {}
 
     @property
     def session_count(self) -> int:
@@ -90,14 +90,14 @@ class Store:
 
     def knows(self, session_id: str) -> bool:
         """Whether the session has a row."""
-        return session_id in self._decoded or session_id in self._rows
+        return session_id in self.decoded or session_id in self._rows
 
     def row(self, session_id: str) -> SessionRow:
         """The session's row, decoded; a new one where there is none."""
-        row = self._decoded.get(session_id)
+        row = self.decoded.get(session_id)
         if row is None:
             raw = self._rows.get(session_id)
-            row = self._decoded[session_id] = new_row() if raw is None else row_from_bytes(raw)
+            row = self.decoded[session_id] = new_row() if raw is None else row_from_bytes(raw)
         return row
 
     def is_unchanged(self, session_id: str, raw: bytes) -> bool:
@@ -106,7 +106,7 @@ class Store:
 
     def drop(self, session_id: str) -> None:
         """Forget the session's row."""
-        self._decoded.pop(session_id, None)
+        self.decoded.pop(session_id, None)
         self.dirty[session_id] = None
 
     # Ended tasks
@@ -250,7 +250,7 @@ class Store:
         for session_id in self.dirty:
             before = self._rows.pop(session_id, None)
             self.row_bytes -= len(before or b"")
-            row = self._decoded.get(session_id)
+            row = self.decoded.get(session_id)
             raw = row_to_bytes(row) if row is not None else None
             if raw is not None and row is not None:
                 self._keep(session_id, raw)
@@ -259,8 +259,8 @@ class Store:
             if raw != before:
                 changes.rows[SESSION_KEY + session_id.encode()] = raw
         self.dirty.clear()
-        if len(self._decoded) > MAX_DECODED_ROWS:
-            self._decoded.clear()
+        if len(self.decoded) > MAX_DECODED_ROWS:
+            self.decoded.clear()
         return changes
 
     def _keep(self, session_id: str, raw: bytes) -> None:

@@ -40,7 +40,12 @@ class Timers:
 
 def due_of(row: SessionRow) -> int | None:
     """When the first of the session's tasks falls due; None where nothing does."""
-    return min((due for task in row["tasks"].values() if (due := task_due(task)) is not None), default=None)
+    dues = [
+        due
+        for task in row["tasks"].values()
+        if ("policy" in task or "wait" in task or "parentless_until" in task) and (due := task_due(task)) is not None
+    ]
+    return min(dues) if dues else None
 
 
 def task_due(task: TaskRow) -> int | None:

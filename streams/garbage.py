@@ -38,9 +38,7 @@ async def collect_when_idle() -> None:
 
 
 def _give_back() -> None:
-    """Return freed memory to the system, where the C library can: after a drain a third of the process was free
-    memory.
-    """
+    """Return freed memory to the system, where the C library can: after a drain a third of the process was free."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
