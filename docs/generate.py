@@ -48,6 +48,8 @@ SHARED: Final[tuple[type[BaseModel], ...]] = (
     outputs.ChangedBy,
     outputs.Judged,
     outputs.ResultIdentity,
+    outputs.Shadow,
+    outputs.Receipt,
 )
 _SECTION: Final = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _NOT_EVENTS: Final[Mapping[str, str]] = {"dlq": "input records, untouched", "sessions.changelog": "private"}
@@ -211,7 +213,7 @@ def _fields(model: type[BaseModel]) -> str:
     for name in own:
         field = schema["properties"][name]
         default = "required" if name in required else _code(field.get("default"))
-        rows.append((f"`{name}`", _type(field), default, str(field["description"])))
+        rows.append((f"`{name}`", _type(field), default, " ".join(str(field["description"]).split())))
     return table(("field", "type", "default", "meaning"), rows)
 
 
@@ -263,7 +265,7 @@ def _code(value: Any) -> str:
 def _default_setting(settings: type[BaseSettings], name: str) -> str:
     field = settings.model_fields[name]
     if field.default_factory is not None:
-        return "per user"
+        return "none" if field.default_factory is list else "per user"
     return (
         "none"
         if field.default is None

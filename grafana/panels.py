@@ -54,12 +54,12 @@ def quantile(quantile: float, histogram: str, *matchers: str, by: str = "") -> s
     return f"histogram_quantile({quantile}, {rate(f'{histogram}_bucket', *matchers, by=grouping)})"
 
 
-def quantiles(histogram: str, *, by: str = "") -> tuple[Query, ...]:
-    """Median and 99th percentile of a histogram."""
+def quantiles(histogram: str, *matchers: str, by: str = "") -> tuple[Query, ...]:
+    """Median and 99th percentile of a histogram, for each value of the label in `by`."""
     suffix = f" {{{{{by}}}}}" if by else ""
     return (
-        Query(quantile(0.5, histogram, by=by), f"p50{suffix}"),
-        Query(quantile(0.99, histogram, by=by), f"p99{suffix}"),
+        Query(quantile(0.5, histogram, *matchers, by=by), f"p50{suffix}"),
+        Query(quantile(0.99, histogram, *matchers, by=by), f"p99{suffix}"),
     )
 
 
@@ -191,6 +191,22 @@ DECISIONS = Row(
             "eps",
             (Query(rate("tidegate_duplicates_total", by="type"), "{{type}}"),),
         ),
+        Panel(
+            "Tasks ended",
+            "Every task ends once, in one disposition; the reason tells a cancelled one from an interrupted one.",
+            "stacked",
+            "ops",
+            (Query(rate("tidegate_tasks_ended_total", by="disposition, reason"), "{{disposition}}: {{reason}}"),),
+            width=12,
+        ),
+        Panel(
+            "What consumers did with deliveries",
+            "As they acknowledge it. Refused: delivered by the gate, then outdated by the consumer's own last check.",
+            "stacked",
+            "ops",
+            (Query(rate("tidegate_acknowledged_total", by="outcome"), "{{outcome}}"),),
+            width=12,
+        ),
     ),
 )
 
@@ -211,6 +227,22 @@ LATENCY = Row(
             "heatmap",
             "s",
             (Query(rate("tidegate_produce_to_verdict_seconds_bucket", by="le"), "{{le}}"),),
+            width=12,
+        ),
+        Panel(
+            "Produce to verdict by task type, hot",
+            "Median and 99th percentile for each kind of work a user waits for. Task types beyond 64 are other.",
+            "graph",
+            "s",
+            quantiles("tidegate_produce_to_verdict_seconds", 'lane="hot"', by="task_type"),
+            width=12,
+        ),
+        Panel(
+            "Produce to verdict by task type, cold",
+            "The same for work that nobody waits for: it is judged when no hot results are there.",
+            "graph",
+            "s",
+            quantiles("tidegate_produce_to_verdict_seconds", 'lane="cold"', by="task_type"),
             width=12,
         ),
         Panel(
@@ -248,8 +280,8 @@ BACKLOG = Row(
             (Query(gauge("tidegate_lag_records", "topic"), "{{topic}}"),),
         ),
         Panel(
-            "Parked results",
-            "Results that wait for the dispatch of their task. One that never comes ends as unknown_task.",
+            "Waiting results",
+            "Results that wait: for their dispatch, for children or a slot, for the context or for the user's return.",
             "graph",
             "short",
             (Query(gauge("tidegate_parked_results", "instance"), "{{instance}}"),),

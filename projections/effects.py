@@ -13,7 +13,10 @@ MAX_EFFECTS: Final = 256
 
 
 def answer(store: Store, proposal: Waiting, place: Place, now_ms: int) -> None:
-    """Write `effect.cleared` or `effect.refused`. A second proposal with the key gets the first one's answer."""
+    """Write `effect.cleared` or `effect.refused`.
+
+    A second proposal with the key gets the first one's answer, without its differences: the row has no room for those.
+    """
     event: TaskEffectProposed = proposal.event
     session_id, task_id, key = event.session_id, event.task_id, event.idempotency_key
     row = store.row(session_id)
@@ -22,7 +25,7 @@ def answer(store: Store, proposal: Waiting, place: Place, now_ms: int) -> None:
     if known is None:
         known = _decide(store, row, task, proposal, place, now_ms)
         effects = row.setdefault("effects", {})
-        effects[key] = known
+        effects[key] = [known[0], {name: value for name, value in known[1].items() if name != "differences"}]
         if len(effects) > MAX_EFFECTS:
             del effects[next(iter(effects))]
         row["at"] = max(row["at"], proposal.timestamp)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from projections.row import CAUSE, SEVERAL, UNSEEN, VALUE, OwnChanges, SessionRow, TaskRow, ancestors, differs
+from projections.row import CAUSE, SEVERAL, UNSEEN, VALUE, OwnChanges, SessionRow, TaskRow, ancestors, differs, readers
 from schemas.events import ContextChanged, TaskDispatched, TaskStep
 from schemas.identity import digest
 
@@ -156,9 +156,13 @@ def join_parent(row: SessionRow, task: TaskRow) -> None:
         for name, changes in task.get("own", {}).items():
             for change in changes:
                 _insert(above.setdefault("own", {}), name, change, above["expected"].get(name, UNSEEN))
-        for name, value in task["expected"].items():
-            above["expected"][name] = value
-            restale(row, above, name, task["at"])
+            if name in above["expected"]:
+                restale(row, above, name, task["at"])
+    for above in readers(row, task):
+        if above is not task:
+            for name, value in task["expected"].items():
+                above["expected"][name] = value
+                restale(row, above, name, task["at"])
 
 
 def fold_step(row: SessionRow, task: TaskRow, event: TaskStep, timestamp: int) -> None:
@@ -192,7 +196,7 @@ def fold_step(row: SessionRow, task: TaskRow, event: TaskStep, timestamp: int) -
 
 def fold_reads(row: SessionRow, task: TaskRow, reads: dict[str, str | None], timestamp: int) -> None:
     """What a step or a result looked at joins what the task and those above it expect, or replaces it."""
-    for each in (task, *ancestors(row, task)):
+    for each in readers(row, task):
         for name, value in reads.items():
             each["expected"][name] = value
             restale(row, each, name, timestamp)

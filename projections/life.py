@@ -108,8 +108,9 @@ class Life:
     ) -> None:
         """End a task with its dispatch."""
         session_id, task_id = event.session_id, event.task_id
-        if row["own"].pop(task_id, None) is not None or row.get("cancels", {}).pop(task_id, None) is not None:
-            self._changed(session_id, row, timestamp)
+        row["own"].pop(task_id, None)
+        row.get("cancels", {}).pop(task_id, None)
+        self._changed(session_id, row, timestamp)
         told = ending(echo_of(event), None, disposition, reason, timestamp, detail)
         digest = dispatch_digest(event)
         self._store.remember(
@@ -134,6 +135,7 @@ class Life:
         """End an open task: remember how, tell it, and free what waited for it."""
         task = row["tasks"].pop(task_id)
         row["own"].pop(task_id, None)
+        results = [*results, *task.get("seconds", [])]
         told = ending(task["echo"], task, disposition, reason, timestamp, None, receipt)
         self._store.remember(
             session_id, Ended(task_id, disposition, timestamp, task["digest"], results, task.get("parent"), told)
@@ -166,9 +168,7 @@ class Life:
     ) -> None:
         """End an open task before its time, and its children first; tell the agents, and leave a receipt."""
         task = row["tasks"][task_id]
-        for child_id in task.get("children", ()):
-            if child_id in row["tasks"]:
-                self.stop(session_id, row, child_id, "cancelled", "parent_ended", timestamp, now_ms)
+        self.stop_children(session_id, row, task, "parent_ended", timestamp, now_ms)
         source = self._store.rules.source
         self._store.changes.outputs.append(
             command("task.cancel", source, session_id, task_id, task, {"reason": reason}, now_ms)
@@ -182,6 +182,14 @@ class Life:
                 disposition = "delivered"
         self.freed.pop((session_id, task_id), None)
         self.end(session_id, row, task_id, disposition, reason, timestamp, now_ms, [], receipt_of(task))
+
+    def stop_children(
+        self, session_id: str, row: SessionRow, task: TaskRow, reason: Reason, timestamp: int, now_ms: int
+    ) -> None:
+        """Cancel the open children of a task."""
+        for child_id in task.get("children", ()):
+            if child_id in row["tasks"]:
+                self.stop(session_id, row, child_id, "cancelled", reason, timestamp, now_ms)
 
     def cancel(self, session_id: str, row: SessionRow, task_id: str, timestamp: int, now_ms: int) -> bool:
         """Cancel a task that somebody asked to be cancelled; remember the wish where its dispatch has not come.
@@ -240,9 +248,7 @@ class Life:
     def _stop_waiting(self, session_id: str, row: SessionRow, task_id: str, task: TaskRow, now_ms: int) -> None:
         wait = task["wait"]
         if wait["why"] == "children":
-            for child_id in task.get("children", ()):
-                if child_id in row["tasks"]:
-                    self.stop(session_id, row, child_id, "cancelled", "scope_closed", now_ms, now_ms)
+            self.stop_children(session_id, row, task, "scope_closed", now_ms, now_ms)
         else:
             wait["over"] = True
         self._changed(session_id, row, now_ms)

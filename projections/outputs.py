@@ -146,7 +146,7 @@ def ended_status(
     """`task.status` with the task's one disposition: `told` is what `ending` made of it, perhaps with more."""
     body = _status_head(source, session_id, task_id, {}, now_ms)
     body |= told
-    return _status(body, traceparent)
+    return _status(body, traceparent, orjson.dumps([session_id, task_id, told]))
 
 
 def ending(
@@ -248,9 +248,9 @@ def _tell_work(body: dict[str, Any], task: TaskRow) -> None:
             body[name] = task[name]
 
 
-def _status(body: dict[str, Any], traceparent: str | None) -> Output:
+def _status(body: dict[str, Any], traceparent: str | None, name: bytes | None = None) -> Output:
     without_id = orjson.dumps(body)
-    event_id = output_event_id(without_id)
+    event_id = output_event_id(name or without_id)
     session_id, source = body["session_id"], body["source"]
     return Output(
         "tasks",

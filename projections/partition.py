@@ -12,12 +12,22 @@ import orjson
 
 from projections.changes import Changes, Verdicted
 from projections.effects import answer
-from projections.ended import Ended
+from projections.ended import MAX_RESULTS, Ended
 from projections.fold import dispatch_digest, fold_context_change, fold_reads, fold_step
 from projections.gate import DELIVERED, HELD, Judgement, Place, all_parts, judge
 from projections.life import Life, undecided_rest
 from projections.outputs import MAX_OUTPUT_BYTES, JudgedResult, command, ended_status, erased_status, result_outputs
-from projections.row import MAX_ROW_BYTES, VALUE, SessionRow, TaskRow, has_room, last_event_at
+from projections.row import (
+    MAX_ROW_BYTES,
+    VALUE,
+    SessionRow,
+    TaskRow,
+    ancestors,
+    has_open_tasks,
+    has_room,
+    last_event_at,
+    readers,
+)
 from projections.rules import Rules
 from projections.store import Store, Waiting
 from schemas.decode import Batch, Refusal
@@ -100,7 +110,7 @@ class Partition:
             kind = type(event)
             if kind is _CONTEXT_CHANGED:
                 grown = row["grown"]
-                if event.set and not has_room(row, len(value or b"")):
+                if not has_room(row, _added_by_change(event, value or b"")) and _names_new_facets(row, event):
                     self._refuse_full(batch, index, session_id)
                 elif not self._change_context(row, event, offset, timestamp):
                     row["grown"] = grown
@@ -152,12 +162,12 @@ class Partition:
         for task_id in store.forget_ended(session_id):
             store.changes.outputs.append(erased_status(session_id, task_id))
         for name in [name for name in store.unknown if name[0] == session_id]:
-            for result in store.unpark(*name):
-                store.judged(result)
+            self._ready += store.unpark(*name)
         for queue in (self._ready, self._life.late, store.proposals):
             for waiting in [each for each in queue if each.event.session_id == session_id]:
                 queue.remove(waiting)
                 store.judged(waiting)
+                store.changes.ignored[event_type(type(waiting.event))] += 1
         store.timers.set(session_id, None)
         store.drop(session_id)
 
@@ -191,7 +201,9 @@ class Partition:
                     task["heard"] = timestamp
                     row["at"] = max(row["at"], timestamp)
                     dirty[session_id] = None
-            elif has_room(row, len(value or b"")):
+            elif (
+                has_room(row, _added_by_step(row, task, value or b"")) or event.reads.keys() <= task["expected"].keys()
+            ):
                 fold_step(row, task, event, timestamp)
                 row["at"] = max(row["at"], timestamp)
                 dirty[session_id] = None
@@ -217,7 +229,7 @@ class Partition:
         else:
             traceparent = traceparent_of(headers) if headers else None
             grown = row["grown"]
-            room = has_room(row, 2 * len(batch.values[index] or b""))
+            room = has_room(row, _added_by_dispatch(row, event, batch.values[index] or b""))
             self._life.open(row, event, batch.offsets[index], timestamp, traceparent, now_ms, has_room=room)
             if task_id not in row["tasks"]:
                 row["grown"] = grown
@@ -238,14 +250,18 @@ class Partition:
     # Results
 
     def judge(self, batch: Batch, place: Place, now_ms: int) -> None:
-        """Judge a decoded batch of results. The caller has folded up to the barrier that `place` tells of."""
-        if self._ready:
+        """Judge a decoded batch of results. The caller has folded up to the barrier that `place` tells of.
+
+        What waited comes first, and what a result frees comes before the next one, in whatever batches they arrive.
+        """
+        if self.has_ready:
             self.judge_ready(place, now_ms)
+        freed = self._life.freed
         for index, event in enumerate(batch.events):
             if event is not None:
                 self._judge_result(_waiting(batch, index), place, now_ms, (batch, index))
-        if self._life.freed:
-            self.judge_ready(place, now_ms)
+                if freed:
+                    self.judge_ready(place, now_ms)
 
     def judge_ready(self, place: Place, now_ms: int) -> None:
         """Judge what waited and waits no more: for its dispatch, for other tasks, for the context, for its barrier."""
@@ -258,7 +274,8 @@ class Partition:
             for proposal in proposals:
                 self.store.judged(proposal)
                 answer(self.store, proposal, place, now_ms)
-            freed, self._life.freed = self._life.freed, {}
+            freed = list(self._life.freed)
+            self._life.freed.clear()
             for session_id, task_id in freed:
                 waiting = self.store.results.get((session_id, task_id))
                 row = self.store.row(session_id)
@@ -290,12 +307,15 @@ class Partition:
         if "wait" in task:
             self._judge_second(result, task, place, now_ms, origin)
             return
-        stated = task["expected"]
+        before = [(each, each.copy()) for each in readers(row, task)] if event.reads else []
         if event.reads:
-            task["expected"] = dict(stated)
+            for each, _ in before:
+                each["expected"] = dict(each["expected"])
             fold_reads(row, task, event.reads, result.timestamp)
         if not self._decide(row, result, task, place, now_ms, origin):
-            task["expected"] = stated
+            for each, was in before:
+                each.clear()  # type: ignore[attr-defined]
+                each.update(was)
 
     def _decide(
         self, row: SessionRow, result: Waiting, task: TaskRow, place: Place, now_ms: int, origin: Origin
@@ -314,6 +334,8 @@ class Partition:
         if judgement.redispatch and not shadow:
             self._redispatch(row, task, session_id, task_id, now_ms)
         self.store.drop_result(session_id, task_id)
+        if "children" in task and not shadow:
+            self._life.stop_children(session_id, row, task, "parent_ended", result.timestamp, now_ms)
         self._life.end(
             session_id,
             row,
@@ -363,7 +385,7 @@ class Partition:
         attempt = task.get("policy", {}).get("attempt", 1) + 1
         snapshot = {name: row["facets"][name][VALUE] for name in task["expected"] if name in row["facets"]}
         fields: dict[str, Any] = {
-            "new_task_id": f"{task_id.split('~', 1)[0]}~{attempt}",
+            "new_task_id": f"{task_id.removesuffix(f'~{attempt - 1}') if attempt > 2 else task_id}~{attempt}",
             "attempt": attempt,
             "snapshot": {name: snapshot.get(name, value) for name, value in task["expected"].items()},
         }
@@ -376,10 +398,14 @@ class Partition:
     def _judge_second(self, result: Waiting, task: TaskRow, place: Place, now_ms: int, origin: Origin) -> None:
         """Another result of a task whose first one waits: a repeat, a conflict, or late."""
         event: TaskResult = result.event
-        first = self.store.results[event.session_id, event.task_id]
-        if not self._is_known(event, _digests(result), [_digests(first)], origin):
-            judgement = all_parts(event.parts, "withheld", "late")
-            self._write_verdict(result, None, judgement, None, place, now_ms, origin, echo=task["echo"])
+        digests, seconds = _digests(result), task.get("seconds", [])
+        first = _digests(self.store.results[event.session_id, event.task_id])
+        if self._is_known(event, digests, [first, *seconds], origin):
+            return
+        judgement = all_parts(event.parts, "withheld", "late")
+        if self._write_verdict(result, None, judgement, None, place, now_ms, origin, echo=task["echo"]):
+            task["seconds"] = [*seconds, digests][-MAX_RESULTS:]
+            self.store.dirty[event.session_id] = None
 
     def _judge_ended(self, result: Waiting, ended: Ended, place: Place, now_ms: int, origin: Origin) -> None:
         """A result of a task that is over, or was never known: a repeat, a conflict, or withheld."""
@@ -503,7 +529,7 @@ class Partition:
         """Look at the next `limit` sessions, and forget those idle for longer than the TTL and without open tasks."""
         oldest = now_ms - self._rules.session_ttl_ms
         for looked, (session_id, raw) in enumerate(self._sweep, start=1):
-            if last_event_at(raw) < oldest and b'"tasks":{}' in raw and self.store.is_unchanged(session_id, raw):
+            if last_event_at(raw) < oldest and not has_open_tasks(raw) and self.store.is_unchanged(session_id, raw):
                 self.store.forget_ended(session_id)
                 self.store.drop(session_id)
             if looked >= limit:
@@ -555,6 +581,32 @@ def _identity(event: Any) -> str:
     return digest(orjson.dumps([event.source, event.event_id]))
 
 
+def _added_by_change(event: ContextChanged, value: bytes) -> int:
+    """About what a change adds to the row: itself, and what of it is own work; its source and id with each facet."""
+    others = len(event.set) + len(event.unset) - 1
+    added = 2 * len(value)
+    return added + others * (len(event.source) + len(event.event_id) + 64) if others > 0 else added
+
+
+def _names_new_facets(row: SessionRow, event: ContextChanged) -> bool:
+    known = row["facets"].keys()
+    return not (event.set.keys() <= known and known >= set(event.unset))
+
+
+def _added_by_step(row: SessionRow, task: TaskRow, value: bytes) -> int:
+    """About what a step adds to the row: what it read is expected by the tasks above, too, and may differ for all."""
+    return 2 * len(value) * (1 + sum(1 for _ in ancestors(row, task))) if "parent" in task else 2 * len(value)
+
+
+def _added_by_dispatch(row: SessionRow, event: TaskDispatched, value: bytes) -> int:
+    """About what a dispatch adds to the row, values taken and what the tasks above expect with it included."""
+    facets = row["facets"]
+    taken = sum(len(facets[name][VALUE] or "") for name in event.depends_on if name in facets)
+    above = row["tasks"].get(event.parent_task_id or "")
+    depth = 0 if above is None else 1 + sum(1 for _ in ancestors(row, above))
+    return 2 * (len(value) + taken) * (1 + depth)
+
+
 def _waiting(batch: Batch, index: int) -> Waiting:
     return Waiting(
         batch.events[index],
@@ -563,6 +615,7 @@ def _waiting(batch: Batch, index: int) -> Waiting:
         batch.headers[index],
         batch.offsets[index],
         batch.timestamps[index],
+        batch.role,
     )
 
 
@@ -570,7 +623,7 @@ def _as_batch(waiting: Waiting, partition: int) -> Origin:
     """An event that waited as the record it came from, for the dead-letter topic."""
     offset = waiting.offset
     batch = Batch(
-        "results",
+        waiting.role,
         partition,
         offset,
         offset + 1,

@@ -77,6 +77,8 @@ class TaskRow(TypedDict):
     stale_since: NotRequired[int]
     """When the snapshot broke, where that stops the task."""
     wait: NotRequired[Wait]
+    seconds: NotRequired[list[list[str]]]
+    """Further results that came while the first one waits, as [identity digest, content digest]."""
     steps: NotRequired[list[int]]
     """[started, completed or failed]."""
     done: NotRequired[list[str]]
@@ -128,6 +130,14 @@ def row_to_bytes(row: SessionRow) -> bytes:
 def last_event_at(raw: bytes) -> int:
     """`at` of a row's bytes, without decoding them."""
     return int(raw[6 : raw.index(b",", 6)])
+
+
+def has_open_tasks(raw: bytes) -> bool:
+    """Whether a row's bytes have an open task, without decoding them.
+
+    Before `tasks` there are only facets, whose values are lists: nothing there reads like it.
+    """
+    return not raw.startswith(b"}", raw.index(b'"tasks":{') + len(b'"tasks":{'))
 
 
 def expected_now(task: TaskRow, facet: str) -> str | None:
@@ -192,12 +202,22 @@ def older_in_slot(row: SessionRow, task_id: str, slot: str, order: list[int]) ->
 
 
 def ancestors(row: SessionRow, task: TaskRow) -> Iterator[TaskRow]:
-    """The open tasks above this one that its reads and changes count for: up to the first independent child."""
+    """The open tasks above this one, nearest first: its own changes are theirs."""
     seen = {id(task)}
-    while "parent" in task and not task.get("policy", {}).get("independent"):
+    while "parent" in task:
         above = row["tasks"].get(task["parent"])
         if above is None or id(above) in seen:
             return
         seen.add(id(above))
+        yield above
+        task = above
+
+
+def readers(row: SessionRow, task: TaskRow) -> Iterator[TaskRow]:
+    """The task and those above it that its reads count for: up to the first independent child."""
+    yield task
+    for above in ancestors(row, task):
+        if task.get("policy", {}).get("independent"):
+            return
         yield above
         task = above

@@ -12,11 +12,12 @@ import orjson
 from projections.changes import Changes
 from projections.ended import Ended, EndedTasks, ended_from_line
 from projections.outputs import open_status
-from projections.row import SessionRow, TaskRow, new_row, row_from_bytes, row_to_bytes
+from projections.row import SessionRow, TaskRow, has_open_tasks, new_row, row_from_bytes, row_to_bytes
 from projections.rules import Rules
 from projections.timers import Timers, due_of
 from schemas.decode import Decoder
 from schemas.envelope import Headers, traceparent_of
+from schemas.topics import Role
 
 MAX_DECODED_ROWS: Final = 8192
 
@@ -38,6 +39,7 @@ class Waiting(NamedTuple):
     headers: Headers
     offset: int
     timestamp: int
+    role: Role
     undecided: list[str] | None = None
 
     @property
@@ -105,14 +107,21 @@ class Store:
         return session_id not in self.dirty and self._rows.get(session_id) == raw
 
     def drop(self, session_id: str) -> None:
-        """Forget the session's row."""
+        """Forget the session's row. Whatever comes next finds a new one."""
         self.decoded.pop(session_id, None)
-        self.dirty[session_id] = None
+        self.dirty.pop(session_id, None)
+        raw = self._rows.pop(session_id, None)
+        if raw is not None:
+            self.row_bytes -= len(raw)
+            self.changes.rows[SESSION_KEY + session_id.encode()] = None
 
     # Ended tasks
 
     def remember(self, session_id: str, ended: Ended) -> None:
-        """Remember how a task ended, within the horizon."""
+        """Remember how a task ended, within the horizon. The session gets a row with it, which ends when it is idle."""
+        row = self.row(session_id)
+        row["at"] = max(row["at"], ended.at)
+        self.dirty[session_id] = None
         self.ended.put(session_id, ended)
         key = _ended_key(session_id, ended.task_id)
         self.changes.rows.pop(key, None)  # written in the order of memory, so that it is restored in that order
@@ -171,7 +180,8 @@ class Store:
         """An event that waited has been judged."""
         for why in ("unknown", "result", "effect"):
             key = _waiting_key(why, waiting)
-            if self._written.pop(key, None) is not None:
+            if key in self._written:
+                del self._written[key]
                 self.changes.rows[key] = None
 
     def _write(self, why: str, waiting: Waiting) -> None:
@@ -216,7 +226,8 @@ class Store:
         ready: list[Waiting] = []
         restored = [(orjson.loads(name), _waiting_from_bytes(name, raw)) for name, raw in self._restoring.items()]
         self._restoring.clear()
-        for (why, session_id, task_id, _), waiting in sorted(restored, key=lambda each: each[1].timestamp):
+        restored.sort(key=lambda each: (each[1].timestamp, each[1].offset))
+        for (why, session_id, task_id, _, _), waiting in restored:
             self._written[_waiting_key(why, waiting)] = None
             if why == "effect":
                 self.proposals.append(waiting)
@@ -228,7 +239,7 @@ class Store:
             else:
                 self.unknown.setdefault((session_id, task_id), []).append(waiting)
         for session_id, raw in self._rows.items():
-            if b'"tasks":{}' not in raw:
+            if has_open_tasks(raw):
                 self.timers.set(session_id, due_of(row_from_bytes(raw)))
         return ready
 
@@ -274,7 +285,7 @@ def _ended_key(session_id: str, task_id: str) -> bytes:
 
 def _waiting_key(why: str, waiting: Waiting) -> bytes:
     event = waiting.event
-    return WAITING_KEY + orjson.dumps([why, event.session_id, event.task_id, waiting.offset])
+    return WAITING_KEY + orjson.dumps([why, event.session_id, event.task_id, waiting.role, waiting.offset])
 
 
 def _waiting_to_bytes(waiting: Waiting) -> bytes:
@@ -289,9 +300,9 @@ _STEPS: Final = Decoder("steps")
 
 
 def _waiting_from_bytes(name: bytes, raw: bytes) -> Waiting:
-    why, session_id, _, _ = orjson.loads(name)
+    why, session_id, _, role, _ = orjson.loads(name)
     origin, value = raw.split(b"\n", 1)
     offset, timestamp, has_key, texts, undecided = orjson.loads(origin)
     headers = [(header, text.encode("latin-1") if text is not None else None) for header, text in texts]
     event = (_STEPS if why == "effect" else _RESULTS).event_of(value, headers)
-    return Waiting(event, value, session_id.encode() if has_key else None, headers, offset, timestamp, undecided)
+    return Waiting(event, value, session_id.encode() if has_key else None, headers, offset, timestamp, role, undecided)

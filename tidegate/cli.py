@@ -104,6 +104,20 @@ def audit(
 
 
 @app.command()
+def orphans(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    margin_seconds: Annotated[
+        float, typer.Option(help="How late the gate may be with what is due, before it is listed.", min=0)
+    ] = 10.0,
+) -> None:
+    """List what is open without a live parent, a sign of life or an end. Exit status 1 if there is any."""
+    from tidegate.orphans import run
+    from tidegate.settings import load_settings
+
+    raise typer.Exit(run(load_settings(), json=as_json, margin_seconds=margin_seconds))
+
+
+@app.command()
 def config(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Print the effective settings, where each came from, and what it does. Secrets are hidden."""
     from tidegate.commands.config import show_config

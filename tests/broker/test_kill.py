@@ -51,13 +51,14 @@ async def _settle(gate: Gate, load: Load, outputs: Outputs) -> None:
     await gate.audit(tasks=load.workload.dispatches)
 
 
-async def _kills(make_settings: MakeSettings, tmp_path: Path) -> None:
-    random = Random(20250602)
+async def kills(make_settings: MakeSettings, tmp_path: Path, *, times: int, seed: int) -> None:
+    """Two workers under load, one of them killed so many times at random moments."""
+    random = Random(seed)
     async with Gate(make_settings(partitions=PARTITIONS), tmp_path) as gate, gate.outputs(keep=False) as outputs:
         workers = [gate.worker(name, instance_id=name).start() for name in ("one", "two")]
         await _hold_all_partitions(workers)
         load = await _load(gate, 1)
-        for number in range(10):
+        for number in range(times):
             victim = random.choice(workers)
             survivor = next(worker for worker in workers if worker is not victim)
             if number % 2:  # else wherever it happens to be: starting, joining, taking over
@@ -65,7 +66,7 @@ async def _kills(make_settings: MakeSettings, tmp_path: Path) -> None:
             await asyncio.sleep(random.uniform(0.0, 2.0))
             assert survivor.is_alive, f"{survivor.name} died of the other's death ({survivor.exit_status})"
             victim.kill()
-            if number in {3, 7}:  # stays away for longer than its session lives: its partitions move
+            if number % 4 == 3:  # stays away for longer than its session lives: its partitions move
                 await _hold_all_partitions([survivor])
             victim.start()
         await until_ready(workers)
@@ -75,17 +76,17 @@ async def _kills(make_settings: MakeSettings, tmp_path: Path) -> None:
 
 
 def test_ten_kills_under_load_lose_and_repeat_nothing(make_settings: MakeSettings, tmp_path: Path) -> None:
-    asyncio.run(_kills(make_settings, tmp_path))
+    asyncio.run(kills(make_settings, tmp_path, times=10, seed=20250602))
 
 
-async def _comings_and_goings(make_settings: MakeSettings, tmp_path: Path) -> None:
+async def comings_and_goings(make_settings: MakeSettings, tmp_path: Path, *, workers: int, seed: int) -> None:
     """Workers without a static id: every one that comes or goes moves partitions. At most three at a time."""
-    random = Random(3)
+    random = Random(seed)
     settings = make_settings(partitions=PARTITIONS, heartbeat_interval_seconds=0.5)
     async with Gate(settings, tmp_path) as gate, gate.outputs(keep=False) as outputs:
         here = await gate.start("worker-0")
         load = await _load(gate, 2)
-        for number in range(1, 11):
+        for number in range(1, workers + 1):
             newcomer = gate.worker(f"worker-{number}").start()
             here.append(newcomer)
             await _hold_all_partitions(here)
@@ -115,7 +116,7 @@ async def _hold_all_partitions(workers: list[Worker]) -> None:
 
 
 def test_ten_workers_come_and_go_under_load(make_settings: MakeSettings, tmp_path: Path) -> None:
-    asyncio.run(_comings_and_goings(make_settings, tmp_path))
+    asyncio.run(comings_and_goings(make_settings, tmp_path, workers=10, seed=3))
 
 
 async def _zombie(make_settings: MakeSettings, tmp_path: Path) -> None:

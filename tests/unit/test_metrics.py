@@ -13,6 +13,7 @@ from tests.unit.used_metrics import used_metrics
 
 LABELS = {
     *("topic", "partition", "type", "decision", "reason", "task_type", "lane", "error", "stage", "le"),
+    *("disposition", "outcome"),
     *("tidegate_worker_state", "tidegate_partition_state"),
     *("version", "faust_streaming"),
 }

@@ -166,7 +166,17 @@ def test_picture_names_real_topics() -> None:
     texts = ["".join(text.itertext()) for text in picture.iter("{http://www.w3.org/2000/svg}text")]
     roles = {str(topic.role) for topic in topics()}
     shown = roles & set(texts)
-    assert shown == {"context", "steps", "results", "delivered", "withheld", "tasks", "dlq", "sessions.changelog"}
+    assert shown == {
+        "context",
+        "steps",
+        "results",
+        "delivered",
+        "withheld",
+        "tasks",
+        "commands",
+        "dlq",
+        "sessions.changelog",
+    }
 
 
 def test_layout_names_every_folder() -> None:

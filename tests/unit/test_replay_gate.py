@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.memory_gate import MemoryGate
@@ -59,7 +59,10 @@ def options(agent: str, think: str, **others: Any) -> Options:
 def test_nothing_is_withheld_without_interference_and_strictness(
     tmp_path: Path, turns: list[list[list[Message]]], agent: str, think: str
 ) -> None:
-    ledger = played(plan(recorded(tmp_path, turns), "s", options(agent, think)))
+    planned = plan(recorded(tmp_path, turns), "s", options(agent, think))
+    # Where answers differ although nobody wrote, somebody outside the recording interfered.
+    assume(not any(event.body["source"].endswith("somebody-else") for event in planned.events))
+    ledger = played(planned)
 
     assert len(ledger.verdicts) == len(turns)
     assert all(verdict.delivered and verdict.reason == "fresh" for verdict in ledger.verdicts.values())

@@ -102,8 +102,9 @@ class _Work:
     snapshot: dict[str, str]
     expected: dict[str, str]
     read_things: list[str] = field(default_factory=list)
+    own_changes: list[tuple[str, str | None, str]] = field(default_factory=list)
+    """(facet, announced value before, value after), in order; None: not announced before."""
     steps: int = 0
-    wrote: bool = False
     interfered_with: str | None = None
     superseded: bool = False
 
@@ -135,6 +136,8 @@ class _Planner:
         self._turns = conversation.turns
         self._accesses = iter(accesses(conversation, options.rules))
         self._world = _World()
+        self._announced: dict[str, str] = {}
+        """What the context events so far say: all that the gate can know of the things."""
         self._queue: deque[_Work] = deque()
         self._unanswered: dict[int, _Work] = {}
         self._events: list[PlannedEvent] = []
@@ -231,11 +234,10 @@ class _Planner:
         if access.others:
             self._send(at, "context", "context.changed", "somebody-else", set=self._world.set(access.others))
         if access.writes:
-            work.wrote = True
             changed = self._world.set(access.writes)
+            work.own_changes += [(name, self._announced.get(name), value) for name, value in changed.items()]
             cause = {"task_id": work.task_id}
             self._send(at, "context", "context.changed", "store", set=changed, cause=cause)
-            work.expected |= {name: value for name, value in changed.items() if name in work.expected}
         reads = self._world.read(access)
         if reads:
             work.read_things += access.things
@@ -251,10 +253,8 @@ class _Planner:
 
     def _answer(self, work: _Work, at: float) -> None:
         del self._unanswered[work.number]
-        current = self._world.values() | {"conversation": self._conversation_id}
-        stale = {name for name, value in work.expected.items() if current.get(name, value) != value}
-        if self._options.strict and work.superseded:
-            stale.add(self._request)
+        announced = self._announced
+        stale = {name for name in work.expected if name in announced and announced[name] != _moved_along(work, name)}
         text = inline(work.turn.answer or "")
         part = {"part_id": "text", "kind": "show", "content_type": "text/plain", "payload": text}
         self._send(at, "results", "task.result", "agent", task_id=work.task_id, outcome="completed", parts=[part])
@@ -265,8 +265,8 @@ class _Planner:
                 frozenset(stale),
                 work.interfered_with,
                 work.superseded,
-                work.wrote,
-                any(current.get(name, value) != value for name, value in work.snapshot.items()),
+                bool(work.own_changes),
+                any(announced.get(name, value) != value for name, value in work.snapshot.items()),
                 not work.turn.ends_with_text,
             )
         )
@@ -285,6 +285,16 @@ class _Planner:
             **fields,
         }
         self._events.append(PlannedEvent(at, role, body))
+        self._announced |= fields.get("set", {})
+
+
+def _moved_along(work: _Work, facet: str) -> str:
+    """What the task expects of the facet after its own changes: each moves along an expectation it found confirmed."""
+    value = work.expected[facet]
+    for name, before, after in work.own_changes:
+        if name == facet and before in (None, value):
+            value = after
+    return value
 
 
 class _World:

@@ -1,0 +1,19 @@
+"""The broker and the topics of the broker tests; everything here is marked `chaos` and takes minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.broker.conftest import broker, make_settings
+
+__all__ = ["broker", "make_settings"]
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.chaos)

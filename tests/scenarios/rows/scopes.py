@@ -1,0 +1,196 @@
+"""Parents and children."""
+
+from tests.scenarios.case import SOON, Case, Later, Together, cancels, dispatches, returns, sets, steps, writes
+
+SCOPES = (
+    Case(
+        "a parent waits for its children",
+        (
+            dispatches("trip"),
+            dispatches("flight", parent_task_id="trip"),
+            dispatches("hotel", parent_task_id="trip"),
+            returns("trip"),
+            returns("flight"),
+            returns("hotel"),
+        ),
+        {
+            "flight": ["delivered: fresh", "end: delivered, fresh"],
+            "hotel": ["delivered: fresh", "end: delivered, fresh"],
+            "trip": ["waits: children", "delivered: fresh", "end: delivered, fresh"],
+        },
+        says=(("task.status", {"task_id": "flight", "parent_task_id": "trip"}),),
+    ),
+    Case(
+        "a stale child in a fan-out",
+        (
+            sets({"doc/41": "v1", "doc/42": "v1"}),
+            dispatches("report"),
+            dispatches("left", {"doc/41": "v1"}, parent_task_id="report"),
+            dispatches("right", {"doc/42": "v1"}, parent_task_id="report"),
+            sets({"doc/42": "v2"}),
+            returns("left"),
+            returns("right"),
+            returns("report"),
+        ),
+        {
+            "left": ["delivered: fresh", "end: delivered, fresh"],
+            "right": ["withheld: stale", "end: withheld, stale"],
+            "report": ["withheld: stale", "end: withheld, stale"],
+        },
+    ),
+    Case(
+        "a stale child in a fan-out, by what it read",
+        (
+            sets({"doc/42": "v1"}),
+            dispatches("report"),
+            dispatches("right", parent_task_id="report"),
+            steps("right", "look", reads={"doc/42": "v1"}),
+            returns("right"),
+            sets({"doc/42": "v2"}),
+            returns("report"),
+        ),
+        {
+            "right": ["delivered: fresh", "end: delivered, fresh"],
+            "report": ["withheld: stale", "end: withheld, stale"],
+        },
+    ),
+    Case(
+        "a stale child that is independent",
+        (
+            sets({"doc/42": "v1"}),
+            dispatches("report"),
+            dispatches("aside", {"doc/42": "v1"}, parent_task_id="report", independent=True),
+            sets({"doc/42": "v2"}),
+            returns("aside"),
+            returns("report"),
+        ),
+        {
+            "aside": ["withheld: stale", "end: withheld, stale"],
+            "report": ["delivered: fresh", "end: delivered, fresh"],
+        },
+    ),
+    Case(
+        "a child's write is its parent's own",
+        (
+            sets({"doc/42": "v1"}),
+            dispatches("report", {"doc/42": "v1"}),
+            dispatches("writer", {"doc/42": "v1"}, parent_task_id="report"),
+            writes("writer", {"doc/42": "v2"}),
+            returns("writer"),
+            returns("report"),
+        ),
+        {
+            "writer": ["delivered: fresh", "end: delivered, fresh"],
+            "report": ["delivered: fresh", "end: delivered, fresh"],
+        },
+    ),
+    Case(
+        "a child that never ends",
+        (
+            dispatches("trip", scope_grace_seconds=SOON),
+            dispatches("flight", parent_task_id="trip"),
+            returns("trip"),
+            Later(2 * SOON),
+            returns("flight"),
+        ),
+        {
+            "flight": ["cancel: scope_closed", "end: cancelled, scope_closed", "withheld: late"],
+            "trip": ["waits: children", "delivered: fresh", "end: delivered, fresh"],
+        },
+    ),
+    Case(
+        "a parent whose request was archived ends with its children",
+        (
+            sets({"request/42": "r1"}),
+            dispatches("trip", request_id="42"),
+            dispatches("flight", parent_task_id="trip"),
+            sets({"request/42": "archived"}),
+            returns("trip"),
+            returns("flight"),
+        ),
+        {
+            "trip": ["withheld: request_archived", "end: withheld, request_archived"],
+            "flight": ["cancel: parent_ended", "end: cancelled, parent_ended", "withheld: late"],
+        },
+    ),
+    Case(
+        "a parent in a session that was closed ends with its children's children",
+        (
+            dispatches("trip"),
+            dispatches("flight", parent_task_id="trip"),
+            dispatches("seat", parent_task_id="flight"),
+            sets({"session": "closed"}),
+            returns("trip"),
+        ),
+        {
+            "trip": ["withheld: session_closed", "end: withheld, session_closed"],
+            "flight": ["cancel: parent_ended", "end: cancelled, parent_ended"],
+            "seat": ["cancel: parent_ended", "end: cancelled, parent_ended"],
+        },
+    ),
+    Case(
+        "a parent that expires cancels its children",
+        (
+            dispatches("trip", heartbeat_timeout_seconds=SOON),
+            dispatches("flight", parent_task_id="trip"),
+            Later(2 * SOON),
+        ),
+        {
+            "flight": ["cancel: parent_ended", "end: cancelled, parent_ended"],
+            "trip": ["cancel: heartbeat_missed", "end: expired, heartbeat_missed"],
+        },
+    ),
+    Case(
+        "a child before its parent",
+        (
+            Together((dispatches("flight", parent_task_id="trip"), dispatches("trip"))),
+            returns("trip"),
+            returns("flight"),
+        ),
+        {
+            "flight": ["delivered: fresh", "end: delivered, fresh"],
+            "trip": ["waits: children", "delivered: fresh", "end: delivered, fresh"],
+        },
+    ),
+    Case(
+        "a child's result before its parent",
+        (Together((dispatches("flight", parent_task_id="trip"), returns("flight"), dispatches("trip"))), returns("trip")),
+        {
+            "flight": ["delivered: fresh", "end: delivered, fresh"],
+            "trip": ["delivered: fresh", "end: delivered, fresh"],
+        },
+    ),
+    Case(
+        "a child of nobody",
+        (dispatches("flight", parent_task_id="trip"), returns("flight"), Later(6)),
+        {
+            "flight": [
+                "waits: parent",
+                "cancel: unknown_parent",
+                "end: rejected, unknown_parent",
+                "withheld: late",
+            ]
+        },
+    ),
+    Case(
+        "a child of a parent that has ended",
+        (dispatches("trip"), returns("trip"), dispatches("flight", parent_task_id="trip"), returns("flight")),
+        {
+            "trip": ["delivered: fresh", "end: delivered, fresh"],
+            "flight": ["end: rejected, parent_ended", "withheld: late"],
+        },
+    ),
+    Case(
+        "a child of a parent that was cancelled before its dispatch",
+        (cancels("trip"), dispatches("trip"), dispatches("flight", parent_task_id="trip")),
+        {
+            "trip": ["cancel: cancelled", "end: cancelled, cancelled"],
+            "flight": ["end: rejected, parent_ended"],
+        },
+    ),
+    Case(
+        "a child of itself",
+        (dispatches("trip", parent_task_id="trip"),),
+        {"trip": ["end: rejected, unknown_parent"]},
+    ),
+)

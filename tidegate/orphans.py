@@ -1,0 +1,327 @@
+"""`tidegate orphans`: what is open in the gate's rows without a live parent, without a sign of life, or without an end.
+
+It reads the sessions changelog, committed records only, up to an end fixed at the start, and judges it at that moment.
+It may run beside the gate. With a gate that runs and is not behind there is nothing to list; what is listed while no
+worker runs is what the next one will end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import orjson
+import typer
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from projections.row import SessionRow, TaskRow, has_open_tasks, row_from_bytes
+from projections.store import SESSION_KEY, WAITING_KEY
+from projections.timers import task_due
+from schemas.times import rfc3339
+from schemas.topics import topic_name
+from tidegate.errors import TidegateError
+from tidegate.settings import Settings
+from tidegate.topics import describe_topics
+
+KINDS: Final[Mapping[str, str]] = {
+    "parent_not_open": "its parent is not open, and nothing waits for the parent's dispatch",
+    "parent_grace_over": "its parent's dispatch has not come, and the grace period is over",
+    "parent_unaware": "its parent is open and does not wait for it",
+    "overdue": "its deadline, heartbeat, hold or grace was due, and it is still open",
+    "child_not_open": "it waits for a child that is not open",
+    "result_missing": "its status is waiting, and no result of it is kept",
+    "result_without_task": "a result waits, and its task is not open",
+    "dispatch_grace_over": "a result waits for its dispatch, and the grace period is over",
+}
+"""What can be wrong, in words."""
+
+_FETCH_BYTES: Final = 4 * 1024 * 1024
+_STUCK_SECONDS: Final = 60.0
+_SHOWN_AT_MOST: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """One thing that is open and should not be. `due_at` is RFC 3339, where it should have ended at a certain time."""
+
+    kind: str
+    partition: int
+    session_id: str
+    task_id: str
+    detail: str
+    due_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The moment to judge at and what an operator set, in ms. `margin_ms`: how late the gate may be."""
+
+    now_ms: int
+    margin_ms: int
+    unknown_task_grace_ms: int
+
+
+@dataclass(slots=True)
+class OpenState:
+    """What one partition's changelog says is open: rows with open tasks, and events that wait."""
+
+    partition: int
+    rows: dict[bytes, bytes] = field(default_factory=dict)
+    waiting: dict[bytes, bytes] = field(default_factory=dict)
+
+    def take(self, key: bytes, value: bytes | None) -> None:
+        """Take over one changelog record. Later records of a key replace earlier ones; None removes it."""
+        kind, name = key[:1], key[1:]
+        if kind == SESSION_KEY:
+            _set(self.rows, name, value if value is not None and has_open_tasks(value) else None)
+        elif kind == WAITING_KEY:
+            _set(self.waiting, name, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is open, counted, and which of it is orphaned."""
+
+    partitions: int
+    sessions: int
+    open_tasks: int
+    waiting_results: int
+    orphans: list[Orphan]
+
+
+def orphans_in(state: OpenState, limits: Limits) -> Iterator[Orphan]:
+    """Everything orphaned in one partition. Raises `ValueError` for a row or a key that the gate did not write."""
+    rows = {name.decode(): row_from_bytes(raw) for name, raw in state.rows.items()}
+    kept: set[tuple[str, str]] = set()
+    for name, value in state.waiting.items():
+        why, session_id, task_id, *_ = orjson.loads(name)
+        if why == "effect":
+            continue  # answered at the next barrier
+        _, timestamp, *_, undecided = orjson.loads(value.split(b"\n", 1)[0])
+        is_open = session_id in rows and task_id in rows[session_id]["tasks"]
+        if why == "result":
+            kept.add((session_id, task_id))
+            if not is_open and (undecided is None or _is_past(timestamp, limits)):
+                yield Orphan("result_without_task", state.partition, session_id, task_id, _since(timestamp))
+        elif not is_open and _is_past(timestamp + limits.unknown_task_grace_ms, limits):
+            due = rfc3339(timestamp + limits.unknown_task_grace_ms)
+            yield Orphan("dispatch_grace_over", state.partition, session_id, task_id, _since(timestamp), due)
+    for session_id, row in rows.items():
+        for task_id, task in row["tasks"].items():
+            for kind, detail, due_ms in _wrong_with(row, task_id, task, limits):
+                due_at = rfc3339(due_ms) if due_ms is not None else None
+                yield Orphan(kind, state.partition, session_id, task_id, detail, due_at)
+            if "wait" in task and (session_id, task_id) not in kept:
+                detail = f"waits for {task['wait']['why']}"
+                yield Orphan("result_missing", state.partition, session_id, task_id, detail)
+
+
+def _wrong_with(row: SessionRow, task_id: str, task: TaskRow, limits: Limits) -> Iterator[tuple[str, str, int | None]]:
+    """What is wrong with an open task: kind, detail, and when it was due (ms)."""
+    tasks = row["tasks"]
+    grace_until = task.get("parentless_until")
+    if grace_until is not None:
+        if _is_past(grace_until, limits):
+            yield "parent_grace_over", f"parent {task.get('parent')}", grace_until
+    elif "parent" in task:
+        parent = tasks.get(task["parent"])
+        if parent is None:
+            yield "parent_not_open", f"parent {task['parent']}", None
+        elif task_id not in parent.get("children", ()):
+            yield "parent_unaware", f"parent {task['parent']}", None
+    for child_id in task.get("children", ()):
+        if child_id not in tasks:
+            yield "child_not_open", f"child {child_id}", None
+    due_ms = task_due(task)
+    if due_ms is not None and due_ms != grace_until and _is_past(due_ms, limits):
+        yield "overdue", _due_for(task, due_ms), due_ms
+
+
+def _due_for(task: TaskRow, due_ms: int) -> str:
+    wait = task.get("wait")
+    if wait is not None:
+        return f"waits for {wait['why']}"
+    policy = task.get("policy", {})
+    if policy.get("deadline_ms") == due_ms - 1:
+        return "deadline"
+    if "heartbeat_ms" in policy and task["heard"] + policy["heartbeat_ms"] == due_ms:
+        return f"heartbeat, last heard {rfc3339(task['heard'])}"
+    return "stale, and to be stopped"
+
+
+def _is_past(due_ms: int, limits: Limits) -> bool:
+    return due_ms + limits.margin_ms < limits.now_ms
+
+
+def _since(timestamp: int) -> str:
+    return f"since {rfc3339(timestamp)}"
+
+
+def _set(store: dict[bytes, bytes], name: bytes, value: bytes | None) -> None:
+    if value is None:
+        store.pop(name, None)
+    else:
+        store[name] = value
+
+
+def run(settings: Settings, *, json: bool = False, margin_seconds: float = 10.0) -> int:
+    """Print what is orphaned, and return the exit status: 0 if nothing is, 1 otherwise.
+
+    json: one JSON object on standard output instead of a table.
+    Raises `TidegateError` if the broker cannot be reached or the topic is missing.
+    """
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its errors come back as ours, with what to do
+    found = asyncio.run(find_orphans(settings, margin_seconds=margin_seconds))
+    if json:
+        typer.echo(orjson.dumps(asdict(found), option=orjson.OPT_INDENT_2).decode())
+    else:
+        show(found, Console())
+    return 1 if found.orphans else 0
+
+
+async def find_orphans(settings: Settings, *, margin_seconds: float = 10.0) -> Found:
+    """What is open and orphaned now. May be called while the gate runs.
+
+    margin_seconds: how late the gate may be with something due.
+    Raises `TidegateError` if the broker cannot be reached or the topic is missing. Cancelled, it leaves nothing behind.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    topic = topic_name("sessions.changelog", settings.topic_prefix)
+    there = (await describe_topics(settings, [topic])).get(topic)
+    if there is None:
+        raise TidegateError(
+            f"There is no topic {topic} at {settings.bootstrap_servers}.",
+            "Is TIDEGATE_TOPIC_PREFIX right? `tidegate topics create` makes the topics.",
+        )
+    states = [OpenState(partition) for partition in range(there.partitions)]
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+        bar = progress.add_task("reading", total=None)
+
+        def tell(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+
+        async with _consumer(settings) as consumer:
+            now_ms = time.time_ns() // 1_000_000
+            await _read(consumer, topic, states, tell)
+    limits = Limits(
+        now_ms=now_ms,
+        margin_ms=round(margin_seconds * 1000),
+        unknown_task_grace_ms=round(settings.unknown_task_grace_seconds * 1000),
+    )
+    return _found(states, limits, topic)
+
+
+def _found(states: list[OpenState], limits: Limits, topic: str) -> Found:
+    orphans: list[Orphan] = []
+    open_tasks = 0
+    for state in states:
+        try:
+            orphans += orphans_in(state, limits)
+        except (ValueError, KeyError, TypeError) as error:
+            raise TidegateError(
+                f"{topic}/{state.partition} has a row that this version cannot read: {error!r}.",
+                "Was it written by another version of the gate? Use the version that the workers run.",
+            ) from error
+        open_tasks += sum(len(row_from_bytes(raw)["tasks"]) for raw in state.rows.values())
+    orphans.sort(key=lambda each: (each.partition, each.session_id, each.task_id, each.kind))
+    return Found(
+        partitions=len(states),
+        sessions=sum(len(state.rows) for state in states),
+        open_tasks=open_tasks,
+        waiting_results=sum(not name.startswith(b'["effect"') for state in states for name in state.waiting),
+        orphans=orphans,
+    )
+
+
+async def _read(consumer: Any, topic: str, states: list[OpenState], tell: Callable[[int, int], None]) -> None:
+    """Give every record that is committed now to its partition's state. `tell` is told how far it is, in offsets."""
+    wanted = {TopicPartition(topic, state.partition): state for state in states}
+    ends = await consumer.end_offsets(list(wanted))
+    begins = await consumer.beginning_offsets(list(wanted))
+    total = sum(ends.values()) - sum(begins.values())
+    wanted = {tp: state for tp, state in wanted.items() if begins[tp] < ends[tp]}
+    consumer.assign(list(wanted))
+    for tp in wanted:
+        consumer.seek(tp, begins[tp])  # an explicit place: resetting to the beginning races with the reset policy
+    positions = dict(begins)
+    moved_at = time.monotonic()
+    while wanted:
+        for tp, records in (await consumer.getmany(timeout_ms=100)).items():
+            state = wanted.get(tp)
+            for record in records:
+                if state is not None and record.key is not None and record.offset < ends[tp]:
+                    state.take(record.key, record.value)
+        for tp in list(wanted):
+            position = await consumer.position(tp)
+            if position != positions[tp]:
+                positions[tp] = position
+                moved_at = time.monotonic()
+            if position >= ends[tp]:
+                del wanted[tp]
+        tell(sum(min(positions[tp], ends[tp]) for tp in ends) - sum(begins.values()), total)
+        if time.monotonic() - moved_at > _STUCK_SECONDS:
+            raise TidegateError(
+                f"Nothing more comes from {', '.join(f'{tp.topic}/{tp.partition}' for tp in wanted)}.",
+                "Are the brokers that lead these partitions up?",
+            )
+
+
+@asynccontextmanager
+async def _consumer(settings: Settings) -> AsyncIterator[Any]:
+    consumer = AIOKafkaConsumer(
+        **settings.kafka_kwargs(),
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        isolation_level="read_committed",
+        request_timeout_ms=round(settings.request_timeout_seconds * 1000),
+        retry_backoff_ms=20,
+        max_partition_fetch_bytes=_FETCH_BYTES,
+        check_crcs=False,
+    )
+    try:
+        await consumer.start()
+        yield consumer
+    except OffsetOutOfRangeError as error:
+        raise TidegateError(f"The changelog was cut while it was read: {error}", "Run it again.") from error
+    except (KafkaError, TimeoutError) as error:
+        raise TidegateError(
+            f"No answer from Kafka at {settings.bootstrap_servers}: {error or type(error).__name__}.",
+            "Is it running there? TIDEGATE_BOOTSTRAP_SERVERS names another.",
+        ) from error
+    finally:
+        with suppress(KafkaError):
+            await consumer.stop()
+
+
+def show(found: Found, console: Console) -> None:
+    """A table of the orphans, if there are any, and a line of counts."""
+    if found.orphans:
+        table = Table(box=None, pad_edge=False)
+        for head in ("session", "task", "what is wrong", "detail", "due"):
+            table.add_column(head, overflow="fold")
+        for each in found.orphans[:_SHOWN_AT_MOST]:
+            told = KINDS[each.kind]
+            table.add_row(*map(escape, (each.session_id, each.task_id, told, each.detail, each.due_at or "")))
+        console.print(table)
+        if len(found.orphans) > _SHOWN_AT_MOST:
+            console.print(f"and {len(found.orphans) - _SHOWN_AT_MOST:,} more; --json has all of them")
+        console.print()
+    console.print(
+        f"{found.open_tasks:,} open tasks in {found.sessions:,} sessions of {found.partitions} partitions, "
+        f"{found.waiting_results:,} waiting results: {len(found.orphans):,} orphaned",
+        highlight=False,
+        soft_wrap=True,
+    )
