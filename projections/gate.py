@@ -27,6 +27,7 @@ from schemas.events import TaskResult
 from schemas.fields import Part, Reason
 from schemas.outputs import MAX_DIFFERENCES
 from schemas.times import rfc3339
+from schemas.topics import Role
 
 PartDecision = Literal["delivered", "withheld", "held"]
 
@@ -37,11 +38,23 @@ HELD: Final[PartDecision] = "held"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the logs stood when a verdict was given: every record below these offsets was folded."""
+    """Where the logs stood when a verdict was given: every record below these offsets was folded.
+
+    `steps_offset` is of the topic `steps_role`. `asked_offset`: how far that one had been folded when the barrier was
+    asked for. What was folded after that, a proposed effect, may have seen a context that the barrier did not.
+    """
 
     partition: int
     context_offset: int
     steps_offset: int
+    steps_role: Role = "steps"
+    asked_offset: int | None = None
+
+    def covers(self, role: Role, offset: int) -> bool:
+        """Whether a step had been folded when the barrier was asked for."""
+        return role == self.steps_role and offset < (
+            self.steps_offset if self.asked_offset is None else self.asked_offset
+        )
 
 
 @dataclass(slots=True)

@@ -45,6 +45,7 @@ from schemas.events import (
 )
 from schemas.fields import Reason
 from schemas.identity import digest
+from schemas.topics import Role
 from schemas.wire import event_type, struct_of
 
 MAX_FORWARDED_REMEMBERED: Final = 32
@@ -76,8 +77,12 @@ class Partition:
 
     @property
     def has_ready(self) -> bool:
-        """Whether something that waited can be judged at the next barrier."""
-        return bool(self._ready or self._life.freed or self._life.late or self.store.proposals)
+        """Whether results that waited can be judged at the next barrier."""
+        return bool(self._ready or self._life.freed or self._life.late)
+
+    def has_proposals(self, role: Role) -> bool:
+        """Whether effects proposed on this steps topic wait for a barrier."""
+        return any(proposal.role == role for proposal in self.store.proposals)
 
     def restore(self, key: bytes, value: bytes | None) -> None:
         """Take over one changelog record."""
@@ -254,7 +259,7 @@ class Partition:
 
         What waited comes first, and what a result frees comes before the next one, in whatever batches they arrive.
         """
-        if self.has_ready:
+        if self.has_ready or self.store.proposals:
             self.judge_ready(place, now_ms)
         freed = self._life.freed
         for index, event in enumerate(batch.events):
@@ -265,15 +270,12 @@ class Partition:
 
     def judge_ready(self, place: Place, now_ms: int) -> None:
         """Judge what waited and waits no more: for its dispatch, for other tasks, for the context, for its barrier."""
+        self._answer_proposals(place, now_ms)
         while self.has_ready:
             ready, self._ready = sorted(self._ready, key=lambda result: result.offset), []
             for result in ready:
                 self.store.judged(result)
                 self._judge_result(result, place, now_ms, _as_batch(result, self.number))
-            proposals, self.store.proposals = self.store.proposals, []
-            for proposal in proposals:
-                self.store.judged(proposal)
-                answer(self.store, proposal, place, now_ms)
             freed = list(self._life.freed)
             self._life.freed.clear()
             for session_id, task_id in freed:
@@ -289,6 +291,15 @@ class Partition:
             for result in late:
                 self.store.judged(result)
                 self._withhold_late(result, place, now_ms)
+
+    def _answer_proposals(self, place: Place, now_ms: int) -> None:
+        proposals, self.store.proposals = self.store.proposals, []
+        for proposal in proposals:
+            if place.covers(proposal.role, proposal.offset):
+                self.store.judged(proposal)
+                answer(self.store, proposal, place, now_ms)
+            else:
+                self.store.proposals.append(proposal)
 
     def _judge_result(self, result: Waiting, place: Place, now_ms: int, origin: Origin) -> None:
         event: TaskResult = result.event

@@ -47,11 +47,13 @@ SWEPT_AT_ONCE: Final = 5_000
 class Barrier:
     """End offsets that were asked for, and whether everything below them has been folded.
 
-    `covers`: the results that had been fetched when it was asked, below this position. `asked_ms` is the wall clock
+    `covers`: the results that had been fetched when it was asked, below this position. `folded`: the steps that had
+    been folded by then. `asked_ms` is the wall clock
     then.
     """
 
     covers: int
+    folded: int
     asked_ms: int
     asked_at: float
     ends: dict[Role, int] | None = None
@@ -293,7 +295,9 @@ class Cycle:
     def _ask_for_barriers(self) -> None:
         for lane in LANES:
             if lane not in self._barriers and (
-                self._queues[RESULTS[lane]] or (lane == "hot" and self._known.has_ready)
+                self._queues[RESULTS[lane]]
+                or self._known.has_proposals(STEPS[lane])
+                or (lane == "hot" and self._known.has_ready)
             ):
                 barrier = self._barriers[lane] = self._new_barrier(lane)
                 self._ask(barrier, ("context", STEPS[lane]))
@@ -303,7 +307,7 @@ class Cycle:
             self._ask(self._time_barrier, FOLDED_ROLES)
 
     def _new_barrier(self, lane: Lane) -> Barrier:
-        return Barrier(self._next[RESULTS[lane]], _now_ms(), time.monotonic())
+        return Barrier(self._next[RESULTS[lane]], self._applied[STEPS[lane]], _now_ms(), time.monotonic())
 
     def _ask(self, barrier: Barrier, roles: tuple[Role, ...]) -> None:
         task = asyncio.get_running_loop().create_task(self._fill_in(barrier, roles))
@@ -318,8 +322,9 @@ class Cycle:
         barrier.ends = {role: offsets[tp] for role, tp in partitions.items()}
         self._wake.set()
 
-    def _place(self, lane: Lane) -> Place:
-        return Place(self.number, self._applied["context"], self._applied[STEPS[lane]])
+    def _place(self, lane: Lane, barrier: Barrier) -> Place:
+        role = STEPS[lane]
+        return Place(self.number, self._applied["context"], self._applied[role], role, barrier.folded)
 
     def _judge(self, lane: Lane) -> bool:
         barrier = self._barriers.get(lane)
@@ -329,7 +334,7 @@ class Cycle:
             self._barrier_waits.append((lane, time.monotonic() - barrier.asked_at))
             barrier.asked_at = 0.0
         role = RESULTS[lane]
-        place, queue, judged = self._place(lane), self._queues[role], 0
+        place, queue, judged = self._place(lane, barrier), self._queues[role], 0
         limit = JUDGED_AT_ONCE if lane == "hot" else self._config.cold_max_records
         while queue and queue[0].start < barrier.covers and judged < limit:
             batch = queue.popleft()
@@ -354,7 +359,7 @@ class Cycle:
         barrier = self._time_barrier
         if barrier is None or not barrier.is_reached(self._applied):
             return False
-        self._known.act_on_due(self._place("hot"), barrier.asked_ms)
+        self._known.act_on_due(self._place("hot", barrier), barrier.asked_ms)
         self._time_barrier = None
         return True
 
