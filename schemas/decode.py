@@ -191,4 +191,6 @@ def _suspects(batch: Batch) -> Iterable[int]:
         suspects += [index for index, value in enumerate(values) if len(value) > SHALLOW_BYTES]
     if batch.role.startswith("steps"):
         suspects += [index for index, event in enumerate(batch.events) if type(event) is _DISPATCHED and event.metadata]
+    elif batch.role.startswith("results"):
+        suspects += [index for index, event in enumerate(batch.events) if event is not None and len(event.parts) > 1]
     return suspects

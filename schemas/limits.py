@@ -44,7 +44,7 @@ _NAMES: Final = (
 )
 _TEXTS: Final = ("message", "reason")
 _FACETS: Final = ("snapshot", "reads")
-_NAME_LISTS: Final = ("unset", "depends_on")
+_NAME_LISTS: Final = ("unset", "depends_on", "plan")
 
 
 _TEXT_IN_QUOTES: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"')
@@ -62,6 +62,9 @@ def exceeded(event: Any, value: bytes) -> str | None:
             orjson.dumps(metadata)
         except TypeError as error:  # an integer that most languages cannot hold, and the row's bytes neither
             return f"metadata: {error}"
+    parts = getattr(event, "parts", ())
+    if len(parts) > 1 and len({part.part_id for part in parts}) < len(parts):
+        return "parts: two have the same part_id"
     if is_small(value):
         return None
     if len(value) > MAX_EVENT_BYTES:

@@ -407,6 +407,7 @@ class Cycle:
             records.setdefault(topic, []).append(Record(output.key, output.value, output.headers))
         if changes.refusals:
             records[self._config.topic("dlq")] = [self._dead_letter(refusal) for refusal in changes.refusals]
+            self._tell_dead_letters(changes.refusals)
         return records
 
     def _dead_letter(self, refusal: Refusal) -> Record:
@@ -421,17 +422,25 @@ class Cycle:
             ("tidegate_origin_offset", str(batch.offsets[index]).encode()),
             ("tidegate_origin_timestamp", str(batch.timestamps[index]).encode()),
         ]
-        _log.warning(
-            "record_dead_lettered",
-            topic=topic,
-            partition=batch.partition,
-            offset=batch.offsets[index],
-            error=refusal.error,
-            detail=refusal.detail,
-        )
         return Record(batch.keys[index], batch.values[index], headers)
 
     # Telling
+
+    def _tell_dead_letters(self, refusals: list[Refusal]) -> None:
+        first: dict[str, Refusal] = {}
+        for refusal in refusals:
+            first.setdefault(refusal.error, refusal)
+        for error, refusal in first.items():
+            batch, index = refusal.batch, refusal.index
+            _log.warning(
+                "records_dead_lettered",
+                error=error,
+                count=sum(each.error == error for each in refusals),
+                first_topic=self._config.topic(batch.role),
+                partition=batch.partition,
+                first_offset=batch.offsets[index],
+                first_detail=refusal.detail,
+            )
 
     def _count(self, changes: Changes, seconds: float) -> None:
         metrics, number, store = self._around.metrics, self.number, self._known.store

@@ -22,7 +22,7 @@ from streams.metrics import Metrics
 _log = structlog.get_logger(__name__)
 
 LAG_SECONDS = 5.0
-STOP_SECONDS = 5.0
+STOP_SECONDS = 3.0
 
 
 class Engine:
@@ -77,11 +77,10 @@ class Engine:
             _, late = await asyncio.wait(background, timeout=STOP_SECONDS)
             for each in late:
                 each.cancel()
+        closing = [self._cold.stop(), self._barrier.stop(), self._control.stop()]
         if self._around is not None:
-            await self._around.forwarder.stop()
-        await self._cold.stop()
-        await self._barrier.stop()
-        await self._control.stop()
+            closing.append(self._around.forwarder.stop())
+        await asyncio.gather(*(_within(STOP_SECONDS, each) for each in closing))
 
     # What Faust tells
 
@@ -170,3 +169,12 @@ class Engine:
         task = asyncio.get_running_loop().create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    """Do the work if it can be done in time: without a broker, clients wait for answers that do not come."""
+    try:
+        async with asyncio.timeout(seconds):
+            await work
+    except TimeoutError:
+        _log.warning("not_closed_in_time", seconds=seconds)

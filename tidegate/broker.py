@@ -74,6 +74,8 @@ class LocalBroker:
     data_dir: where data, configuration and log live otherwise (default: per user).
     properties: server properties that override ours.
     heap_mb: the JVM's largest heap, in MiB.
+    short_lived: spend less CPU on compiling, for a broker that runs for minutes (a 100,000-event demo: 9.5 s against 15 to
+    21 s of its CPU). Not for measuring what it can do.
 
     The child ignores Ctrl-C (a session of its own) and ends with this process, however that ends.
     """
@@ -86,6 +88,7 @@ class LocalBroker:
         data_dir: Path | str | None = None,
         properties: Mapping[str, str | int] | None = None,
         heap_mb: int = 768,
+        short_lived: bool = False,
     ) -> None:
         if ephemeral and data_dir is not None:
             raise ValueError("a broker with a data_dir is not ephemeral")
@@ -96,6 +99,7 @@ class LocalBroker:
         self._temporary: Path | None = None
         self._properties = dict(properties or {})
         self._heap_mb = heap_mb
+        self._short_lived = short_lived
         self._lock: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
@@ -296,12 +300,14 @@ class LocalBroker:
             "-XX:+UseG1GC",
             "-XX:MaxGCPauseMillis=20",
             "-XX:+ExitOnOutOfMemoryError",
+            *(["-XX:TieredStopAtLevel=1"] if self._short_lived else []),
         ]
 
     def _format(self, command: list[str], properties: str) -> None:
         cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m"]
-        tool = ["kafka.tools.StorageTool", "format", "--cluster-id", cluster_id, "--config", properties]
+        # joined by "=": an id may begin with a dash
+        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "--config", properties]
         with self.log_file.open("ab") as log:
             done = subprocess.run(
                 [*command[:1], *quick, *command[1:], *tool],

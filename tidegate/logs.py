@@ -50,6 +50,8 @@ def configure(
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(level.upper())
     logging.captureWarnings(True)
+    # It warns at every commit that Kafka 4 has not yet written the markers of the one before; the retry takes 5 ms.
+    logging.getLogger("aiokafka.producer.sender").setLevel(level.upper() if level == "debug" else "ERROR")
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(level.upper() if level == "debug" else "WARNING")
     structlog.configure(

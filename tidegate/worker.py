@@ -24,6 +24,7 @@ from tidegate.settings import Settings
 _log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 2.0
+STOP_SECONDS = 5.0
 
 
 def engine_config(settings: Settings) -> EngineConfig:
@@ -127,7 +128,11 @@ async def _work(config: EngineConfig, engine: Engine, stop: asyncio.Event) -> No
             raise FatalError(f"the consumer has stopped: {reason!r}; restart the worker") from reason
     finally:
         await engine.on_revoked()
-        await app.stop()
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await app.stop()
+        except TimeoutError:
+            _log.warning("group_not_left", reason="no answer from the broker", seconds=STOP_SECONDS)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def broker() -> Iterator[LocalBroker]:
     """The run's broker. Do not stop it: a test that needs to starts one of its own."""
-    with LocalBroker(ephemeral=True) as running:
+    with LocalBroker(ephemeral=True, short_lived=True) as running:
         yield running
 
 

@@ -128,7 +128,7 @@ def proxied_broker() -> Iterator[tuple[LocalBroker, Proxy]]:
     properties = {"advertised.listeners": f"PLAINTEXT://{HOST}:{proxy.port}"}
     proxy.start()
     try:
-        with LocalBroker(port, ephemeral=True, properties=properties) as broker:
+        with LocalBroker(port, ephemeral=True, short_lived=True, properties=properties) as broker:
             yield broker, proxy
     finally:
         proxy.stop()

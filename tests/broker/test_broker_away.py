@@ -75,6 +75,6 @@ async def _away(broker: LocalBroker, settings: Settings, tmp_path: Path) -> None
 
 
 def test_a_broker_away_at_start_up_and_for_30_seconds(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
-    with LocalBroker(ephemeral=True) as own:
+    with LocalBroker(ephemeral=True, short_lived=True) as own:
         settings = make_settings(bootstrap_servers=own.bootstrap_servers, partitions=4)
         asyncio.run(_away(own, settings, tmp_path))

@@ -69,7 +69,7 @@ def run_demo(size: Size) -> int:
     try:
         began = time.monotonic()
         with console.status("starting Apache Kafka"):
-            broker = LocalBroker(ephemeral=True).__enter__()
+            broker = LocalBroker(ephemeral=True, short_lived=True).__enter__()
         with broker:
             _done(console, f"Apache Kafka {KAFKA_VERSION} answers at {broker.bootstrap_servers}", began)
             status = asyncio.run(_Demo(console, broker, directory, size).run())
