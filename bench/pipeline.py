@@ -117,7 +117,7 @@ def _run(logs: list[list[list[Batch]]]) -> tuple[dict[str, float], dict[str, Any
         partition = Partition(number, Rules())
         for batches in cycles:
             _cycle(partition, batches, decoders, watch, counts)
-        counts["row_bytes"] += partition.row_bytes
+        counts["row_bytes"] += partition.store.row_bytes
     return watch.cpu_seconds, dict(counts)
 
 

@@ -74,8 +74,8 @@ class LocalBroker:
     data_dir: where data, configuration and log live otherwise (default: per user).
     properties: server properties that override ours.
     heap_mb: the JVM's largest heap, in MiB.
-    short_lived: spend less CPU on compiling, for a broker that runs for minutes (a 100,000-event demo: 9.5 s against 15 to
-    21 s of its CPU). Not for measuring what it can do.
+    short_lived: spend less CPU on compiling, for a broker that runs for minutes (a 100,000-event demo: 9.5 s against
+    15 to 21 s of its CPU). Not for measuring what it can do.
 
     The child ignores Ctrl-C (a session of its own) and ends with this process, however that ends.
     """

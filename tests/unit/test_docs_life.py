@@ -179,7 +179,7 @@ def test_every_block_is_one_of_an_example() -> None:
 
 def test_every_rule_has_an_example() -> None:
     headings = re.findall(r"^### (.+)$", LIFE, re.MULTILINE)
-    assert {heading for heading in headings} == {example.name.rsplit(" ", 1)[0] for example in EXAMPLES}
+    assert set(headings) == {example.name.rsplit(" ", 1)[0] for example in EXAMPLES}
 
 
 def test_an_example_that_is_wrong_would_be_noticed() -> None:
