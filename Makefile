@@ -10,7 +10,7 @@ BIN := .venv/bin
 PACKAGES := schemas projections streams tidegate
 READY := .venv/ready
 
-.PHONY: help setup demo test lint format types unit broker-tests chaos bench schemas dashboards lock clean
+.PHONY: help setup demo test lint format types unit broker-tests scenarios chaos bench schemas dashboards lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ unit: $(READY) ## tests without I/O
 
 broker-tests: $(READY) ## tests on a real Kafka broker, started for them
 	$(BIN)/pytest tests/broker
+
+scenarios: $(READY) ## every case in memory, beside no gate and one version counter
+	$(BIN)/python -m tests.scenarios
 
 chaos: $(READY) ## kills, stalls and comings and goings, for minutes
 	$(BIN)/pytest tests/chaos

@@ -41,15 +41,16 @@ class Flow:
         self._cold_topics = frozenset(config.topic(role) for role in COLD_ROLES)
         self._seeks: dict[bool, deque[tuple[TopicPartition, int]]] = {False: deque(), True: deque()}
         self._sought: dict[TopicPartition, int] = {}
-        self._budget_bytes = config.queue_budget_bytes // len(FOLDED_ROLES)
+        hot, cold = config.queue_budget_bytes * 3 // 10, config.queue_budget_bytes // 20
+        self._budget_bytes = {topic: cold if topic in self._cold_topics else hot for topic in self.roles}
 
     def is_over_budget(self, tp: TopicPartition) -> bool:
         """Whether to stop fetching: more than the topic's share of the budget is queued."""
-        return self.queued_bytes.get((tp.topic, tp.partition), 0) > self._budget_bytes
+        return self.queued_bytes.get((tp.topic, tp.partition), 0) > self._budget_bytes[tp.topic]
 
     def has_room(self, tp: TopicPartition) -> bool:
         """Whether to fetch again: the queue is at most half full."""
-        return self.queued_bytes.get((tp.topic, tp.partition), 0) <= self._budget_bytes // 2
+        return self.queued_bytes.get((tp.topic, tp.partition), 0) <= self._budget_bytes[tp.topic] // 2
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Ask for the partition to be read from `offset`. Carried out before the next fetch is looked at."""

@@ -25,8 +25,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from projections.ended import ended_from_line
 from projections.row import SessionRow, TaskRow, has_open_tasks, row_from_bytes
-from projections.store import SESSION_KEY, WAITING_KEY
+from projections.rules import Rules
+from projections.store import ENDED_KEY, SESSION_KEY, WAITING_KEY
 from projections.timers import task_due
 from schemas.times import rfc3339
 from schemas.topics import topic_name
@@ -65,20 +67,25 @@ class Orphan:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The moment to judge at and what an operator set, in ms. `margin_ms`: how late the gate may be."""
+    """The moment to judge at, how late the gate may be (both in ms), and what an operator set."""
 
     now_ms: int
     margin_ms: int
-    unknown_task_grace_ms: int
+    rules: Rules
 
 
 @dataclass(slots=True)
 class OpenState:
-    """What one partition's changelog says is open: rows with open tasks, and events that wait."""
+    """What one partition's changelog says is open: rows with open tasks, and events that wait.
+
+    `watched` are the ended tasks whose results are delivered in shadow mode, before their children have ended.
+    """
 
     partition: int
+    rules: Rules
     rows: dict[bytes, bytes] = field(default_factory=dict)
     waiting: dict[bytes, bytes] = field(default_factory=dict)
+    watched: set[bytes] = field(default_factory=set)
 
     def take(self, key: bytes, value: bytes | None) -> None:
         """Take over one changelog record. Later records of a key replace earlier ones; None removes it."""
@@ -87,6 +94,16 @@ class OpenState:
             _set(self.rows, name, value if value is not None and has_open_tasks(value) else None)
         elif kind == WAITING_KEY:
             _set(self.waiting, name, value)
+        elif kind == ENDED_KEY and (self.rules.shadow or self.rules.shadow_task_types):
+            told = ended_from_line(value).told if value is not None else None
+            if told is not None and self.rules.is_shadow(told.get("task_type")):
+                self.watched.add(name)
+            else:
+                self.watched.discard(name)
+
+    def may_be_without(self, session_id: str, parent_id: str) -> bool:
+        """Whether the parent's result was delivered although its children were at work: in shadow mode it is."""
+        return orjson.dumps([session_id, parent_id]) in self.watched
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +131,14 @@ def orphans_in(state: OpenState, limits: Limits) -> Iterator[Orphan]:
             kept.add((session_id, task_id))
             if not is_open and (undecided is None or _is_past(timestamp, limits)):
                 yield Orphan("result_without_task", state.partition, session_id, task_id, _since(timestamp))
-        elif not is_open and _is_past(timestamp + limits.unknown_task_grace_ms, limits):
-            due = rfc3339(timestamp + limits.unknown_task_grace_ms)
+        elif not is_open and _is_past(timestamp + limits.rules.unknown_task_grace_ms, limits):
+            due = rfc3339(timestamp + limits.rules.unknown_task_grace_ms)
             yield Orphan("dispatch_grace_over", state.partition, session_id, task_id, _since(timestamp), due)
     for session_id, row in rows.items():
         for task_id, task in row["tasks"].items():
             for kind, detail, due_ms in _wrong_with(row, task_id, task, limits):
+                if kind == "parent_not_open" and state.may_be_without(session_id, task["parent"]):
+                    continue
                 due_at = rfc3339(due_ms) if due_ms is not None else None
                 yield Orphan(kind, state.partition, session_id, task_id, detail, due_at)
             if "wait" in task and (session_id, task_id) not in kept:
@@ -205,7 +224,12 @@ async def find_orphans(settings: Settings, *, margin_seconds: float = 10.0) -> F
             f"There is no topic {topic} at {settings.bootstrap_servers}.",
             "Is TIDEGATE_TOPIC_PREFIX right? `tidegate topics create` makes the topics.",
         )
-    states = [OpenState(partition) for partition in range(there.partitions)]
+    rules = Rules(
+        unknown_task_grace_ms=round(settings.unknown_task_grace_seconds * 1000),
+        shadow=settings.shadow,
+        shadow_task_types=frozenset(settings.shadow_task_types),
+    )
+    states = [OpenState(partition, rules) for partition in range(there.partitions)]
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         bar = progress.add_task("reading", total=None)
 
@@ -215,12 +239,7 @@ async def find_orphans(settings: Settings, *, margin_seconds: float = 10.0) -> F
         async with _consumer(settings) as consumer:
             now_ms = time.time_ns() // 1_000_000
             await _read(consumer, topic, states, tell)
-    limits = Limits(
-        now_ms=now_ms,
-        margin_ms=round(margin_seconds * 1000),
-        unknown_task_grace_ms=round(settings.unknown_task_grace_seconds * 1000),
-    )
-    return _found(states, limits, topic)
+    return _found(states, Limits(now_ms, round(margin_seconds * 1000), rules), topic)
 
 
 def _found(states: list[OpenState], limits: Limits, topic: str) -> Found:

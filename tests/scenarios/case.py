@@ -1,4 +1,4 @@
-"""A case: what is said on the topics, in order, and what the gate has to tell of each task. No rule of the gate is here.
+"""A case: what is said on the topics, in order, and what the gate has to tell of each task. It holds no rule.
 
 `tests.scenarios.told` explains the lines that a case expects.
 """
@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from projections.rules import Rules
 
 SOON: Final = 1.0
-"""Seconds of a timer that is to fire. On a broker it may do so before the case goes on, and nothing must depend on it."""
+"""Seconds of a timer that is to fire. On a broker it may do so before the case goes on: nothing must depend on it."""
 NEVER: Final = 7_200.0
 """Seconds of a timer that is not to fire."""
 HOUR: Final = 3_600.0
@@ -21,7 +21,9 @@ SHADOWED: Final = "watched"
 """The task type of which everything is delivered."""
 
 RULES: Final = Rules(
-    unknown_task_grace_ms=int(UNKNOWN_TASK_GRACE * 1000), shadow_task_types=frozenset({SHADOWED}), session_ttl_ms=86_400_000
+    unknown_task_grace_ms=int(UNKNOWN_TASK_GRACE * 1000),
+    shadow_task_types=frozenset({SHADOWED}),
+    session_ttl_ms=86_400_000,
 )
 SETTINGS: Final[dict[str, object]] = {
     "unknown_task_grace_seconds": UNKNOWN_TASK_GRACE,
@@ -166,7 +168,12 @@ def beats(task_id: str) -> Said:
 
 def proposes(task_id: str, key: str, reads: Mapping[str, str | None] | None = None) -> Said:
     """May this still happen?"""
-    body: dict[str, Any] = {"type": "task.effect_proposed", "task_id": task_id, "idempotency_key": key, "effect": "send"}
+    body: dict[str, Any] = {
+        "type": "task.effect_proposed",
+        "task_id": task_id,
+        "idempotency_key": key,
+        "effect": "send",
+    }
     if reads:
         body["reads"] = dict(reads)
     return Said("steps", body)

@@ -22,7 +22,7 @@ from tests.scenarios.told import Told, lines_of
 
 MAX_TIMERS: Final = 100
 BEGAN: Final = datetime(2025, 6, 2, 12, tzinfo=UTC)
-_DECODERS: Final[dict[str, Decoder]] = {role: Decoder(role) for role in ("context", "steps", "results")}  # type: ignore[arg-type]
+_DECODERS: Final[dict[str, Decoder]] = {role: Decoder(role) for role in ("context", "steps", "results")}
 
 
 @dataclass(slots=True)
@@ -61,6 +61,7 @@ class _Gate:
         self.run = Run()
         self._session_id = session_of(case.name)
         self._lane = lane
+        self._steps: Role = "steps.cold" if lane == "cold" else "steps"
         self._rules = rules
         self._partition = Partition(0, rules)
         self._ends: Counter[str] = Counter()
@@ -73,7 +74,7 @@ class _Gate:
         """Put an event on its topic."""
         self._now_ms += 1
         kind, key = moment.said.role, self._session_id.encode()
-        role: Role = "steps.cold" if kind == "steps" and self._lane == "cold" else kind
+        role: Role = self._steps if kind == "steps" else kind
         value = value_of(moment, self._session_id, BEGAN, self._lane)
         offset = self._ends[kind]
         self._ends[kind] += 1
@@ -89,12 +90,12 @@ class _Gate:
             self._partition.fold_context(batch, self._now_ms)
         for batch in self._queued["steps"]:
             self._partition.fold_steps(batch, self._now_ms)
-        place = Place(0, self._ends["context"], self._ends["steps"])
+        place = Place(0, self._ends["context"], self._ends["steps"], self._steps)
         for batch in self._queued["results"]:
             self._partition.judge(batch, place, self._now_ms)
         for queue in self._queued.values():
             queue.clear()
-        if self._partition.has_ready:
+        if self._partition.has_ready or self._partition.has_proposals(self._steps):
             self._partition.judge_ready(place, self._now_ms)
         self._write(self._partition.take(self._now_ms))
         for _ in range(MAX_TIMERS):
@@ -151,5 +152,3 @@ class _Gate:
             told = Told(self._position, output.role, task_id, body)
             self.run.told.append(told)
             self.run.lines.setdefault(task_id, []).extend(lines_of(told, self._waits))
-
-

@@ -1,18 +1,18 @@
 """What the gate told of each task, one line for each thing told:
 
-    waits: context                  the result is there, and waits for that
-    delivered: fresh                a result, or a part of it, was delivered
-    delivered: stale, marked        and marked as stale
-    delivered: fresh, watched       in shadow mode; the reason is what the gate would have given
-    withheld: stale                 withheld, with the reason
-    delivered message: fresh        the part named `message`, of a result of several parts
-    redispatch: task~2              a new attempt was commanded
-    cancel: superseded              the agent was told to stop, and why
-    effect mail-1: cleared          the answer to a proposed effect
-    effect mail-1: refused, stale
-    end: delivered, fresh           how the task ended, and why
-    acknowledged: shown             what its consumer said
-    gone                            its status was removed
+waits: context                  the result is there, and waits for that
+delivered: fresh                a result, or a part of it, was delivered
+delivered: stale, marked        and marked as stale
+delivered: fresh, watched       in shadow mode; the reason is what the gate would have given
+withheld: stale                 withheld, with the reason
+delivered message: fresh        the part named `message`, of a result of several parts
+redispatch: task~2              a new attempt was commanded
+cancel: superseded              the agent was told to stop, and why
+effect mail-1: cleared          the answer to a proposed effect
+effect mail-1: refused, stale
+end: delivered, fresh           how the task ended, and why
+acknowledged: shown             what its consumer said
+gone                            its status was removed
 """
 
 from __future__ import annotations

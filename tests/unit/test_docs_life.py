@@ -137,7 +137,7 @@ class Story:
 
 def told(example: Example) -> list[dict[str, Any]]:
     first, *rest = example.events
-    story = Story(first["settings"] if "settings" in first else {})
+    story = Story(first.get("settings", {}))
     for line in rest if "settings" in first else example.events:
         story.tell(line)
     return story.outputs

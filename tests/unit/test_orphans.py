@@ -10,6 +10,7 @@ import orjson
 import pytest
 from rich.console import Console
 
+from projections.ended import Ended
 from projections.gate import Place
 from projections.partition import Partition
 from projections.row import TaskRow, new_row, row_to_bytes
@@ -22,7 +23,8 @@ from tidegate.orphans import KINDS, Found, Limits, OpenState, Orphan, _found, or
 NOW = 1_764_000_000_000
 GRACE = 30_000
 MARGIN = 10_000
-LIMITS = Limits(now_ms=NOW, margin_ms=MARGIN, unknown_task_grace_ms=GRACE)
+RULES = Rules(unknown_task_grace_ms=GRACE)
+LIMITS = Limits(NOW, MARGIN, RULES)
 SESSION = "s-1"
 
 
@@ -33,7 +35,7 @@ def task(**fields: Any) -> TaskRow:
 
 
 def state(tasks: dict[str, TaskRow], waiting: dict[bytes, bytes] | None = None) -> OpenState:
-    found = OpenState(3)
+    found = OpenState(3, RULES)
     row = new_row()
     row["tasks"].update(tasks)
     found.take(b"s" + SESSION.encode(), row_to_bytes(row))
@@ -145,7 +147,7 @@ def test_a_session_that_was_dropped_is_not_there() -> None:
 
 
 def test_facets_that_look_like_a_row_do_not_hide_it() -> None:
-    found = OpenState(0)
+    found = OpenState(0, RULES)
     row = new_row()
     row["facets"]['"tasks":{}'] = ['"tasks":{}', 1, NOW, "x", "y", None]
     row["tasks"]["c"] = task(parent="p", echo={"metadata": {"tasks": {}}})
@@ -154,14 +156,16 @@ def test_facets_that_look_like_a_row_do_not_hide_it() -> None:
 
 
 def test_a_row_of_another_version_is_an_error_one_can_read() -> None:
-    found = OpenState(4)
+    found = OpenState(4, RULES)
     found.take(b"r[1]", b"nonsense")
     with pytest.raises(TidegateError, match="changelog/4 has a row that this version cannot read"):
         _found([found], LIMITS, "changelog")
 
 
 def test_counts_and_order() -> None:
-    found = _found([state({"b": task(parent="p"), "a": task(parent="p"), "ok": task()}), OpenState(5)], LIMITS, "x")
+    found = _found(
+        [state({"b": task(parent="p"), "a": task(parent="p"), "ok": task()}), OpenState(5, RULES)], LIMITS, "x"
+    )
     assert (found.partitions, found.sessions, found.open_tasks, found.waiting_results) == (2, 1, 3, 0)
     assert [each.task_id for each in found.orphans] == ["a", "b"]
 
@@ -192,8 +196,8 @@ def test_a_long_list_is_cut_and_says_so() -> None:
 class Written:
     """The changelog of a real gate in memory."""
 
-    def __init__(self, rules: Rules = Rules()) -> None:  # noqa: B008 - frozen
-        self.state = OpenState(0)
+    def __init__(self, rules: Rules = RULES) -> None:
+        self.state = OpenState(0, rules)
         self.partition = Partition(0, rules)
         self.now_ms = NOW - 120_000
         self._ends: dict[Role, int] = {"context": 0, "steps": 0, "results": 0}
@@ -233,7 +237,7 @@ class Written:
         self.take("results", "task.result", task_id=task_id, outcome="completed", parts=parts)
 
     def kinds_after(self, seconds: float) -> list[tuple[str, str]]:
-        limits = Limits(self.now_ms + round(seconds * 1000), MARGIN, GRACE)
+        limits = Limits(self.now_ms + round(seconds * 1000), MARGIN, self.state.rules)
         return [(each.kind, each.task_id) for each in orphans_in(self.state, limits)]
 
 
@@ -286,9 +290,26 @@ def test_a_parent_whose_result_is_withheld_leaves_no_orphan() -> None:
     assert gate.kinds_after(0) == []
 
 
-def test_a_parent_in_shadow_mode_leaves_no_orphan() -> None:
-    gate = Written(Rules(shadow=True))
+@pytest.mark.parametrize("rules", [Rules(shadow=True), Rules(shadow_task_types=frozenset({"search"}))])
+def test_children_that_outlive_a_parent_in_shadow_mode_are_no_orphans(rules: Rules) -> None:
+    gate = Written(rules)
     gate.dispatch("parent")
     gate.dispatch("child", parent_task_id="parent")
     gate.result("parent")
+    assert len(gate.state.rows) == 1
     assert gate.kinds_after(0) == []
+    gate.result("child")
+    assert gate.state.rows == {}
+
+
+def test_shadow_mode_for_other_task_types_excuses_nobody() -> None:
+    found = OpenState(0, Rules(shadow_task_types=frozenset({"summary"})))
+    for key, value in state({"c": task(parent="p")}).rows.items():
+        found.take(b"s" + key, value)
+    ended = Ended("p", "delivered", NOW, "-", [], None, {"task_type": "search"})
+    found.take(b"e" + orjson.dumps([SESSION, "p"]), ended.to_line())
+    assert kinds(found) == [("parent_not_open", "c")]
+    found.take(b"e" + orjson.dumps([SESSION, "p"]), ended._replace(told={"task_type": "summary"}).to_line())
+    assert kinds(found) == []
+    found.take(b"e" + orjson.dumps([SESSION, "p"]), None)
+    assert kinds(found) == [("parent_not_open", "c")]

@@ -154,7 +154,10 @@ SCOPES = (
     ),
     Case(
         "a child's result before its parent",
-        (Together((dispatches("flight", parent_task_id="trip"), returns("flight"), dispatches("trip"))), returns("trip")),
+        (
+            Together((dispatches("flight", parent_task_id="trip"), returns("flight"), dispatches("trip"))),
+            returns("trip"),
+        ),
         {
             "flight": ["delivered: fresh", "end: delivered, fresh"],
             "trip": ["delivered: fresh", "end: delivered, fresh"],

@@ -62,9 +62,7 @@ TIME = (
         "no heartbeats after the result, while it is held",
         (
             sets({"doc/42": "v1"}),
-            dispatches(
-                "mail", {"doc/42": "v1"}, heartbeat_timeout_seconds=60, on_stale="hold", hold_ttl_seconds=NEVER
-            ),
+            dispatches("mail", {"doc/42": "v1"}, heartbeat_timeout_seconds=60, on_stale="hold", hold_ttl_seconds=NEVER),
             sets({"doc/42": "v2"}),
             returns("mail"),
             Later(HOUR),

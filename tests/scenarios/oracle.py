@@ -1,0 +1,296 @@
+"""What is true of a case, worked out from what was said in it and nothing else.
+
+It asks one question: should this part of this result still reach the user, or what it changes, at this place in the
+case? Written from the words of the design (§2 and §4), and slow: every answer reads the whole case again. It knows
+neither rows nor verdicts, and judges the gate and the approaches it is compared with alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from itertools import pairwise
+from typing import Any, Final
+
+from tests.scenarios.case import UNKNOWN_TASK_GRACE, Case, Later, Moment, each_of, moments
+
+SCOPE_GRACE: Final = 30.0
+UNSEEN: Final = object()
+
+
+class Truth:
+    """The truth of one case. `end` is the place behind its last event."""
+
+    def __init__(self, case: Case) -> None:
+        self.moments = list(moments(case))
+        self.end = len(self.moments)
+        self._ends_at = sum(each.seconds for step in case.steps for each in each_of(step) if isinstance(each, Later))
+
+    # What was said
+
+    @property
+    def results(self) -> list[Moment]:
+        """Every result."""
+        return [moment for moment in self.moments if moment.said.role == "results"]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Every task that was dispatched."""
+        found = [moment.said.body["task_id"] for moment in self._of("task.dispatched", self.end)]
+        return list(dict.fromkeys(found))
+
+    @property
+    def is_erased(self) -> bool:
+        """Whether the session was erased: nothing need be known of it."""
+        return any(self._of("session.erased", self.end))
+
+    def first_result(self, task_id: str) -> Moment | None:
+        """The task's first result."""
+        return next((each for each in self.results if each.said.body["task_id"] == task_id), None)
+
+    def is_repeat(self, result: Moment) -> bool:
+        """Whether the same came before, under this event id or another; or another under this one."""
+        mine = result.said.body
+        return any(
+            earlier.position < result.position
+            and earlier.said.body["task_id"] == mine["task_id"]
+            and (
+                earlier.event_id == result.event_id
+                or all(earlier.said.body.get(name) == mine.get(name) for name in ("outcome", "parts", "reads", "error"))
+            )
+            for earlier in self.results
+        )
+
+    # The question
+
+    def why_not(self, result: Moment, part: dict[str, Any], place: int, delivered: Collection[str]) -> str | None:
+        """Why this part must not reach anybody, unmarked, at `place`; None where it should.
+
+        `delivered`: the tasks of which something was delivered before.
+        """
+        task_id = result.said.body["task_id"]
+        dispatch = self._dispatch(task_id, place)
+        if dispatch is None:
+            return "nobody knows the task"
+        first = self.first_result(task_id)
+        if first is not None and first.position < result.position:
+            return "the task has returned before"
+        over = self.why_over(task_id, result.position, result.at) or self._why_cancelled(task_id, place)
+        if over is not None:
+            return over
+        body = dispatch.said.body
+        if not body.get("protected") and any(
+            self._is_newer_in_slot(other, dispatch, place) for other in delivered if other != task_id
+        ):
+            return "a newer answer stands in its place"
+        blocked = self._why_blocked(task_id, place)
+        if blocked is not None:
+            return blocked
+        if body.get("when_absent", "deliver") != "deliver" and self._is_user_absent(place):
+            return "the user is away"
+        expected = self._expected(task_id, place, result)
+        scope = part.get("depends_on")
+        for facet in expected if scope is None else [name for name in scope if name in expected]:
+            if self._is_contradicted(task_id, facet, expected[facet], place):
+                return f"{facet} is another"
+        return None
+
+    def why_over(self, task_id: str, place: int, at: float | None = None) -> str | None:
+        """Why the task is over at `place`, though it has not returned; None where it runs."""
+        at = self._ends_at if at is None else at
+        dispatch = self._dispatch(task_id, place)
+        if dispatch is None:
+            return None
+        body = dispatch.said.body
+        return (
+            self._why_cancelled(task_id, place)
+            or self._why_rejected(dispatch)
+            or self._why_expired(dispatch, place, at)
+            or (self._why_parent_over(dispatch, place, at) if body.get("parent_task_id") else None)
+        )
+
+    # Over before its time
+
+    def _why_cancelled(self, task_id: str, place: int) -> str | None:
+        returned = self.first_result(task_id)
+        for cancel in self._of("task.cancel_requested", place):
+            # A request that was there before the gate looked counts, one after a delivery does not: the place tells.
+            if cancel.said.body["task_id"] == task_id and (returned is None or cancel.position < place):
+                return "it was cancelled"
+        dispatch = self._dispatch(task_id, place)
+        if dispatch is None or dispatch.said.body.get("protected"):
+            return None
+        for other in self._of("task.dispatched", place):
+            if (
+                other.said.body.get("on_newer") == "interrupt"
+                and other.said.body.get("slot") == dispatch.said.body.get("slot")
+                and other.position > dispatch.position
+            ):
+                return "a newer task interrupted it"
+        return None
+
+    def _why_rejected(self, dispatch: Moment) -> str | None:
+        body = dispatch.said.body
+        parent = body.get("parent_task_id")
+        if parent == body["task_id"]:
+            return "it is its own parent"
+        if parent is not None and self._dispatch(parent, dispatch.position) is not None:
+            returned = self.first_result(parent)
+            if returned is not None and returned.position < dispatch.position:
+                return "its parent had returned"
+            if self._why_cancelled(parent, dispatch.position) is not None:
+                return "its parent was cancelled"
+        if body.get("on_newer") == "reject":
+            for other in self._of("task.dispatched", dispatch.position):
+                returned = self.first_result(other.said.body["task_id"])
+                if other.said.body.get("slot") == body["slot"] and (
+                    returned is None or returned.position > dispatch.position
+                ):
+                    return "its place was taken"
+        return None
+
+    def _why_expired(self, dispatch: Moment, place: int, at: float) -> str | None:
+        body = dispatch.said.body
+        returned = self.first_result(body["task_id"])
+        until = min(at, returned.at) if returned is not None and returned.position <= place else at
+        if "deadline_in" in body and until > dispatch.at + body["deadline_in"]:
+            return "its time was up"
+        if "heartbeat_timeout_seconds" in body:
+            heard = [dispatch.at, *(each.at for each in self._by(body["task_id"], place) if each.at <= until), until]
+            if any(
+                later - earlier > body["heartbeat_timeout_seconds"]
+                for earlier, later in pairwise(heard)
+            ):
+                return "its agent fell silent"
+        if body.get("while_stale") == "cancel" and self._is_stale_for(
+            dispatch, place, until, body["while_stale_grace_seconds"]
+        ):
+            return "it was stale for too long"
+        return None
+
+    def _is_stale_for(self, dispatch: Moment, place: int, until: float, grace: float) -> bool:
+        task_id = dispatch.said.body["task_id"]
+        since: float | None = None
+        for moment in [*self.moments[dispatch.position : place], None]:
+            at = until if moment is None else min(moment.at, until)
+            if since is not None and at - since > grace:
+                return True
+            if moment is not None:
+                here = moment.position + 1
+                expected = self._expected(task_id, here, None)
+                is_stale = any(self._is_contradicted(task_id, name, expected[name], here) for name in expected)
+                since = None if not is_stale else at if since is None else since
+        return False
+
+    def _why_parent_over(self, dispatch: Moment, place: int, at: float) -> str | None:
+        parent_id = dispatch.said.body["parent_task_id"]
+        parent = self._dispatch(parent_id, self.end)
+        if parent is None or parent.at - dispatch.at > UNKNOWN_TASK_GRACE:
+            return "nobody knows its parent"
+        if parent.position >= place:
+            return None
+        over = self.why_over(parent_id, place, at)
+        if over is not None:
+            return f"its parent is over: {over}"
+        returned = self.first_result(parent_id)
+        if returned is not None and returned.position < place:
+            if self._why_blocked(parent_id, returned.position) is not None:
+                return "its parent was withheld"
+            if at - returned.at > parent.said.body.get("scope_grace_seconds", SCOPE_GRACE):
+                return "its parent has waited long enough"
+        return None
+
+    # Nobody wants it any more
+
+    def _why_blocked(self, task_id: str, place: int) -> str | None:
+        dispatch = self._dispatch(task_id, place)
+        request_id = dispatch.said.body.get("request_id") if dispatch is not None else None
+        for facet, value in (("session", "closed"), (f"request/{request_id}", "archived")):
+            history = list(self._history(facet, place))
+            if history and history[-1][0] == value and history[-1][1] != task_id:
+                return f"{facet} is {value}"
+        return None
+
+    def _is_user_absent(self, place: int) -> bool:
+        clients = {
+            name: self._history(name, place)
+            for moment in self._of("context.changed", place)
+            for name in _facets_of(moment)
+            if name.startswith("presence/")
+        }
+        return bool(clients) and all([*history][-1][0] in (None, "absent") for history in clients.values())
+
+    def _is_newer_in_slot(self, other_id: str, dispatch: Moment, place: int) -> bool:
+        other = self._dispatch(other_id, place)
+        slot = dispatch.said.body.get("slot")
+        return (
+            other is not None
+            and slot is not None
+            and other.said.body.get("slot") == slot
+            and other.position > dispatch.position
+        )
+
+    # What it depends on
+
+    def _expected(self, task_id: str, place: int, result: Moment | None) -> dict[str, str | None]:
+        expected: dict[str, str | None] = {}
+        family = [task_id, *self._children(task_id, place, also_independent=False)]
+        for moment in self.moments[:place]:
+            body = moment.said.body
+            if body.get("task_id") not in family:
+                continue
+            if body["type"] == "task.dispatched" and moment is self._dispatch(body["task_id"], place):
+                for name in body.get("depends_on", ()):
+                    history = list(self._history(name, moment.position))
+                    if history:
+                        expected[name] = history[-1][0]
+                expected |= body["snapshot"]
+            elif body["type"] in {"task.step", "task.effect_proposed"} or (
+                body["type"] == "task.result" and (body["task_id"] != task_id or moment == result)
+            ):
+                expected |= body.get("reads", {})
+        return expected
+
+    def _is_contradicted(self, task_id: str, facet: str, stated: str | None, place: int) -> bool:
+        own = {task_id, *self._children(task_id, place, also_independent=True)}
+        expected: str | None = stated
+        value: Any = UNSEEN
+        for after, cause in self._history(facet, place):
+            if cause in own and value in (UNSEEN, expected):
+                expected = after
+            value = after
+        return value is not UNSEEN and value != expected
+
+    def _children(self, task_id: str, place: int, *, also_independent: bool) -> Iterator[str]:
+        for moment in self._of("task.dispatched", place):
+            body = moment.said.body
+            if body.get("parent_task_id") == task_id != body["task_id"] and (
+                also_independent or not body.get("independent")
+            ):
+                yield body["task_id"]
+                yield from self._children(body["task_id"], place, also_independent=also_independent)
+
+    # Reading
+
+    def _of(self, event_type: str, place: int) -> Iterator[Moment]:
+        return (each for each in self.moments[:place] if each.said.body["type"] == event_type)
+
+    def _by(self, task_id: str, place: int) -> Iterator[Moment]:
+        return (
+            each
+            for each in self.moments[:place]
+            if each.said.body["type"] in {"task.step", "task.heartbeat"} and each.said.body["task_id"] == task_id
+        )
+
+    def _dispatch(self, task_id: str, place: int) -> Moment | None:
+        return next((each for each in self._of("task.dispatched", place) if each.said.body["task_id"] == task_id), None)
+
+    def _history(self, facet: str, place: int) -> Iterator[tuple[str | None, str | None]]:
+        for moment in self._of("context.changed", place):
+            facets = _facets_of(moment)
+            if facet in facets:
+                yield facets[facet], moment.said.body.get("cause", {}).get("task_id")
+
+
+def _facets_of(moment: Moment) -> dict[str, str | None]:
+    body = moment.said.body
+    return {**body.get("set", {}), **dict.fromkeys(body.get("unset", ()))}
