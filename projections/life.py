@@ -65,7 +65,8 @@ class Life:
             self.stop(session_id, row, task_id, "cancelled", "cancelled", timestamp, now_ms)
         elif event.slot is not None and event.on_newer == "interrupt":
             for older_id in older_in_slot(row, task_id, event.slot, order_of(task)):
-                if not row["tasks"][older_id].get("policy", {}).get("protected"):
+                older = row["tasks"].get(older_id)  # None where its parent was stopped just now
+                if older is not None and not older.get("policy", {}).get("protected"):
                     self.stop(session_id, row, older_id, "cancelled", "superseded", timestamp, now_ms)
 
     def _reason_to_reject(
@@ -74,8 +75,11 @@ class Life:
         parent_id = event.parent_task_id
         if not has_room:
             return "session_full", f"session: with it, its row would have more than {MAX_ROW_BYTES} bytes"
-        if parent_id == event.task_id:
-            return "unknown_parent", "parent_task_id: a task cannot be its own parent"
+        above = parent_id
+        while above is not None:
+            if above == event.task_id:
+                return "unknown_parent", "parent_task_id: a task cannot be above itself"
+            above = row["tasks"][above].get("parent") if above in row["tasks"] else None
         if parent_id is not None and parent_id not in row["tasks"]:
             ended = self._store.ended.get(event.session_id, parent_id)
             if ended is not None:
@@ -264,6 +268,14 @@ class Life:
     def _changed(self, session_id: str, row: SessionRow, timestamp: int) -> None:
         row["at"] = max(row["at"], timestamp)
         self._store.dirty[session_id] = None
+
+
+def _below(row: SessionRow, task_id: str) -> list[str]:
+    """The open tasks below this one, each after its parent."""
+    found = [task_id]
+    for each in found:
+        found += [child for child in row["tasks"][each].get("children", ()) if child in row["tasks"]]
+    return found[1:]
 
 
 def undecided_rest(result: Waiting) -> Waiting:

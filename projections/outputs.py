@@ -146,7 +146,8 @@ def ended_status(
     """`task.status` with the task's one disposition: `told` is what `ending` made of it, perhaps with more."""
     body = _status_head(source, session_id, task_id, {}, now_ms)
     body |= told
-    return _status(body, traceparent, orjson.dumps([session_id, task_id, told]))
+    identity = [session_id, task_id, told["disposition"], told["reason"], told["ended_at"], told.get("acknowledged")]
+    return _status(body, traceparent, orjson.dumps(identity))
 
 
 def ending(
@@ -246,6 +247,7 @@ def _tell_work(body: dict[str, Any], task: TaskRow) -> None:
     for name in ("progress", "message", "checkpoint", "taken"):
         if name in task:
             body[name] = task[name]
+    body |= task.get("said", {})
 
 
 def _status(body: dict[str, Any], traceparent: str | None, name: bytes | None = None) -> Output:

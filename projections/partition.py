@@ -146,12 +146,19 @@ class Partition:
     def _acknowledge(self, event: ResultAcknowledged, now_ms: int) -> None:
         session_id, task_id = event.session_id, event.task_id
         ended = self.store.ended.get(session_id, task_id)
-        if ended is None or ended.told is None:
+        said: dict[str, Any] = {"acknowledged": event.outcome, **({"detail": event.reason} if event.reason else {})}
+        if ended is None:
+            task = self.store.row(session_id)["tasks"].get(task_id)
+            if task is not None and task.get("wait", {}).get("delivered"):
+                task["said"] = said
+                self.store.dirty[session_id] = None
+                self.store.told[session_id, task_id] = None
+                self.store.changes.acknowledged[event.outcome] += 1
+                return
+        if ended is None or ended.told is None or ended.disposition != "delivered":
             self.store.changes.ignored["result.acknowledged"] += 1
             return
-        told = {**ended.told, "acknowledged": event.outcome}
-        if event.reason:
-            told["detail"] = event.reason
+        told = {name: value for name, value in ended.told.items() if name != "detail"} | said
         self.store.changes.acknowledged[event.outcome] += 1
         if told != ended.told:
             self.store.remember(session_id, ended._replace(told=told))
@@ -210,11 +217,20 @@ class Partition:
                 has_room(row, _added_by_step(row, task, value or b"")) or event.reads.keys() <= task["expected"].keys()
             ):
                 fold_step(row, task, event, timestamp)
+                if "parent" in task and event.reads:
+                    self._tell_readers(session_id, row, task)
                 row["at"] = max(row["at"], timestamp)
                 dirty[session_id] = None
                 store.told[session_id, task_id] = None
             else:
                 self._refuse_full(batch, index, session_id)
+
+    def _tell_readers(self, session_id: str, row: SessionRow, task: TaskRow) -> None:
+        """What a task read may have made those above it stale, too."""
+        concerned = {id(each) for each in readers(row, task)}
+        for task_id, each in row["tasks"].items():
+            if id(each) in concerned:
+                self.store.told[session_id, task_id] = None
 
     def _dispatch(self, batch: Batch, index: int, row: SessionRow, event: TaskDispatched, now_ms: int) -> None:
         session_id, task_id, timestamp = event.session_id, event.task_id, batch.timestamps[index]
@@ -578,7 +594,7 @@ class Partition:
 
 
 _ECHO: Final = frozenset({"task_type", "destination", "metadata", "request_id", "slot", "lane"})
-_encode_content = msgspec.json.Encoder(order="sorted").encode
+_encode_content = msgspec.json.Encoder().encode
 
 
 def _digests(result: Waiting) -> list[str]:

@@ -79,6 +79,8 @@ class TaskRow(TypedDict):
     wait: NotRequired[Wait]
     seconds: NotRequired[list[list[str]]]
     """Further results that came while the first one waits, as [identity digest, content digest]."""
+    said: NotRequired[dict[str, str]]
+    """What its consumer said of the parts that were delivered, while others wait: acknowledged, detail."""
     steps: NotRequired[list[int]]
     """[started, completed or failed]."""
     done: NotRequired[list[str]]

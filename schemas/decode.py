@@ -181,14 +181,14 @@ def _refuse_beyond_limits(batch: Batch, refusals: list[Refusal]) -> None:
 
 def _suspects(batch: Batch) -> Iterable[int]:
     """The records that might break a bound. Most cannot: they are short, and their characters are bytes."""
-    values: Sequence[bytes] = [value or b"" for value in batch.values]
-    longest = max(map(len, values), default=0)
+    values: Sequence[bytes] = list(filter(None, batch.values))
     blob = b"".join(values)
+    longest = max(map(len, values), default=0)
     if longest > SMALL_BYTES or b"\\u" in blob or not blob.isascii():
-        return range(len(values))
+        return range(len(batch))
     suspects: list[int] = []
     if longest > SHALLOW_BYTES:
-        suspects += [index for index, value in enumerate(values) if len(value) > SHALLOW_BYTES]
+        suspects += [index for index, value in enumerate(batch.values) if value and len(value) > SHALLOW_BYTES]
     if batch.role.startswith("steps"):
         suspects += [index for index, event in enumerate(batch.events) if type(event) is _DISPATCHED and event.metadata]
     elif batch.role.startswith("results"):

@@ -26,7 +26,7 @@ from projections.gate import Place
 from projections.partition import Partition
 from schemas.decode import Batch, Refusal
 from schemas.fields import Lane
-from schemas.topics import Role
+from schemas.topics import Role, topics
 from schemas.wire import event_type
 from streams.changelog import PROGRESS_KEY, progress_to_bytes
 from streams.config import FOLDED_ROLES, RESULTS, STEPS, EngineConfig
@@ -72,6 +72,7 @@ class Cycle:
         self._config = config
         self._around = surroundings
         self._topics: dict[Role, str] = {role: config.topic(role) for role in FOLDED_ROLES}
+        self._outputs: dict[Role, str] = {topic.role: topic.name for topic in topics(config.topic_prefix)}
         self._decoders = {role: surroundings.decoder(role) for role in FOLDED_ROLES}
         self._queues: dict[Role, deque[Batch]] = {role: deque() for role in FOLDED_ROLES}
         self._next: dict[Role, int] = {}
@@ -403,7 +404,7 @@ class Cycle:
         changelog += [Record(key, value, []) for key, value in changes.rows.items()]
         changelog.append(Record(PROGRESS_KEY, progress_to_bytes(dict(self._applied)), []))
         for output in changes.outputs:
-            topic = self._config.topic(output.role)
+            topic = self._outputs[output.role]
             records.setdefault(topic, []).append(Record(output.key, output.value, output.headers))
         if changes.refusals:
             records[self._config.topic("dlq")] = [self._dead_letter(refusal) for refusal in changes.refusals]

@@ -37,14 +37,14 @@ from tidegate.settings import Settings
 from tidegate.topics import describe_topics
 
 KINDS: Final[Mapping[str, str]] = {
-    "parent_not_open": "its parent is not open, and nothing waits for the parent's dispatch",
-    "parent_grace_over": "its parent's dispatch has not come, and the grace period is over",
-    "parent_unaware": "its parent is open and does not wait for it",
-    "overdue": "its deadline, heartbeat, hold or grace was due, and it is still open",
-    "child_not_open": "it waits for a child that is not open",
-    "result_missing": "its status is waiting, and no result of it is kept",
-    "result_without_task": "a result waits, and its task is not open",
-    "dispatch_grace_over": "a result waits for its dispatch, and the grace period is over",
+    "parent_not_open": "its parent is not open",
+    "parent_grace_over": "its parent was not dispatched in time",
+    "parent_unaware": "its parent does not wait for it",
+    "overdue": "was due to end",
+    "child_not_open": "waits for a child that is not open",
+    "result_missing": "waits with a result that is not kept",
+    "result_without_task": "its result waits, and it is not open",
+    "dispatch_grace_over": "has a result, was not dispatched in time",
 }
 """What can be wrong, in words."""
 
@@ -133,7 +133,7 @@ def orphans_in(state: OpenState, limits: Limits) -> Iterator[Orphan]:
                 yield Orphan("result_without_task", state.partition, session_id, task_id, _since(timestamp))
         elif not is_open and _is_past(timestamp + limits.rules.unknown_task_grace_ms, limits):
             due = rfc3339(timestamp + limits.rules.unknown_task_grace_ms)
-            yield Orphan("dispatch_grace_over", state.partition, session_id, task_id, _since(timestamp), due)
+            yield Orphan("dispatch_grace_over", state.partition, session_id, task_id, "", due)
     for session_id, row in rows.items():
         for task_id, task in row["tasks"].items():
             for kind, detail, due_ms in _wrong_with(row, task_id, task, limits):
@@ -175,7 +175,7 @@ def _due_for(task: TaskRow, due_ms: int) -> str:
     if policy.get("deadline_ms") == due_ms - 1:
         return "deadline"
     if "heartbeat_ms" in policy and task["heard"] + policy["heartbeat_ms"] == due_ms:
-        return f"heartbeat, last heard {rfc3339(task['heard'])}"
+        return "heartbeat"
     return "stale, and to be stopped"
 
 
@@ -239,10 +239,14 @@ async def find_orphans(settings: Settings, *, margin_seconds: float = 10.0) -> F
         async with _consumer(settings) as consumer:
             now_ms = time.time_ns() // 1_000_000
             await _read(consumer, topic, states, tell)
-    return _found(states, Limits(now_ms, round(margin_seconds * 1000), rules), topic)
+    return found_in(states, Limits(now_ms, round(margin_seconds * 1000), rules), topic)
 
 
-def _found(states: list[OpenState], limits: Limits, topic: str) -> Found:
+def found_in(states: list[OpenState], limits: Limits, topic: str) -> Found:
+    """What is open in all partitions of `topic`, and what of it is orphaned.
+
+    Raises `TidegateError` for a row or a key that this version cannot read.
+    """
     orphans: list[Orphan] = []
     open_tasks = 0
     for state in states:
@@ -329,11 +333,13 @@ def show(found: Found, console: Console) -> None:
     """A table of the orphans, if there are any, and a line of counts."""
     if found.orphans:
         table = Table(box=None, pad_edge=False)
-        for head in ("session", "task", "what is wrong", "detail", "due"):
+        for head in ("session", "task", "what is wrong", "detail"):
             table.add_column(head, overflow="fold")
+        table.add_column("due", no_wrap=True)
         for each in found.orphans[:_SHOWN_AT_MOST]:
             told = KINDS[each.kind]
-            table.add_row(*map(escape, (each.session_id, each.task_id, told, each.detail, each.due_at or "")))
+            due = each.due_at[:19] if each.due_at is not None else ""
+            table.add_row(*map(escape, (each.session_id, each.task_id, told, each.detail, due)))
         console.print(table)
         if len(found.orphans) > _SHOWN_AT_MOST:
             console.print(f"and {len(found.orphans) - _SHOWN_AT_MOST:,} more; --json has all of them")

@@ -17,7 +17,6 @@ from tests.scenarios.approaches import APPROACHES
 from tests.scenarios.comparison import Score, total
 from tests.scenarios.verdict import mistakes
 
-
 KINDS: Final = ("stale_applied", "fresh_withheld", "silent")
 
 
@@ -46,10 +45,11 @@ def _table(count: int, scores: dict[str, Score]) -> Table:
         title=f"{count} cases: what became of the parts of their results",
         caption="marked: delivered as stale, or in shadow mode. silent: also tasks of whose end nobody was told",
         box=SIMPLE,
-        min_width=96,
+        pad_edge=False,
+        show_edge=False,
     )
     table.add_column("approach", no_wrap=True)
-    for column in ("delivered", "marked", "withheld", "stale applied", "fresh withheld", "silent losses"):
+    for column in ("delivered", "marked", "withheld", "stale\napplied", "fresh\nwithheld", "silent\nlosses"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, score in scores.items():
         wrong = (score.stale_applied, score.fresh_withheld, score.silent)

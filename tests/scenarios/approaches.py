@@ -14,11 +14,15 @@ from tests.scenarios.pipeline import run
 
 
 class Deed(NamedTuple):
-    """What became of one part of one result. `place`: how many of the case's events had been said by then."""
+    """What became of one part of one result.
+
+    `place`: how many of the case's events had been said by then; `at`: seconds since the case began.
+    """
 
     result: Moment
     part: dict[str, Any]
     place: int
+    at: float
     was_delivered: bool
     was_marked: bool = False
 
@@ -33,7 +37,7 @@ class Outcome(NamedTuple):
 def no_gate(case: Case) -> Outcome:
     """Every result reaches the user when it arrives."""
     truth = Truth(case)
-    deeds = [Deed(result, part, result.position + 1, was_delivered=True) for result, part in _parts(truth)]
+    deeds = [Deed(result, part, result.position + 1, result.at, was_delivered=True) for result, part in _parts(truth)]
     return Outcome(deeds, {deed.result.said.body["task_id"] for deed in deeds})
 
 
@@ -50,7 +54,7 @@ def one_counter(case: Case) -> Outcome:
         elif body["type"] == "task.dispatched":
             counts.setdefault(body["task_id"], count)
         elif body["type"] == "task.result" and counts.pop(body["task_id"], None) == count:
-            deeds += [Deed(moment, part, moment.position + 1, was_delivered=True) for part in body["parts"]]
+            deeds += [Deed(moment, part, moment.position + 1, moment.at, was_delivered=True) for part in body["parts"]]
     return Outcome(deeds, {deed.result.said.body["task_id"] for deed in deeds})
 
 
@@ -68,7 +72,7 @@ def tidegate(case: Case) -> Outcome:
             for part in body["parts"]:
                 is_marked = verdicts[part["part_id"]].get("annotated", False) or "shadow" in body
                 was_delivered = body["type"] == "result.delivered"
-                deeds.append(Deed(result, part, output.position, was_delivered, is_marked))
+                deeds.append(Deed(result, part, output.position, output.at, was_delivered, is_marked))
         elif body["type"] == "task.status" and body["status"] == "ended":
             told.add(output.task_id)
     return Outcome(deeds, told)
@@ -76,7 +80,7 @@ def tidegate(case: Case) -> Outcome:
 
 APPROACHES: dict[str, Callable[[Case], Outcome]] = {
     "no gate": no_gate,
-    "one version counter": one_counter,
+    "version counter": one_counter,
     "tidegate": tidegate,
 }
 

@@ -44,7 +44,7 @@ def score(case: Case, outcome: Outcome) -> Score:
         task_id = deed.result.said.body["task_id"]
         name = f"{case.name}: {task_id}"
         key = deed.result.position, deed.part["part_id"]
-        why_not = truth.why_not(deed.result, deed.part, deed.place, delivered)
+        why_not = truth.why_not(deed.result, deed.part, deed.place, deed.at, delivered)
         decided.add(key)
         if deed.was_delivered:
             found.delivered += 1
@@ -64,7 +64,7 @@ def score(case: Case, outcome: Outcome) -> Score:
             if (result.position, part["part_id"]) in decided or truth.is_repeat(result):
                 continue
             found.silent.append(f"{case.name}: {task_id}")
-            if truth.why_not(result, part, result.position + 1, delivered) is None:
+            if truth.why_not(result, part, result.position + 1, result.at, delivered) is None:
                 found.fresh_withheld.append(f"{case.name}: {task_id}")
     found.silent += [f"{case.name}: {task_id}" for task_id in _ended(truth) if task_id not in outcome.told]
     return found

@@ -8,21 +8,27 @@ neither rows nor verdicts, and judges the gate and the approaches it is compared
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Final
 
-from tests.scenarios.case import UNKNOWN_TASK_GRACE, Case, Later, Moment, each_of, moments
+from tests.scenarios.case import UNKNOWN_TASK_GRACE, Case, Later, Moment, Said, each_of, moments
 
 SCOPE_GRACE: Final = 30.0
 UNSEEN: Final = object()
+NOTHING: Final = Said("context", {"type": "nothing"})
 
 
 class Truth:
-    """The truth of one case. `end` is the place behind its last event."""
+    """The truth of one case. `end` is the place behind its last event.
+
+    `is_erased`: the session was erased at some time, and nothing need be known of what was before.
+    """
 
     def __init__(self, case: Case) -> None:
         self.moments = list(moments(case))
         self.end = len(self.moments)
+        self.is_erased = any(self._of("session.erased", self.end))
         self._ends_at = sum(each.seconds for step in case.steps for each in each_of(step) if isinstance(each, Later))
 
     # What was said
@@ -37,11 +43,6 @@ class Truth:
         """Every task that was dispatched."""
         found = [moment.said.body["task_id"] for moment in self._of("task.dispatched", self.end)]
         return list(dict.fromkeys(found))
-
-    @property
-    def is_erased(self) -> bool:
-        """Whether the session was erased: nothing need be known of it."""
-        return any(self._of("session.erased", self.end))
 
     def first_result(self, task_id: str) -> Moment | None:
         """The task's first result."""
@@ -62,11 +63,14 @@ class Truth:
 
     # The question
 
-    def why_not(self, result: Moment, part: dict[str, Any], place: int, delivered: Collection[str]) -> str | None:
-        """Why this part must not reach anybody, unmarked, at `place`; None where it should.
+    def why_not(
+        self, result: Moment, part: dict[str, Any], place: int, at: float, delivered: Collection[str]
+    ) -> str | None:
+        """Why this part must not reach anybody, unmarked, at `place`, `at` seconds; None where it should.
 
         `delivered`: the tasks of which something was delivered before.
         """
+        self._forget_erased(place)
         task_id = result.said.body["task_id"]
         dispatch = self._dispatch(task_id, place)
         if dispatch is None:
@@ -75,9 +79,11 @@ class Truth:
         if first is not None and first.position < result.position:
             return "the task has returned before"
         over = self.why_over(task_id, result.position, result.at) or self._why_cancelled(task_id, place)
+        body = dispatch.said.body
+        if over is None and body.get("parent_task_id"):
+            over = self._why_parent_over(dispatch, place, at)
         if over is not None:
             return over
-        body = dispatch.said.body
         if not body.get("protected") and any(
             self._is_newer_in_slot(other, dispatch, place) for other in delivered if other != task_id
         ):
@@ -108,6 +114,12 @@ class Truth:
             or (self._why_parent_over(dispatch, place, at) if body.get("parent_task_id") else None)
         )
 
+    def _forget_erased(self, place: int) -> None:
+        """What was said before the session was erased counts no more. Places are asked about in their order."""
+        for erased in list(self._of("session.erased", place)):
+            for position in range(erased.position + 1):
+                self.moments[position] = replace(self.moments[position], said=NOTHING)
+
     # Over before its time
 
     def _why_cancelled(self, task_id: str, place: int) -> str | None:
@@ -124,6 +136,7 @@ class Truth:
                 other.said.body.get("on_newer") == "interrupt"
                 and other.said.body.get("slot") == dispatch.said.body.get("slot")
                 and other.position > dispatch.position
+                and self._why_rejected(other) is None
             ):
                 return "a newer task interrupted it"
         return None
@@ -141,9 +154,12 @@ class Truth:
                 return "its parent was cancelled"
         if body.get("on_newer") == "reject":
             for other in self._of("task.dispatched", dispatch.position):
-                returned = self.first_result(other.said.body["task_id"])
-                if other.said.body.get("slot") == body["slot"] and (
-                    returned is None or returned.position > dispatch.position
+                other_id = other.said.body["task_id"]
+                returned = self.first_result(other_id)
+                if (
+                    other.said.body.get("slot") == body["slot"]
+                    and (returned is None or returned.position > dispatch.position)
+                    and self.why_over(other_id, dispatch.position, dispatch.at) is None
                 ):
                     return "its place was taken"
         return None
@@ -156,10 +172,7 @@ class Truth:
             return "its time was up"
         if "heartbeat_timeout_seconds" in body:
             heard = [dispatch.at, *(each.at for each in self._by(body["task_id"], place) if each.at <= until), until]
-            if any(
-                later - earlier > body["heartbeat_timeout_seconds"]
-                for earlier, later in pairwise(heard)
-            ):
+            if any(later - earlier > body["heartbeat_timeout_seconds"] for earlier, later in pairwise(heard)):
                 return "its agent fell silent"
         if body.get("while_stale") == "cancel" and self._is_stale_for(
             dispatch, place, until, body["while_stale_grace_seconds"]
@@ -263,8 +276,10 @@ class Truth:
     def _children(self, task_id: str, place: int, *, also_independent: bool) -> Iterator[str]:
         for moment in self._of("task.dispatched", place):
             body = moment.said.body
-            if body.get("parent_task_id") == task_id != body["task_id"] and (
-                also_independent or not body.get("independent")
+            if (
+                body.get("parent_task_id") == task_id != body["task_id"]
+                and (also_independent or not body.get("independent"))
+                and self._why_rejected(moment) is None
             ):
                 yield body["task_id"]
                 yield from self._children(body["task_id"], place, also_independent=also_independent)

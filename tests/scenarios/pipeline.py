@@ -149,6 +149,6 @@ class _Gate:
         for output in changes.outputs:
             body = orjson.loads(output.value) if output.value is not None else None
             task_id = body["task_id"] if body is not None else orjson.loads(output.key)[1]
-            told = Told(self._position, output.role, task_id, body)
+            told = Told(self._position, self._now_ms / 1000 - BEGAN.timestamp(), output.role, task_id, body)
             self.run.told.append(told)
             self.run.lines.setdefault(task_id, []).extend(lines_of(told, self._waits))

@@ -22,21 +22,25 @@ from typing import Any, NamedTuple
 
 
 class Told(NamedTuple):
-    """One output. `position`: how many of the case's events had been said. `body` is None for a tombstone."""
+    """One output. `body` is None for a tombstone.
+
+    `position`: how many of the case's events had been said; `at`: seconds since the case began.
+    """
 
     position: int
+    at: float
     role: str
     task_id: str
     body: dict[str, Any] | None
 
 
-def lines_of(told: Told, open_waits: dict[str, str]) -> Iterator[str]:
-    """The lines of one output. `open_waits` remembers from call to call what each task waits for."""
+def lines_of(told: Told, before: dict[str, str]) -> Iterator[str]:
+    """The lines of one output. `before` remembers from call to call what was told of each task."""
     body = told.body
     if body is None:
         yield "gone"
     elif body["type"] == "task.status":
-        yield from _status_lines(told.task_id, body, open_waits)
+        yield from _status_lines(told.task_id, body, before)
     elif body["type"] in {"result.delivered", "result.withheld"}:
         yield from _result_lines(body)
     elif body["type"] == "task.redispatch":
@@ -49,15 +53,18 @@ def lines_of(told: Told, open_waits: dict[str, str]) -> Iterator[str]:
         yield f"effect {body['idempotency_key']}: {answer}{reason}"
 
 
-def _status_lines(task_id: str, body: Mapping[str, Any], open_waits: dict[str, str]) -> Iterator[str]:
-    if body["status"] == "waiting" and open_waits.get(task_id) != body["waiting_for"]:
-        open_waits[task_id] = body["waiting_for"]
+def _status_lines(task_id: str, body: Mapping[str, Any], before: dict[str, str]) -> Iterator[str]:
+    if body["status"] == "waiting" and before.get(task_id) != body["waiting_for"]:
+        before[task_id] = body["waiting_for"]
         yield f"waits: {body['waiting_for']}"
-    elif body["status"] == "ended":
-        if "acknowledged" in body:
-            yield f"acknowledged: {body['acknowledged']}"
-        else:
-            yield f"end: {body['disposition']}, {body['reason']}"
+    said = body.get("acknowledged", before.get(f"{task_id} acknowledged"))
+    is_news = said != before.get(f"{task_id} acknowledged")
+    if is_news:
+        before[f"{task_id} acknowledged"] = said
+        yield f"acknowledged: {said}"
+    if body["status"] == "ended" and not (is_news and f"{task_id} ended" in before):
+        before[f"{task_id} ended"] = ""
+        yield f"end: {body['disposition']}, {body['reason']}"
 
 
 def _result_lines(body: Mapping[str, Any]) -> Iterator[str]:

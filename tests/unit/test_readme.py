@@ -183,6 +183,8 @@ def test_layout_names_every_folder() -> None:
     named = {re.sub(r"\[(\w+)/\].*", r"\1", row[0]) for row in table("Layout")}
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["packages"]
     assert named == set(packages)
+    (tests,) = (row[1] for row in table("Layout") if row[0].startswith("[tests/]"))
+    assert set(re.findall(r"`(\w+)`", tests)) == {file.parent.name for file in (ROOT / "tests").glob("*/__init__.py")}
 
 
 def test_story_shown_is_the_story_told() -> None:

@@ -22,9 +22,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from schemas.topics import topics
 from tidegate.audit import audit
 from tidegate.broker import LocalBroker, free_port
+from tidegate.demo.life import LIFE, Told
 from tidegate.demo.processes import Child
 from tidegate.demo.story import SNAPSHOT, STORY
-from tidegate.demo.table import load_table, story_table, surprises
+from tidegate.demo.table import life_surprises, life_table, load_table, story_table, surprises
+from tidegate.demo.told import told
 from tidegate.errors import TidegateError
 from tidegate.kafka_jars import KAFKA_VERSION, classpath
 from tidegate.settings import Settings, load_settings
@@ -139,11 +141,11 @@ class _Demo:
 
     async def _story(self, heard: _Ear) -> int:
         print_ = self._console.print
-        async with self._child("producer", "-m", "tidegate.demo.producer", "story", talks=True) as producer:
-            async for _ in producer.lines():
-                pass
-        with self._console.status("waiting for verdicts"):
-            await heard.until(lambda: len(heard.story) == len(STORY), "the story's verdicts")
+        with self._console.status("playing the story"):
+            async with self._child("producer", "-m", "tidegate.demo.producer", "story", talks=True) as producer:
+                async for _ in producer.lines():
+                    pass
+            await heard.until(heard.has_both_stories, "what the gate has to say to the story")
         print_(
             "\n[bold]A story.[/bold] An agent is asked for a flight. What its answer depends on travels with the task:"
         )
@@ -151,7 +153,11 @@ class _Demo:
             print_(f'  {name} = "{value}"', highlight=False)
         print_("What happens while it works decides. Each line is a session of its own, with this one task in it.")
         print_(story_table(heard.story))
-        lines = surprises(heard.story)
+        print_(
+            "[bold]And on.[/bold] What else can become of a task before it ends. Each has a session of its own again."
+        )
+        print_(life_table(heard.life))
+        lines = surprises(heard.story) + life_surprises(heard.life)
         for line in lines:
             print_(f"[bold red]not as expected:[/bold red] {line}")
         return 1 if lines else 0
@@ -230,6 +236,7 @@ class _Ear:
 
     def __init__(self, consumer: Child) -> None:
         self.story: dict[str, dict[str, Any]] = {}
+        self.life: dict[str, list[Told]] = {}
         self.judged = 0
         self.summary: dict[str, Any] | None = None
         self.on_judged: Callable[[int], None] = lambda _count: None
@@ -245,6 +252,11 @@ class _Ear:
         finally:
             listener.cancel()
             await asyncio.gather(listener, return_exceptions=True)
+
+    def has_both_stories(self) -> bool:
+        """Whether as much was heard as the stories expect."""
+        ended = all(len(self.life.get(each.session_id, ())) >= len(each.expected) for each in LIFE)
+        return ended and len(self.story) == len(STORY)
 
     async def gone(self) -> None:
         """Wait until the consumer has died; raises `TidegateError` then."""
@@ -265,17 +277,24 @@ class _Ear:
 
     async def _listen(self) -> None:
         try:
-            async for told in self._consumer.lines():
-                if "verdict" in told:
-                    self.story[told["session_id"]] = told["verdict"]
-                elif "judged" in told:
-                    self.judged = told["judged"]
+            async for line in self._consumer.lines():
+                if "verdict" in line:
+                    self.story[line["session_id"]] = line["verdict"]
+                elif "event" in line:
+                    self._hear_life(line["session_id"], line["event"])
+                elif "judged" in line:
+                    self.judged = line["judged"]
                     self.on_judged(self.judged)
-                elif "results" in told:
-                    self.summary = told
+                elif "results" in line:
+                    self.summary = line
                 self._news.set()
         except TidegateError:
             self._died.set()
+
+    def _hear_life(self, session_id: str, event: dict[str, Any]) -> None:
+        line, lines = told(event), self.life.setdefault(session_id, [])
+        if line is not None and line not in lines:  # a status may come again with other progress
+            lines.append(line)
 
 
 def _answers(address: str) -> bool:

@@ -1,7 +1,7 @@
 """The demo's consumer process: `python -m tidegate.demo.consumer`, a service that waits for results (read_committed).
 
-Tells on standard output, one JSON object a line: the verdicts of the story whole, how many results of the load it has
-verdicts of, and, when its standard input ends, the sum.
+Tells on standard output, one JSON object a line: the verdicts of the first story and all events of the second one, how
+many results of the load it has verdicts of, and, when its standard input ends, the sum.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from typing import Any
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from schemas.topics import topic_name
+from schemas.topics import Role, topic_name
+from tidegate.demo.life import PREFIX
 from tidegate.replay.report import percentile
 from tidegate.settings import Settings, load_settings
 
 _POLL_MS = 100
+_RESULTS: tuple[Role, ...] = ("delivered", "withheld")
+_ALSO: tuple[Role, ...] = ("tasks", "commands")
 
 
 def main() -> None:
@@ -40,28 +43,33 @@ async def _run(settings: Settings) -> None:
         enable_auto_commit=False,
         fetch_max_wait_ms=_POLL_MS,
     ) as consumer:
-        consumer.assign(
-            [
-                TopicPartition(topic_name(role, settings.topic_prefix), number)
-                for role in ("delivered", "withheld")
-                for number in range(settings.partitions)
-            ]
-        )
+        results, also = _partitions(settings, _RESULTS), _partitions(settings, _ALSO)
+        consumer.assign([*results, *also])
         _tell({"ready": True})
         while not ended.is_set():
             batches = await consumer.getmany(timeout_ms=_POLL_MS)
             now_ms = time.time() * 1000
             before = heard.results
-            for records in batches.values():
+            for partition, records in batches.items():
                 for record in records:
                     event = orjson.loads(record.value)
-                    if event["session_id"].startswith("story-"):
-                        _tell({"session_id": event["session_id"], "verdict": event["verdict"]})
-                    else:
-                        heard.hear(event, now_ms)
+                    if event["session_id"].startswith(PREFIX):
+                        _tell({"session_id": event["session_id"], "event": event})
+                    elif partition in results:
+                        if event["session_id"].startswith("story-"):
+                            _tell({"session_id": event["session_id"], "verdict": event["verdict"]})
+                        else:
+                            heard.hear(event, now_ms)
             if heard.results != before:
                 _tell({"judged": heard.results})
+                if not before:
+                    consumer.pause(*also)  # the stories are over, and of the load only results count
     _tell(heard.summary())
+
+
+def _partitions(settings: Settings, roles: tuple[Role, ...]) -> set[TopicPartition]:
+    topics = [topic_name(role, settings.topic_prefix) for role in roles]
+    return {TopicPartition(topic, number) for topic in topics for number in range(settings.partitions)}
 
 
 class Heard:

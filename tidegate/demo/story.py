@@ -1,4 +1,4 @@
-"""The demo's story: one question, asked ten times, and what the user does while the agent works on it. Data only."""
+"""The demo's first story: one question, asked ten times, and what the user does meanwhile. Data only."""
 
 from __future__ import annotations
 

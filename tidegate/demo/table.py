@@ -1,21 +1,24 @@
-"""The demo's tables: the story for a newcomer, and what the load came to."""
+"""The demo's tables: the two stories for a newcomer, and what the load came to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
+from tidegate.demo.life import LIFE, Told
 from tidegate.demo.story import STORY, Scenario, session_id
+from tidegate.demo.told import differences
 
 _VERDICTS = {
     "delivered": Text("delivered", "green"),
     "marked": Text("delivered, marked", "yellow"),
     "withheld": Text("withheld", "red"),
 }
+_COLOURS = {"delivered": "green", "held": "yellow", "to be redone": "yellow"}
 
 
 def outcome(part: Mapping[str, Any]) -> str:
@@ -28,7 +31,7 @@ def outcome(part: Mapping[str, Any]) -> str:
 def why(part: Mapping[str, Any], scenario: Scenario) -> str:
     """The verdict's reason in a sentence."""
     if part["reason"] == "stale":
-        return "; ".join(_difference(difference) for difference in part["differences"])
+        return differences(part)
     reason: str = part["reason"]
     return {
         "fresh": scenario.fresh_because,
@@ -60,6 +63,46 @@ def surprises(verdicts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def life_table(heard: Mapping[str, Sequence[Told]]) -> Table:
+    """The second story with what the gate told, by session id."""
+    table = Table(box=SIMPLE, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("what happens", "task", "the gate's word", "why, or how far it had come"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("task", "the gate's word"))
+    for episode in LIFE:
+        happens = iter(episode.happens.split("\n"))
+        lines = _in_order(episode.expected, heard.get(episode.session_id, ()))
+        for line in lines:
+            says = Text(line.says, _COLOURS.get(line.says, "red"))
+            table.add_row(next(happens, ""), line.task_id, says, line.why)
+        for rest in happens:
+            table.add_row(rest)
+        table.add_section()
+    return table
+
+
+def life_surprises(heard: Mapping[str, Sequence[Told]]) -> list[str]:
+    """One line for everything that the gate told otherwise than the second story."""
+    found = []
+    for episode in LIFE:
+        lines = _in_order(episode.expected, heard.get(episode.session_id, ()))
+        for line in episode.expected:
+            if line not in lines:
+                found.append(f"{episode.name}: expected {_words(line)}")
+        found += [f"{episode.name}: not expected {_words(line)}" for line in lines if line not in episode.expected]
+    return found
+
+
+def _in_order(expected: Sequence[Told], heard: Sequence[Told]) -> list[Told]:
+    """What was heard in the order of the tale, for topics have none between them; with its words for deliveries."""
+    words = {(line.task_id, line.says): (at, line.why) for at, line in enumerate(expected)}
+    lines = [line if line.why else line._replace(why=words.get(line[:2], (0, ""))[1]) for line in heard]
+    return sorted(lines, key=lambda line: words.get(line[:2], (len(expected), ""))[0])
+
+
+def _words(line: Told) -> str:
+    return f"{line.task_id} {line.says} ({line.why})"
+
+
 def load_table(summary: Mapping[str, Any], *, events: int, seconds: float) -> Table:
     """Throughput, latency and verdicts of the load."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
@@ -73,10 +116,3 @@ def load_table(summary: Mapping[str, Any], *, events: int, seconds: float) -> Ta
         table.add_row(f"  {name}", f"{count:,}  ({count / results:.1%})")
     table.add_row("produced to verdict received", f"p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms")
     return table
-
-
-def _difference(difference: Mapping[str, Any]) -> str:
-    facet, expected, actual = difference["facet"], difference["expected"], difference["actual"]
-    was = "absent" if expected is None else f'"{expected}"'
-    now = "gone" if actual is None else f'"{actual}"'
-    return f"{facet}: {was} → {now}"

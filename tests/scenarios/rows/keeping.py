@@ -86,4 +86,51 @@ KEEPING = (
         forgotten=True,
         clock_only=LONG,
     ),
+    Case(
+        "a consumer's word on what was withheld",
+        (
+            sets({"doc/42": "v1"}),
+            dispatches("mail", {"doc/42": "v1"}),
+            sets({"doc/42": "v2"}),
+            returns("mail"),
+            acknowledges("mail", "shown"),
+        ),
+        {"mail": ["withheld: stale", "end: withheld, stale"]},
+    ),
+    Case(
+        "first refused by its consumer, then applied",
+        (
+            dispatches("mail"),
+            returns("mail"),
+            acknowledges("mail", "refused", reason="the cell has a newer value"),
+            acknowledges("mail", "applied"),
+        ),
+        {"mail": ["delivered: fresh", "end: delivered, fresh", "acknowledged: refused", "acknowledged: applied"]},
+    ),
+    Case(
+        "a session that begins again after it was erased",
+        (
+            sets({"doc/42": "v1"}),
+            dispatches("mail", {"doc/42": "v1"}),
+            returns("mail"),
+            erases(),
+            dispatches("mail", {"doc/42": "v0"}),
+            returns("mail", event_id="again"),
+        ),
+        {
+            "mail": [
+                "delivered: fresh",
+                "end: delivered, fresh",
+                "gone",
+                "delivered: fresh",
+                "end: delivered, fresh",
+            ]
+        },
+    ),
+    Case(
+        "a session that is erased while a result waits for its dispatch",
+        (returns("nobody's"), erases(), Later(6)),
+        {},
+        forgotten=True,
+    ),
 )

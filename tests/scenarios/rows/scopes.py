@@ -1,6 +1,18 @@
 """Parents and children."""
 
-from tests.scenarios.case import SOON, Case, Later, Together, cancels, dispatches, returns, sets, steps, writes
+from tests.scenarios.case import (
+    SHADOWED,
+    SOON,
+    Case,
+    Later,
+    Together,
+    cancels,
+    dispatches,
+    returns,
+    sets,
+    steps,
+    writes,
+)
 
 SCOPES = (
     Case(
@@ -195,5 +207,88 @@ SCOPES = (
         "a child of itself",
         (dispatches("trip", parent_task_id="trip"),),
         {"trip": ["end: rejected, unknown_parent"]},
+    ),
+    Case(
+        "a stale child of a child",
+        (
+            sets({"doc/42": "v1"}),
+            dispatches("trip"),
+            dispatches("flight", parent_task_id="trip"),
+            dispatches("seat", {"doc/42": "v1"}, parent_task_id="flight"),
+            returns("seat"),
+            sets({"doc/42": "v2"}),
+            returns("flight"),
+            returns("trip"),
+        ),
+        {
+            "seat": ["delivered: fresh", "end: delivered, fresh"],
+            "flight": ["withheld: stale", "end: withheld, stale"],
+            "trip": ["withheld: stale", "end: withheld, stale"],
+        },
+    ),
+    Case(
+        "a parent cancelled while it waits for its children",
+        (dispatches("trip"), dispatches("flight", parent_task_id="trip"), returns("trip"), cancels("trip")),
+        {
+            "flight": ["cancel: parent_ended", "end: cancelled, parent_ended"],
+            "trip": ["waits: children", "cancel: cancelled", "end: cancelled, cancelled", "withheld: late"],
+        },
+    ),
+    Case(
+        "a parent whose request is archived while it waits for its children",
+        (
+            sets({"request/42": "r1"}),
+            dispatches("trip", request_id="42"),
+            dispatches("flight", parent_task_id="trip"),
+            returns("trip"),
+            sets({"request/42": "archived"}),
+        ),
+        {
+            "flight": ["cancel: parent_ended", "end: cancelled, parent_ended"],
+            "trip": ["waits: children", "withheld: request_archived", "end: withheld, request_archived"],
+        },
+    ),
+    Case(
+        "a child with its parent's slot",
+        (
+            dispatches("trip", slot="panel", scope_grace_seconds=SOON),
+            dispatches("flight", slot="panel", on_newer="enqueue", parent_task_id="trip"),
+            returns("flight"),
+            returns("trip"),
+            Later(2 * SOON),
+        ),
+        {
+            "flight": ["waits: slot", "cancel: scope_closed", "end: cancelled, scope_closed", "withheld: late"],
+            "trip": ["waits: children", "delivered: fresh", "end: delivered, fresh"],
+        },
+    ),
+    Case(
+        "a child that is held makes its parent wait",
+        (
+            sets({"doc/42": "v1"}),
+            dispatches("trip"),
+            dispatches("flight", {"doc/42": "v1"}, parent_task_id="trip", on_stale="hold"),
+            sets({"doc/42": "v2"}),
+            returns("flight"),
+            returns("trip"),
+            sets({"doc/42": "v1"}),
+        ),
+        {
+            "flight": ["waits: context", "delivered: fresh", "end: delivered, fresh"],
+            "trip": ["waits: children", "delivered: fresh", "end: delivered, fresh"],
+        },
+    ),
+    Case(
+        "watched: a parent does not wait for its children, and stops none",
+        (
+            dispatches("trip", task_type=SHADOWED),
+            dispatches("flight", task_type=SHADOWED, parent_task_id="trip"),
+            returns("trip"),
+            returns("flight"),
+        ),
+        {
+            "trip": ["delivered: held, watched", "end: delivered, held"],
+            "flight": ["delivered: fresh, watched", "end: delivered, fresh"],
+        },
     ),
 )

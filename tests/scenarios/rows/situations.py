@@ -410,4 +410,47 @@ SITUATIONS = (
         {"mail": ["delivered: fresh", "end: delivered, fresh"]},
         refused=("dispatch_conflict",),
     ),
+    Case(
+        "a write over a teammate's edit",
+        (
+            sets({"doc/42": "v1"}),
+            dispatches("rewrite", {"doc/42": "v1"}),
+            sets({"doc/42": "v2"}),
+            writes("rewrite", {"doc/42": "v3"}),
+            returns("rewrite"),
+        ),
+        {"rewrite": ["withheld: stale", "end: withheld, stale"]},
+    ),
+    Case(
+        "one task id dispatched again after its end",
+        (dispatches("mail"), returns("mail"), dispatches("mail"), dispatches("mail", destination="elsewhere")),
+        {"mail": ["delivered: fresh", "end: delivered, fresh"]},
+        refused=("dispatch_conflict",),
+    ),
+    Case(
+        "nobody knows whether the user is there",
+        (dispatches("mail", when_absent="hold"), returns("mail")),
+        {"mail": ["delivered: fresh", "end: delivered, fresh"]},
+    ),
+    Case(
+        "two answers before their dispatch",
+        (
+            Together((returns("mail"), returns("mail", part("other")))),
+            Together((dispatches("mail", valid_until="2030-01-01T00:00:00+00:00"),)),
+        ),
+        {"mail": ["delivered: fresh", "end: delivered, fresh", "withheld: late"]},
+        says=(("result.delivered", {"valid_until": "2030-01-01T00:00:00+00:00", "parts": [{"part_id": "answer"}]}),),
+    ),
+    Case(
+        "what a dispatch says comes back",
+        (
+            dispatches("mail", destination="mailbox", metadata={"row": 7}, request_id="42", slot="panel"),
+            returns("mail"),
+        ),
+        {"mail": ["delivered: fresh", "end: delivered, fresh"]},
+        says=tuple(
+            (output, {"destination": "mailbox", "metadata": {"row": 7}, "request_id": "42", "slot": "panel"})
+            for output in ("result.delivered", "task.status")
+        ),
+    ),
 )

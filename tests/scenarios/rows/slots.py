@@ -1,6 +1,6 @@
 """A place that only one answer may stand in."""
 
-from tests.scenarios.case import Case, cancels, dispatches, fails, returns, sets
+from tests.scenarios.case import SOON, Case, Later, cancels, dispatches, fails, returns, sets
 
 PANEL = "answer-panel"
 
@@ -205,5 +205,30 @@ SLOTS = (
             "none": ["delivered: fresh", "end: delivered, fresh"],
             "new": ["delivered: fresh", "end: delivered, fresh"],
         },
+    ),
+    Case(
+        "slot, enqueue: the older is held, until it is too late",
+        (
+            sets({"doc/42": "v1"}),
+            dispatches("old", {"doc/42": "v1"}, slot=PANEL, on_stale="hold", hold_ttl_seconds=SOON),
+            dispatches("new", slot=PANEL, on_newer="enqueue"),
+            sets({"doc/42": "v2"}),
+            returns("old"),
+            returns("new"),
+            Later(2 * SOON),
+        ),
+        {
+            "old": ["waits: context", "withheld: hold_expired", "end: withheld, hold_expired"],
+            "new": ["waits: slot", "delivered: fresh", "end: delivered, fresh"],
+        },
+    ),
+    Case(
+        "slot, reject: also where the older is protected",
+        (
+            dispatches("approval", slot=PANEL, protected=True),
+            dispatches("new", slot=PANEL, on_newer="reject"),
+            returns("approval"),
+        ),
+        {"approval": ["delivered: fresh", "end: delivered, fresh"], "new": ["end: rejected, slot_taken"]},
     ),
 )

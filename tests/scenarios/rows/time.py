@@ -1,6 +1,6 @@
 """Deadlines, heartbeats, and a gate that was away."""
 
-from tests.scenarios.case import HOUR, NEVER, SOON, Away, Case, Later, beats, dispatches, returns, sets
+from tests.scenarios.case import HOUR, NEVER, SOON, Away, Case, Later, beats, dispatches, returns, sets, steps
 
 AWAY = "the gate is away for an hour"
 LONG = "time has to pass while nothing is told"
@@ -128,5 +128,45 @@ TIME = (
         ),
         {"mail": ["waits: user", "delivered: fresh", "end: delivered, fresh"]},
         clock_only=AWAY,
+    ),
+    Case(
+        "steps are signs of life",
+        (
+            dispatches("mail", heartbeat_timeout_seconds=60),
+            Later(50),
+            steps("mail", "look"),
+            Later(50),
+            returns("mail"),
+        ),
+        {"mail": ["delivered: fresh", "end: delivered, fresh"]},
+    ),
+    Case(
+        "one agent falls silent, another does not",
+        (
+            dispatches("silent", heartbeat_timeout_seconds=SOON),
+            dispatches("alive", heartbeat_timeout_seconds=60),
+            Later(2 * SOON),
+            returns("alive"),
+        ),
+        {
+            "silent": ["cancel: heartbeat_missed", "end: expired, heartbeat_missed"],
+            "alive": ["delivered: fresh", "end: delivered, fresh"],
+        },
+    ),
+    Case(
+        "an agent that falls silent while it is stale",
+        (
+            sets({"doc/42": "v1"}),
+            dispatches(
+                "mail",
+                {"doc/42": "v1"},
+                heartbeat_timeout_seconds=SOON,
+                while_stale="cancel",
+                while_stale_grace_seconds=NEVER,
+            ),
+            sets({"doc/42": "v2"}),
+            Later(2 * SOON),
+        ),
+        {"mail": ["cancel: heartbeat_missed", "end: expired, heartbeat_missed"]},
     ),
 )

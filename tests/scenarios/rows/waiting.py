@@ -6,6 +6,8 @@ from tests.scenarios.case import (
     SOON,
     Case,
     Later,
+    acknowledges,
+    cancels,
     dispatches,
     fails,
     part,
@@ -304,5 +306,81 @@ WAITING = (
         "watched: a late result",
         (dispatches("rewrite", task_type=SHADOWED), returns("rewrite"), returns("rewrite", part("more"))),
         {"rewrite": ["delivered: fresh, watched", "end: delivered, fresh", "delivered: late, watched"]},
+    ),
+    Case(
+        "one part delivered, the other cancelled while it is held",
+        (
+            sets({"doc/42": "v1"}),
+            dispatches("rewrite", {"doc/42": "v1"}),
+            sets({"doc/42": "v2"}),
+            returns("rewrite", part("message", depends_on=[]), part("write", "apply", on_stale="hold")),
+            cancels("rewrite"),
+        ),
+        {
+            "rewrite": [
+                "delivered message: fresh",
+                "waits: context",
+                "cancel: cancelled",
+                "end: delivered, cancelled",
+                "withheld: late",
+            ]
+        },
+    ),
+    Case(
+        "one part delivered and shown, the other held",
+        (
+            sets({"doc/42": "v1"}),
+            dispatches("rewrite", {"doc/42": "v1"}),
+            sets({"doc/42": "v2"}),
+            returns("rewrite", part("message", depends_on=[]), part("write", "apply", on_stale="hold")),
+            acknowledges("rewrite", "shown"),
+            sets({"doc/42": "v1"}),
+        ),
+        {
+            "rewrite": [
+                "delivered message: fresh",
+                "waits: context",
+                "acknowledged: shown",
+                "delivered: fresh",
+                "end: delivered, fresh",
+            ]
+        },
+        says=(("task.status", {"status": "ended", "acknowledged": "shown"}),),
+    ),
+    Case(
+        "one part marked, the other attempted anew",
+        (
+            sets({"doc/42": "v1"}),
+            dispatches("rewrite", {"doc/42": "v1"}),
+            sets({"doc/42": "v2"}),
+            returns("rewrite", part("message", on_stale="annotate"), part("write", "apply", on_stale="redispatch")),
+        ),
+        {
+            "rewrite": [
+                "delivered message: stale, marked",
+                "withheld write: stale",
+                "redispatch: rewrite~2",
+                "end: delivered, stale",
+            ]
+        },
+    ),
+    Case(
+        "one part held, the other attempted anew",
+        (
+            sets({"doc/42": "v1"}),
+            dispatches("rewrite", {"doc/42": "v1"}),
+            sets({"doc/42": "v2"}),
+            returns("rewrite", part("message", on_stale="hold"), part("write", "apply", on_stale="redispatch")),
+            sets({"doc/42": "v1"}),
+        ),
+        {
+            "rewrite": [
+                "withheld write: stale",
+                "redispatch: rewrite~2",
+                "waits: context",
+                "delivered: fresh",
+                "end: delivered, fresh",
+            ]
+        },
     ),
 )
