@@ -1,4 +1,4 @@
-"""`python -m bench`: both benchmarks; `python -m bench drain`, `latency` or `pipeline` for one of them."""
+"""`python -m bench`: the three that are saved; `python -m bench drain`, `latency`, `lanes` or `pipeline` for one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from bench.drain import drain as run_drain
+from bench.lanes import lanes as run_lanes
 from bench.latency import latency as run_latency
 from bench.pipeline import pipeline as run_pipeline
-from bench.report import save, show
+from bench.report import median, save, show
 
 app = typer.Typer(help="Throughput and latency of the gate.", add_completion=False, pretty_exceptions_enable=False)
 
@@ -25,11 +26,12 @@ Keep = Annotated[bool, typer.Option("--save/--no-save", help="Write the figures 
 
 @app.callback(invoke_without_command=True)
 def everything(context: typer.Context) -> None:
-    """Measure throughput and latency, and save both."""
+    """Measure throughput, latency and what a cold flood does to it, and save all."""
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a new topic's first leader, again and again
     if context.invoked_subcommand is None:
         drain()
         latency()
+        lanes()
 
 
 @app.command()
@@ -63,28 +65,75 @@ def drain(
                 f"run {number + 1} of {runs}: {figures['events_per_second']:,} events/s,"
                 f" {figures['cpu_us_per_event']} µs CPU per event"
             )
-    measured.sort(key=lambda figures: figures["events_per_second"])
-    median = measured[len(measured) // 2]
-    median["runs_events_per_second"] = [figures["events_per_second"] for figures in measured]
-    show("Drain: one worker, one core, exactly-once", median)
+    figures = median(measured, "events_per_second")
+    show("Drain: one worker, one core, exactly-once", figures)
     if keep:
-        print(f"saved: {save('drain', median).name}")
+        print(f"saved: {save('drain', figures).name}")
 
 
 @app.command()
 def latency(
-    samples: Annotated[int, typer.Option(help="Results to time.", min=10)] = 1000,
-    per_second: Annotated[float, typer.Option(help="Results sent per second.", min=0.1)] = 20.0,
+    samples: Annotated[int, typer.Option(help="Results to time, in each run.", min=10)] = 500,
+    per_second: Annotated[float, typer.Option(help="Results sent per second.", min=0.1)] = 30.0,
     partitions: Partitions = 4,
     seed: Seed = 1,
+    runs: Runs = 3,
     *,
     keep: Keep = True,
 ) -> None:
     """From sending a result to receiving its verdict, with the gate idle."""
-    figures = asyncio.run(run_latency(samples=samples, per_second=per_second, partitions=partitions, seed=seed))
+    measured: list[dict[str, Any]] = []
+    for number in range(runs):
+        figures = asyncio.run(
+            run_latency(samples=samples, per_second=per_second, partitions=partitions, seed=seed + number)
+        )
+        measured.append(figures)
+        if runs > 1:
+            print(f"run {number + 1} of {runs}: p50 {figures['p50_ms']} ms, p99 {figures['p99_ms']} ms")
+    figures = median(measured, "p99_ms", "p50_ms")
     show("Latency: result sent to verdict received, idle, read_committed", figures)
     if keep:
         print(f"saved: {save('latency', figures).name}")
+
+
+@app.command()
+def lanes(
+    cold_events: Annotated[int, typer.Option(help="Cold events in the flood.", min=1000)] = 500_000,
+    sessions: Sessions = 10_000,
+    partitions: Partitions = 4,
+    per_second: Annotated[float, typer.Option(help="Hot results sent per second.", min=0.1)] = 40.0,
+    idle_seconds: Annotated[float, typer.Option(help="How long to measure without the flood.", min=1.0)] = 14.0,
+    seed: Seed = 1,
+    runs: Runs = 3,
+    *,
+    keep: Keep = True,
+    audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Audit the last run.")] = True,
+) -> None:
+    """Hot latency without and with a flood of cold events, in one run."""
+    measured: list[dict[str, Any]] = []
+    for number in range(runs):
+        figures = asyncio.run(
+            run_lanes(
+                cold_events=cold_events,
+                sessions=sessions,
+                partitions=partitions,
+                per_second=per_second,
+                idle_seconds=idle_seconds,
+                seed=seed + number,
+                audit=audit and number == runs - 1,
+            )
+        )
+        measured.append(figures)
+        if runs > 1:
+            print(
+                f"run {number + 1} of {runs}: p99 {figures['p99_ms']} ms, with the flood {figures['p99_flood_ms']} ms,"
+                f" {figures['cold_events_per_second']:,} cold events/s"
+            )
+    figures = median(measured, "ratio_p99", "p99_ms", "p99_flood_ms")
+    figures["audit"] = measured[-1]["audit"]
+    show("Lanes: hot result sent to verdict received, without and with a cold flood", figures)
+    if keep:
+        print(f"saved: {save('lanes', figures).name}")
 
 
 @app.command()

@@ -4,18 +4,17 @@ How it is taken: hot tasks run at an even pace all the time, each with a context
 its result; timed is from just before the result is sent to the moment its verdict is with a `read_committed` consumer,
 as in the latency benchmark. One half of the idle samples comes before the flood, the other half after it, so that a
 machine getting slower or faster in between does not look like the flood's doing. For the flood the worker is frozen
-(SIGSTOP), the cold topics are filled, and it is thawed; only results count that were sent between then, or `SETTLING`
-later, and the moment less than `LEFT` of the cold events is uncommitted: the window ends with the flood, never after
-it.
+(SIGSTOP), the cold topics are filled, and it is thawed. Only results count that were sent while the flood lasted: from
+`SETTLING_SECONDS` after the thaw to the last moment when a share of `LEFT` of the cold events was not committed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,7 +28,7 @@ from bench.process import Worker, pin, until_ready
 from bench.produce import bulk_producer, write
 from bench.report import milliseconds
 from bench.watching import COLD, Progress
-from bench.workload import Record, Workload
+from bench.workload import Workload
 from schemas.topics import topic_name
 from tidegate.broker import LocalBroker
 from tidegate.settings import Settings, load_settings
@@ -44,11 +43,10 @@ THINKING_SECONDS = 0.25
 """How long a hot task takes from its dispatch to its result."""
 
 WARM_UP_SECONDS = 2.0
-SETTLING = 0.3
+SETTLING_SECONDS = 0.3
 LEFT = 0.05
 POLL_SECONDS = 0.1
 VERDICT_SECONDS = 60.0
-FLOOD_SECONDS = 300.0
 
 
 async def lanes(
@@ -76,22 +74,20 @@ async def lanes(
         )
         await create_topics(settings)
         worker = Worker("worker", settings, Path(directory)).start()
-        cold = Workload(
-            sessions=sessions, partitions=partitions, seed=seed, name="cold", slots=COLD_SLOTS, lane="cold"
-        )
+        cold = Workload(sessions=sessions, partitions=partitions, seed=seed, name="cold", slots=COLD_SLOTS, lane="cold")
         try:
             await until_ready([worker])
             pinned = False
             if cores[1:] and broker.pid is not None:
                 pinned = worker.pin(cores[:1]) and pin(broker.pid, cores[1:]) and pin(os.getpid(), cores[1:])
             async with Hot(settings, per_second, seed) as hot:
-                await hot.work(WARM_UP_SECONDS)
-                idle = await hot.work(idle_seconds / 2)
+                await hot.work_for(WARM_UP_SECONDS)
+                idle = await hot.work_for(idle_seconds / 2)
                 worker.freeze()
                 async with bulk_producer(**settings.kafka_kwargs()) as producer:
                     await write(producer, settings.topic_prefix, list(cold.records(cold_events)))
                 flood, took = await _flood(worker, settings, hot)
-                idle += await hot.work(idle_seconds / 2)
+                idle += await hot.work_for(idle_seconds / 2)
             worker.ask_to_stop()
             await asyncio.to_thread(worker.process.wait, 30)
         finally:
@@ -130,27 +126,104 @@ async def lanes(
 async def _flood(worker: Worker, settings: Settings, hot: Hot) -> tuple[list[float], float]:
     """Thaw the worker; returns what hot results took during the flood, and the flood's seconds until the last commit.
 
-    Raises `RuntimeError` where the worker ends or does not get through.
+    Raises `RuntimeError` where the worker was not frozen, or ends.
     """
     async with Progress(settings, COLD) as progress:
-        count = sum((await progress.ends()).values())
-        if count - sum((await progress.committed()).values()) < count * (1 - LEFT):
-            raise RuntimeError("the worker was not frozen")
-        began = time.perf_counter()
+        count = await progress.behind()
         worker.thaw()
-        working = asyncio.create_task(hot.work(FLOOD_SECONDS, settling=SETTLING))
+        began = window_end = time.perf_counter()
+        enough = asyncio.Event()
+        working = asyncio.create_task(hot.work(enough))
         try:
-            window_end = 0.0
-            while (left := await progress.behind()) or not window_end:
-                now = time.perf_counter()
-                if not window_end and left < count * LEFT:
-                    window_end = now
-                    hot.finish(asked)
+            while True:
+                asked = time.perf_counter()
+                left = await progress.behind()
+                if left >= count * LEFT:
+                    window_end = asked
+                if not left:
+                    break
                 if not worker.is_alive or working.done():
                     raise RuntimeError(f"the flood was not worked off:\n{worker.log_text()[-4000:]}")
-                asked = now
                 await asyncio.sleep(POLL_SECONDS)
-            took = time.perf_counter() - began
-            return await working, took
+            ended = time.perf_counter()
+            enough.set()
+            await working
         finally:
             working.cancel()
+    return hot.took(began + SETTLING_SECONDS, window_end), ended - began
+
+
+class Hot:
+    """Hot tasks at an even pace, and how long their verdicts take."""
+
+    def __init__(self, settings: Settings, per_second: float, seed: int) -> None:
+        self._settings = settings
+        self._pause = 1 / (per_second * len(HOT_SLOTS))
+        self._events = Workload(
+            sessions=HOT_SESSIONS,
+            partitions=settings.partitions,
+            seed=seed + 1_000,
+            name="hot",
+            open_tasks=max(1, round(per_second * THINKING_SECONDS)),
+            slots=HOT_SLOTS,
+        ).records(sys.maxsize, finish=False)
+        self._sent: dict[str, float] = {}
+        self._received: dict[str, float] = {}
+        self._arrived = asyncio.Event()
+        self._producer = AIOKafkaProducer(**settings.kafka_kwargs(), linger_ms=0, acks="all")
+        self._consumer = AIOKafkaConsumer(
+            *[topic_name(role, settings.topic_prefix) for role in ("delivered", "withheld")],
+            **settings.kafka_kwargs(),
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+        )
+        self._receiving: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._producer.start()
+        await self._consumer.start()
+        self._receiving = asyncio.create_task(self._receive())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._receiving is not None:
+            self._receiving.cancel()
+        await self._consumer.stop()
+        await self._producer.stop()
+
+    async def work_for(self, seconds: float) -> list[float]:
+        """Work that long; returns how long each verdict took."""
+        began, enough = time.perf_counter(), asyncio.Event()
+        asyncio.get_running_loop().call_later(seconds, enough.set)
+        await self.work(enough)
+        return self.took(began, time.perf_counter())
+
+    async def work(self, enough: asyncio.Event) -> None:
+        """Send events until there are enough, then wait for every verdict. Raises `TimeoutError` where one is late."""
+        began, number = time.perf_counter(), 0
+        while not enough.is_set():
+            record = next(self._events)
+            await asyncio.sleep(max(0.0, began + number * self._pause - time.perf_counter()))
+            if record.role == "results" and record.task_id is not None:
+                self._sent[record.task_id] = time.perf_counter()
+            topic = topic_name(record.role, self._settings.topic_prefix)
+            await self._producer.send(topic, record.value, key=record.key, partition=record.partition)
+            number += 1
+        async with asyncio.timeout(VERDICT_SECONDS):
+            while len(self._received) < len(self._sent):
+                self._arrived.clear()
+                await self._arrived.wait()
+
+    def took(self, begin: float, end: float) -> list[float]:
+        """What the results took that were sent in this time, in seconds."""
+        return [self._received[task_id] - at for task_id, at in self._sent.items() if begin <= at <= end]
+
+    async def _receive(self) -> None:
+        async for message in self._consumer:
+            at = time.perf_counter()
+            if message.key.startswith(b"hot/"):  # the cold lane's withheld results come here, too
+                self._received.setdefault(orjson.loads(message.value)["task_id"], at)
+                self._arrived.set()

@@ -17,6 +17,7 @@ import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from bench.process import Worker, until_ready
+from bench.report import milliseconds
 from bench.workload import Record, Workload
 from schemas.topics import topic_name
 from tidegate.broker import LocalBroker
@@ -42,12 +43,12 @@ async def latency(*, samples: int, per_second: float, partitions: int, seed: int
             worker.kill()
     took.sort()
     return {
-        "p50_ms": _at(took, 0.50),
-        "p99_ms": _at(took, 0.99),
+        "p50_ms": milliseconds(took, 0.50),
+        "p99_ms": milliseconds(took, 0.99),
         "samples": len(took),
         "mean_ms": round(statistics.fmean(took) * 1000, 2),
-        "p90_ms": _at(took, 0.90),
-        "max_ms": _at(took, 1.0),
+        "p90_ms": milliseconds(took, 0.90),
+        "max_ms": milliseconds(took, 1.0),
         "results_per_second": per_second,
         "partitions": partitions,
         "consumer_fetch_wait_ms": FETCH_WAIT_MS,
@@ -98,8 +99,3 @@ async def _send(producer: AIOKafkaProducer, settings: Settings, record: Record) 
     topic = topic_name(record.role, settings.topic_prefix)
     future: asyncio.Future[Any] = await producer.send(topic, record.value, key=record.key, partition=record.partition)
     return future
-
-
-def _at(ordered: list[float], share: float) -> float:
-    index = min(len(ordered) - 1, int(len(ordered) * share))
-    return round(ordered[index] * 1000, 2)

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -48,6 +49,19 @@ def save(name: str, figures: dict[str, Any]) -> Path:
     about = {"machine": machine(), "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "commit": commit()}
     file.write_text(json.dumps({**figures, **about}, indent=2) + "\n")
     return file
+
+
+def milliseconds(ordered: Sequence[float], share: float) -> float:
+    """The quantile of ordered seconds, in milliseconds."""
+    index = min(len(ordered) - 1, int(len(ordered) * share))
+    return round(ordered[index] * 1000, 2)
+
+
+def median(runs: Sequence[dict[str, Any]], by: str, *also: str) -> dict[str, Any]:
+    """The run in the middle by one figure, with that figure, and others, of every run beside it, in the same order."""
+    ordered = sorted(runs, key=lambda figures: figures[by])
+    every = {f"runs_{name}": [figures[name] for figures in ordered] for name in (by, *also)}
+    return {**ordered[len(ordered) // 2], **every}
 
 
 def show(title: str, figures: dict[str, Any]) -> None:

@@ -18,16 +18,17 @@ from schemas.topics import Role, topic_name
 from tidegate.settings import Settings
 
 FOLDED: tuple[Role, ...] = ("context", "steps", "results")
+COLD: tuple[Role, ...] = ("steps.cold", "results.cold")
 
 
 class Progress:
-    """The group's committed offsets against the ends of the hot input topics, over one connection each."""
+    """The group's committed offsets against the ends of input topics, by default of the hot ones; a connection each."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, roles: tuple[Role, ...] = FOLDED) -> None:
         self.settings = settings
         self.partitions = [
             TopicPartition(topic_name(role, settings.topic_prefix), number)
-            for role in FOLDED
+            for role in roles
             for number in range(settings.partitions)
         ]
         self._admin: Any = AIOKafkaAdminClient(**settings.kafka_kwargs())

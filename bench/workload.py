@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from aiokafka.partitioner import murmur2
 
+from schemas.fields import Lane
 from schemas.topics import Role
 
 DAYS: Final = 3
@@ -54,10 +55,19 @@ class Workload:
     """An endless source of events; `records` continues where the last call ended.
 
     `open_tasks` is how many tasks run at a time: about two events of a session fall into one task's time by default.
+    `slots` is the order of kinds, over and over, `lane` the lane of every task.
     """
 
     def __init__(
-        self, *, sessions: int, partitions: int, seed: int = 1, name: str = "bench", open_tasks: int | None = None
+        self,
+        *,
+        sessions: int,
+        partitions: int,
+        seed: int = 1,
+        name: str = "bench",
+        open_tasks: int | None = None,
+        slots: str = SLOTS,
+        lane: Lane = "hot",
     ) -> None:
         self.session_ids = [f"{name}/{seed:x}/user-{number:06d}" for number in range(sessions)]
         self.keys = [session_id.encode() for session_id in self.session_ids]
@@ -65,6 +75,10 @@ class Workload:
         self.open_tasks = max(1, sessions // 5) if open_tasks is None else open_tasks
         self.results = 0
         self.dispatches = 0
+        self._slots = slots
+        self._steps_role: Role = "steps" if lane == "hot" else "steps.cold"
+        self._results_role: Role = "results" if lane == "hot" else "results.cold"
+        self._lane = "" if lane == "hot" else f'"lane":"{lane}",'
         self._random = Random(seed)
         self._id = f"{seed & 0xFFFFFFFF:08x}-7a1d-4c3e-9b52-"
         self._number = 0
@@ -87,7 +101,7 @@ class Workload:
                 yield self._result()
                 emitted += 1
                 continue
-            kind = SLOTS[slot % len(SLOTS)]
+            kind = self._slots[slot % len(self._slots)]
             slot += 1
             if kind == "C":
                 yield self._context()
@@ -145,9 +159,9 @@ class Workload:
         annotate = '"on_stale":"annotate",' if random.random() < 0.1 else ""
         body = (
             f'{{"type":"task.dispatched","source":"planner","task_id":"{task.task_id}","task_type":"{kind}",'
-            f'"snapshot":{{"conversation":"{conversation}","calendar/{day}":"{version}"}},{annotate}'
+            f'"snapshot":{{"conversation":"{conversation}","calendar/{day}":"{version}"}},{annotate}{self._lane}'
         )
-        return self._record("steps", session, body, task.task_id)
+        return self._record(self._steps_role, session, body, task.task_id)
 
     def _step(self) -> Record:
         task, draw = self._any_task(), self._random.random()
@@ -160,7 +174,7 @@ class Workload:
             f'{{"type":"task.step","source":"agent","task_id":"{task.task_id}","step_id":"{number}","kind":"tool_call",'
             f'"name":"{_TOOLS[number]}","status":"completed",{reads}'
         )
-        return self._record("steps", task.session, body, task.task_id)
+        return self._record(self._steps_role, task.session, body, task.task_id)
 
     def _result(self) -> Record:
         task = self._tasks[self._oldest]
@@ -175,7 +189,7 @@ class Workload:
             f'"parts":[{{"part_id":"answer","kind":"show",'
             f'"payload":{{"text":"The answer, number {self._number:08d}."}}}}],'
         )
-        return self._record("results", task.session, body, task.task_id)
+        return self._record(self._results_role, task.session, body, task.task_id)
 
     def _any_task(self) -> Task:
         return self._tasks[self._oldest + int(self._random.random() * self.running)]

@@ -170,9 +170,22 @@ class Life:
         timestamp: int,
         now_ms: int,
     ) -> None:
-        """End an open task before its time, and its children first; tell the agents, and leave a receipt."""
+        """End an open task before its time, and those below it first; tell the agents, and leave receipts."""
+        for below_id in reversed(_below(row, task_id)):
+            self._stop(session_id, row, below_id, "cancelled", "parent_ended", timestamp, now_ms)
+        self._stop(session_id, row, task_id, disposition, reason, timestamp, now_ms)
+
+    def _stop(
+        self,
+        session_id: str,
+        row: SessionRow,
+        task_id: str,
+        disposition: str,
+        reason: Reason,
+        timestamp: int,
+        now_ms: int,
+    ) -> None:
         task = row["tasks"][task_id]
-        self.stop_children(session_id, row, task, "parent_ended", timestamp, now_ms)
         source = self._store.rules.source
         self._store.changes.outputs.append(
             command("task.cancel", source, session_id, task_id, task, {"reason": reason}, now_ms)

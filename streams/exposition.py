@@ -16,8 +16,8 @@ import orjson
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
+from streams.errors import FatalError
 from streams.metrics import Metrics
-from tidegate.errors import TidegateError
 
 _SHUTDOWN_SECONDS = 1.0
 
@@ -36,7 +36,7 @@ class WorkerState(Protocol):
 async def serve(host: str, port: int, metrics: Metrics, state: WorkerState) -> AsyncIterator[int]:
     """Serve until the block ends; gives the port that was bound (`port` 0 takes a free one).
 
-    Raises `TidegateError` if the address cannot be bound. Cancelled, it closes the socket and open connections.
+    Raises `FatalError` if the address cannot be bound. Cancelled, it closes the socket and open connections.
     """
     runner = web.AppRunner(application(metrics, state), access_log=None, shutdown_timeout=_SHUTDOWN_SECONDS)
     await runner.setup()
@@ -85,13 +85,13 @@ def _answer(body: dict[str, Any], *, good: bool) -> web.Response:
     )
 
 
-def _cannot_bind(host: str, port: int, error: OSError) -> TidegateError:
+def _cannot_bind(host: str, port: int, error: OSError) -> FatalError:
     if error.errno == errno.EADDRINUSE:
-        return TidegateError(
-            f"Cannot serve /metrics: port {port} on {host} is in use.",
-            "Stop what holds it, or set TIDEGATE_METRICS_PORT to another port (0 takes a free one).",
+        return FatalError(
+            f"Cannot serve /metrics: port {port} on {host} is in use."
+            " Stop what holds it, or set TIDEGATE_METRICS_PORT to another port (0 takes a free one).",
         )
-    return TidegateError(
-        f"Cannot serve /metrics on {host}, port {port}: {error.strerror or error}",
-        "Check TIDEGATE_METRICS_HOST and TIDEGATE_METRICS_PORT.",
+    return FatalError(
+        f"Cannot serve /metrics on {host}, port {port}: {error.strerror or error}."
+        " Check TIDEGATE_METRICS_HOST and TIDEGATE_METRICS_PORT.",
     )

@@ -8,9 +8,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from projections.changes import Verdicted
+from streams.errors import FatalError
 from streams.exposition import serve
 from streams.metrics import Metrics
-from tidegate.errors import TidegateError
 
 HOST = "127.0.0.1"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3"
@@ -91,9 +91,9 @@ def test_a_port_in_use_is_a_clear_error() -> None:
 
     with socket.create_server((HOST, 0)) as holder:
         port = holder.getsockname()[1]
-        with pytest.raises(TidegateError, match=f"port {port} on {HOST} is in use") as caught:
+        with pytest.raises(FatalError, match=f"port {port} on {HOST} is in use") as caught:
             asyncio.run(start_on(port))
-    assert "TIDEGATE_METRICS_PORT" in caught.value.hint
+    assert "TIDEGATE_METRICS_PORT" in str(caught.value)
 
 
 def test_the_port_is_free_again_afterwards() -> None:

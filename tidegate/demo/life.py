@@ -1,6 +1,6 @@
 """The demo's second story: what else can become of a task, from its dispatch to its end. Data only.
 
-Each episode is a session of its own. What comes out of the gate decides when it goes on, as for users and orchestrators.
+Each episode is a session of its own. Users, agents and orchestrators go on when they have heard from the gate.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ LIFE: Final = (
     ),
     Episode(
         "cancelled",
-        "the user cancels a trip while the\nagent reserves; it goes on",
+        "the user cancels a trip while\nthe agent reserves; the agent\ngoes on all the same",
         (
             _BEGIN,
             _dispatches("book-trip", plan=["search", "reserve", "pay", "mail"]),
@@ -150,13 +150,13 @@ LIFE: Final = (
         ),
         (
             Told("book-trip", "told to stop", "the user wants it no more"),
-            Told("book-trip", "cancelled", "done: search; in flight: reserve; never attempted: pay, mail"),
+            Told("book-trip", "cancelled", "done: search\nin flight: reserve\nnever attempted: pay, mail"),
             Told("book-trip", "withheld", "late: it was cancelled"),
         ),
     ),
     Episode(
         "held",
-        "the user goes to the hotels;\nlater back to the flights",
+        "the user goes to the hotels,\nand later back to the flights",
         (
             _BEGIN,
             _dispatches("find-flight", on_stale="hold"),
@@ -167,12 +167,12 @@ LIFE: Final = (
         ),
         (
             Told("find-flight", "held", "until view/laptop is as it was"),
-            Told("find-flight", "delivered", "now it is"),
+            Told("find-flight", "delivered", "view/laptop is as it was again"),
         ),
     ),
     Episode(
         "redispatch",
-        "the meeting moves; stale work is\nto be done again",
+        "the meeting moves, and stale\nwork is to be done again",
         (
             _BEGIN,
             _dispatches("find-flight", on_stale="redispatch"),
@@ -184,13 +184,13 @@ LIFE: Final = (
         ),
         (
             Told("find-flight", "withheld", _MOVED),
-            Told("find-flight", "to be redone", 'as find-flight~2, with calendar/tuesday = "meeting 5 pm"'),
+            Told("find-flight", "to be redone", 'as find-flight~2, with\ncalendar/tuesday = "meeting 5 pm"'),
             Told("find-flight~2", "delivered", _UNCHANGED),
         ),
     ),
     Episode(
         "effect",
-        "the meeting moves; before it pays,\nthe agent asks the gate",
+        "the meeting moves; before it\npays, the agent asks the gate",
         (
             _BEGIN,
             _dispatches("buy-ticket"),
@@ -205,16 +205,16 @@ LIFE: Final = (
                 },
             ),
             Hears({"type": "effect.refused", "idempotency_key": "pay-1"}),
-            _returns("buy-ticket", "I have bought nothing: your meeting has moved.", depends_on=["conversation"]),
+            _returns("buy-ticket", "I bought nothing: your meeting has moved.", depends_on=["conversation"]),
         ),
         (
             Told("buy-ticket", "payment refused", _MOVED),
-            Told("buy-ticket", "delivered", '"I have bought nothing" does not depend on it'),
+            Told("buy-ticket", "delivered", '"I bought nothing" does not depend on that'),
         ),
     ),
     Episode(
         "expired",
-        f"an agent dies, and no heartbeat\ncomes for {SILENCE_SECONDS:g} s",
+        f"an agent dies: no heartbeat\ncomes for {SILENCE_SECONDS:g} s",
         (
             _BEGIN,
             _dispatches("find-flight", heartbeat_timeout_seconds=SILENCE_SECONDS, plan=["search", "compare"]),
@@ -223,7 +223,7 @@ LIFE: Final = (
         ),
         (
             Told("find-flight", "told to stop", "its heartbeats have stopped"),
-            Told("find-flight", "expired", "in flight: search; never attempted: compare"),
+            Told("find-flight", "expired", "in flight: search\nnever attempted: compare"),
         ),
     ),
 )

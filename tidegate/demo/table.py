@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from rich.box import SIMPLE
@@ -66,17 +67,17 @@ def surprises(verdicts: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def life_table(heard: Mapping[str, Sequence[Told]]) -> Table:
     """The second story with what the gate told, by session id."""
     table = Table(box=SIMPLE, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in ("what happens", "task", "the gate's word", "why, or how far it had come"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("task", "the gate's word"))
+    for column in ("what happens", "task", "the gate says", "why, or how far it had come"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("task", "the gate says"))
     for episode in LIFE:
-        happens = iter(episode.happens.split("\n"))
+        if table.row_count:
+            table.add_section()
         lines = _in_order(episode.expected, heard.get(episode.session_id, ()))
-        for line in lines:
-            says = Text(line.says, _COLOURS.get(line.says, "red"))
-            table.add_row(next(happens, ""), line.task_id, says, line.why)
-        for rest in happens:
-            table.add_row(rest)
-        table.add_section()
+        for happens, line in zip_longest(episode.happens.split("\n"), lines):
+            if line is None:
+                table.add_row(happens)
+            else:
+                table.add_row(happens, line.task_id, Text(line.says, _COLOURS.get(line.says, "red")), line.why)
     return table
 
 
@@ -85,10 +86,10 @@ def life_surprises(heard: Mapping[str, Sequence[Told]]) -> list[str]:
     found = []
     for episode in LIFE:
         lines = _in_order(episode.expected, heard.get(episode.session_id, ()))
-        for line in episode.expected:
-            if line not in lines:
-                found.append(f"{episode.name}: expected {_words(line)}")
-        found += [f"{episode.name}: not expected {_words(line)}" for line in lines if line not in episode.expected]
+        missing = [line for line in episode.expected if line not in lines]
+        others = [line for line in lines if line not in episode.expected]
+        found += [f"{episode.name}: expected {_words(line)}" for line in missing]
+        found += [f"{episode.name}: not expected {_words(line)}" for line in others]
     return found
 
 
@@ -100,7 +101,8 @@ def _in_order(expected: Sequence[Told], heard: Sequence[Told]) -> list[Told]:
 
 
 def _words(line: Told) -> str:
-    return f"{line.task_id} {line.says} ({line.why})"
+    why = line.why.replace("\n", ", ")
+    return f"{line.task_id} {line.says} ({why})"
 
 
 def load_table(summary: Mapping[str, Any], *, events: int, seconds: float) -> Table:

@@ -30,8 +30,8 @@ def told(event: Mapping[str, Any]) -> Told | None:
         case "task.cancel":
             return Told(task_id, "told to stop", _STOPS.get(event["reason"], event["reason"]))
         case "task.redispatch":
-            new = ", ".join(f'{name} = "{value}"' for name, value in event["snapshot"].items() - SNAPSHOT.items())
-            return Told(task_id, "to be redone", f"as {event['new_task_id']}, with {new}")
+            new = [f'{name} = "{value}"' for name, value in event["snapshot"].items() if value != SNAPSHOT.get(name)]
+            return Told(task_id, "to be redone", "\n".join([f"as {event['new_task_id']}, with", *new]))
         case "effect.cleared":
             return Told(task_id, f"{event['effect']} cleared")
         case "effect.refused":
@@ -67,7 +67,7 @@ def _status(status: Mapping[str, Any]) -> Told | None:
     if status.get("disposition") not in ("cancelled", "expired"):
         return None  # that a result was delivered or withheld, its own event tells
     receipt = status.get("receipt", {})
-    steps = "; ".join(f"{words}: {', '.join(receipt[name])}" for name, words in _RECEIPT.items() if name in receipt)
+    steps = "\n".join(f"{words}: {', '.join(receipt[name])}" for name, words in _RECEIPT.items() if name in receipt)
     return Told(status["task_id"], status["disposition"], steps)
 
 
