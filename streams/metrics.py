@@ -179,7 +179,7 @@ class Metrics:
         )
         self.parked_results: Final = Gauge(
             "tidegate_parked_results",
-            "Results that wait for the dispatch of their task, by partition",
+            "Results that wait: for a dispatch, for other tasks, for the context or for the user; by partition",
             ["partition"],
             registry=registry,
         )

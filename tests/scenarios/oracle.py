@@ -150,8 +150,8 @@ class Truth:
             returned = self.first_result(parent)
             if returned is not None and returned.position < dispatch.position:
                 return "its parent had returned"
-            if self._why_cancelled(parent, dispatch.position) is not None:
-                return "its parent was cancelled"
+            if self.why_over(parent, dispatch.position, dispatch.at) is not None:
+                return "its parent was over"
         if body.get("on_newer") == "reject":
             for other in self._of("task.dispatched", dispatch.position):
                 other_id = other.said.body["task_id"]
@@ -257,6 +257,8 @@ class Truth:
                     if history:
                         expected[name] = history[-1][0]
                 expected |= body["snapshot"]
+            elif self._why_cancelled(body["task_id"], moment.position) is not None:
+                continue  # what an agent reads that was told to stop counts for nobody
             elif body["type"] in {"task.step", "task.effect_proposed"} or (
                 body["type"] == "task.result" and (body["task_id"] != task_id or moment == result)
             ):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from itertools import product
+from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.scenarios import cases
 from tests.scenarios.__main__ import main
 from tests.scenarios.approaches import APPROACHES, Outcome, no_gate, one_counter, tidegate
 from tests.scenarios.case import Case
+from tests.scenarios.chance import case_by_chance
 from tests.scenarios.comparison import score, total
 from tests.scenarios.matrix import CHANGES, MOMENTS, MOVES, OUTCOMES, POLICIES, matrix, rows
+from tests.scenarios.pipeline import run
 from tests.scenarios.rows import SUBJECTS
 from tests.scenarios.verdict import mistakes
 
@@ -57,6 +62,26 @@ def test_a_case_that_ends_otherwise_is_noticed() -> None:
     right = case("a deleted document")
     wrong = Case(right.name, right.steps, {"rewrite": ["delivered: fresh", "end: delivered, fresh"]})
     assert len(mistakes(wrong)) == 1
+
+
+# ---- by chance
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_the_oracle_finds_no_mistake_in_a_case_made_up_by_chance(random: Random) -> None:
+    made_up = case_by_chance(random)
+    found = score(made_up, tidegate(made_up))
+    assert (found.stale_applied, found.fresh_withheld, found.silent) == ([], [], []), made_up.steps
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_a_take_over_after_every_event_changes_nothing(random: Random) -> None:
+    made_up = case_by_chance(random)
+    straight, taken_over = run(made_up), run(made_up, restarts=True)
+    assert straight.lines == taken_over.lines, made_up.steps
+    assert all(sum(line.startswith("end:") for line in lines) <= 1 for lines in straight.lines.values())
 
 
 # ---- the oracle

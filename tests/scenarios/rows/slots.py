@@ -231,4 +231,18 @@ SLOTS = (
         ),
         {"approval": ["delivered: fresh", "end: delivered, fresh"], "new": ["end: rejected, slot_taken"]},
     ),
+    Case(
+        "slot, interrupt: a parent and its child in the same place",
+        (
+            dispatches("old", slot=PANEL),
+            dispatches("part", slot=PANEL, parent_task_id="old"),
+            dispatches("new", slot=PANEL, on_newer="interrupt"),
+            returns("new"),
+        ),
+        {
+            "part": ["cancel: parent_ended", "end: cancelled, parent_ended"],
+            "old": ["cancel: superseded", "end: cancelled, superseded"],
+            "new": ["delivered: fresh", "end: delivered, fresh"],
+        },
+    ),
 )

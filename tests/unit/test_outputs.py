@@ -1,0 +1,262 @@
+"""What the gate writes keeps to its own contract: shapes, ids, headers, sizes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+from uuid import UUID
+
+import orjson
+import pytest
+from jsonschema import Draft202012Validator
+
+from projections.outputs import MAX_OUTPUT_BYTES, Output
+from projections.rules import Rules
+from schemas.asyncapi import event_type
+from schemas.fields import MAX_INLINE_PART_BYTES
+from schemas.generate import json_schema
+from schemas.outputs import OUTPUT_EVENTS
+from schemas.topics import topics
+from tests.unit.feeding import Feed
+
+MODELS = {event_type(model): model for model in OUTPUT_EVENTS}
+VALIDATORS = {event_type(model): Draft202012Validator(json_schema(model)) for model in OUTPUT_EVENTS}
+ALLOWED_ON = {topic.role: topic.event_types for topic in topics()}
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+EVERYTHING: dict[str, Any] = {
+    "destination": "mailbox",
+    "metadata": {"deep": [{"er": None}], "n": 0.1, "é": "\u0001"},
+    "request_id": "r-1",
+    "valid_until": "2025-11-24T17:00:00.123456+05:30",
+    "depends_on": ["view/tab-1", "never/seen"],
+    "plan": ["look", "book"],
+}
+PARTS: tuple[dict[str, Any], ...] = (
+    {"part_id": "text", "kind": "show", "payload": {"a": [1, 2.5, None]}, "content_type": "application/json"},
+    {"part_id": "file", "kind": "apply", "payload_ref": {"uri": "s3://x", "sha256": "0" * 64, "bytes": 7}},
+    {"part_id": "null", "kind": "show", "payload": None, "on_stale": "annotate"},
+    {"part_id": "free", "kind": "show", "depends_on": []},
+)
+
+
+def story(session: str = "sé/1") -> Feed:
+    """Everything that the gate can say, said at least once."""
+    feed = Feed(Rules(), session)
+    trace = [("traceparent", TRACE.encode())]
+    feed.changed({"doc/1": "a", "view/tab-1": "inbox"})
+    feed.changed({"doc/2": "a"}, by="mixed")
+    feed.dispatched("mixed", {"doc/1": "a", "doc/2": None}, headers=trace, **EVERYTHING)
+    feed.step("mixed", {"doc/3": None}, step_id="look", progress=0.5, message="é", checkpoint={"uri": "cp"})
+    feed.changed({"doc/1": "b", "doc/3": "b"}, by="somebody")
+    feed.send("task.effect_proposed", task_id="mixed", idempotency_key="k1", effect="book")
+    feed.send("task.effect_proposed", task_id="mixed", idempotency_key="k1", effect="book")
+    feed.send("task.effect_proposed", task_id="ghost", idempotency_key="k2", effect="book")
+    feed.result("mixed", *PARTS, reads={"doc/4": "x"})
+    feed.send("result.acknowledged", task_id="mixed", outcome="refused", reason="too late")
+    feed.result("mixed", PARTS[0])
+    feed.dispatched("failing", {"doc/1": "a"})
+    feed.result("failing", PARTS[0], outcome="failed", error={"code": "c", "message": "é"}, headers=trace)
+    feed.dispatched("parent", slot="panel")
+    feed.dispatched("child", {"doc/1": "b"}, parent_task_id="parent", lane="hot", plan=["one", "two"])
+    feed.step("child", step_id="one", status="started")
+    feed.send("task.effect_proposed", task_id="child", idempotency_key="k3", effect="book")
+    feed.result("parent", *PARTS)
+    feed.send("task.cancel_requested", task_id="child", reason="no")
+    feed.dispatched("taken", slot="panel", on_newer="reject")
+    feed.dispatched("orphan", parent_task_id="mixed")
+    feed.dispatched("again", {"doc/1": "a"}, on_stale="redispatch")
+    feed.step("again", checkpoint={"uri": "cp", "sequence": 3})
+    feed.result("again", PARTS[0])
+    feed.dispatched("held", {"doc/1": "a"}, on_stale="hold", hold_ttl_seconds=60)
+    feed.result("held", PARTS[0], PARTS[3])
+    feed.result("ghost", PARTS[0])
+    feed.take()
+    feed.wait(3600)
+    feed.dispatched("running", {"doc/1": "a"})
+    feed.take()
+    return feed
+
+
+@pytest.fixture(scope="module")
+def written() -> list[tuple[Output, dict[str, Any]]]:
+    feed = story()
+    return [(output, orjson.loads(output.value)) for output in feed.outputs if output.value is not None]
+
+
+def test_the_story_says_everything(written: list[tuple[Output, dict[str, Any]]]) -> None:
+    said = Counter(body["type"] for _, body in written)
+    assert said.keys() == MODELS.keys()
+    reasons = {body.get("reason") or body.get("verdict", {}).get("reason") for _, body in written}
+    assert reasons >= {"fresh", "stale", "late", "unknown_task", "cancelled", "slot_taken", "parent_ended", "held"}
+    assert {body.get("disposition") for _, body in written} >= {"delivered", "withheld", "cancelled", "rejected"}
+
+
+def test_every_output_is_what_its_model_and_its_schema_say(written: list[tuple[Output, dict[str, Any]]]) -> None:
+    for output, body in written:
+        told = MODELS[body["type"]].model_validate_json(output.value or b"")
+        assert body.keys() <= type(told).model_fields.keys(), "a field that the contract does not know"
+        errors = [error.message for error in VALIDATORS[body["type"]].iter_errors(body)]
+        assert errors == []
+
+
+def test_every_output_is_on_a_topic_that_is_meant_for_it(written: list[tuple[Output, dict[str, Any]]]) -> None:
+    for output, body in written:
+        assert body["type"] in ALLOWED_ON[output.role]
+
+
+def test_keys(written: list[tuple[Output, dict[str, Any]]]) -> None:
+    for output, body in written:
+        if body["type"] == "task.status":
+            assert orjson.loads(output.key) == ["sé/1", body["task_id"]]
+        else:
+            assert output.key.decode() == "sé/1"
+
+
+def test_headers_say_what_the_body_says(written: list[tuple[Output, dict[str, Any]]]) -> None:
+    for output, body in written:
+        headers = {name: value.decode() for name, value in output.headers}
+        assert len(headers) == len(output.headers)
+        trace = headers.pop("traceparent", None)
+        assert trace in (None, TRACE)
+        assert headers == {
+            "content-type": "application/json",
+            "ce_specversion": "1.0",
+            "ce_type": body["type"],
+            "ce_source": body["source"],
+            "ce_id": body["event_id"],
+            "ce_subject": body["session_id"],
+            "ce_time": body["occurred_at"],
+        }
+
+
+def test_the_trace_of_a_dispatch_goes_into_all_that_is_said_of_its_task(
+    written: list[tuple[Output, dict[str, Any]]],
+) -> None:
+    for task_id in ("mixed", "failing"):
+        about = [(output, body) for output, body in written if body["task_id"] == task_id]
+        traced = [body["type"] for output, body in about if ("traceparent", TRACE.encode()) in output.headers]
+        if task_id == "mixed":
+            assert set(traced) >= {"result.delivered", "result.withheld", "task.status", "effect.refused"}
+        else:
+            assert traced == ["result.delivered"]
+
+
+def test_ids_are_uuids_of_version_5_and_no_two_records_share_one(written: list[tuple[Output, dict[str, Any]]]) -> None:
+    bodies: dict[str, dict[str, Any]] = {}
+    for _, body in written:
+        assert UUID(body["event_id"]).version == 5
+        assert bodies.setdefault(body["event_id"], body) == body
+    assert len(bodies) == len(written)
+
+
+def test_the_same_decisions_taken_again_have_the_same_ids(written: list[tuple[Output, dict[str, Any]]]) -> None:
+    assert [(output.role, output.key, output.value) for output in story().outputs if output.value is not None] == [
+        (output.role, output.key, output.value) for output, _ in written
+    ]
+
+
+def test_ids_of_verdicts_and_dispositions_do_not_depend_on_when_they_are_written() -> None:
+    feeds = [Feed(), Feed()]
+    for feed, seconds in zip(feeds, (0, 7), strict=True):
+        feed.changed({"doc/1": "b"})
+        feed.dispatched("t", {"doc/1": "a"})
+        feed.take()
+        feed.now_ms += 1000
+        batch_ms = feed.now_ms
+        feed.now_ms += seconds * 1000
+        value = orjson.dumps(
+            {
+                "type": "task.result",
+                "source": "agent",
+                "event_id": "r",
+                "session_id": "s",
+                "occurred_at": "2025-11-24T16:00:00Z",
+                "task_id": "t",
+                "outcome": "completed",
+                "parts": PARTS,
+            }
+        )
+        from tests.unit.feeding import make_batch
+
+        feed.feed(make_batch("results", 0, [value], [batch_ms]))
+    one, other = ([(body["type"], body["event_id"]) for body in feed.take()] for feed in feeds)
+    assert one == other
+    assert [kind for kind, _ in one] == ["result.delivered", "result.withheld", "task.status"]
+
+
+def test_ids_of_what_reads_alike_when_put_together_differ() -> None:
+    ids = set()
+    for session, task in (("a", "b\0c"), ("a\0b", "c"), ('a","b', "c"), ("a", 'b","c')):
+        feed = Feed(session=session)
+        feed.dispatched(task)
+        feed.result(task)
+        ids |= {body["event_id"] for body in feed.take()}
+    assert len(ids) == 8
+
+
+def test_parts_go_out_as_they_came_in() -> None:
+    feed = Feed()
+    feed.dispatched("t")
+    payload = b'{ "n":123456789012345678901234567890,"x":1e400, "t":"\\u00e9" }'
+    envelope = orjson.dumps(
+        {"source": "a", "event_id": "e", "session_id": "s", "occurred_at": "2025-11-24T16:00:00Z", "task_id": "t"}
+    )
+    part = b'{"part_id":"p","kind":"show","payload":' + payload + b"}"
+    feed.send_value("results", envelope[:-1] + b',"type":"task.result","outcome":"completed","parts":[' + part + b"]}")
+    feed.take()
+    (delivered,) = [output for output in feed.outputs if output.role == "delivered"]
+    assert payload in (delivered.value or b"")
+
+
+def test_a_verdict_on_more_facets_than_a_dispatch_may_name() -> None:
+    feed = Feed()
+    feed.dispatched("t", {f"a/{number}": "1" for number in range(256)})
+    feed.step("t", {f"b/{number}": "1" for number in range(256)})
+    feed.changed({f"b/{number}": "2" for number in range(256)})
+    feed.result("t")
+    verdict = feed.verdict()
+    assert len(verdict["snapshot"]) == 512
+    part = verdict["verdict"]["parts"][0]
+    assert (len(part["differences"]), part["differences_omitted"]) == (32, 224)
+    MODELS["result.withheld"].model_validate(verdict, strict=False)
+    assert VALIDATORS["result.withheld"].is_valid(verdict)
+
+
+def test_differences_of_many_parts_are_told_once_in_full() -> None:
+    feed = Feed()
+    feed.dispatched("t", {f"a/{number}": "1" for number in range(100)})
+    feed.changed({f"a/{number}": "2" for number in range(100)})
+    feed.result("t", *({"part_id": f"p{number}"} for number in range(64)))
+    parts = feed.verdict()["verdict"]["parts"]
+    assert len(parts[0]["differences"]) == 32
+    assert all(part["differences"] for part in parts)
+    assert all(len(part["differences"]) + part["differences_omitted"] == 100 for part in parts)
+    assert sum(len(part["differences"]) for part in parts) < 100
+
+
+def test_an_output_that_no_broker_would_take_is_not_made() -> None:
+    feed = Feed()
+    feed.changed({f"doc/{number}": "v" * 1000 for number in range(250)})
+    feed.dispatched("t", depends_on=[f"doc/{number}" for number in range(250)])
+    feed.take()
+    rows = feed.row
+    payload = "x" * (MAX_INLINE_PART_BYTES - 2)
+    feed.result("t", *({"part_id": str(number), "payload": payload} for number in range(2)), {"part_id": "p"})
+    assert [body["type"] for body in feed.take()] == ["result.delivered", "task.status"]
+
+    feed = Feed()
+    feed.changed({f"doc/{number}": "v" * 1000 for number in range(250)})
+    feed.dispatched("t", depends_on=[f"doc/{number}" for number in range(250)])
+    feed.changed({f"more/{number}": "v" * 1000 for number in range(150)})
+    feed.dispatched("t2", depends_on=[f"doc/{number}" for number in range(250)])
+    feed.take()
+    rows = feed.row
+    whole = [{"part_id": str(number), "payload": payload} for number in range(2)]
+    whole.append({"part_id": "2", "payload": "x" * 255_000})
+    feed.result("t", *whole)
+    outputs = feed.take()
+    refusals = feed.changes[-1].refusals
+    assert (outputs, [refusal.error for refusal in refusals]) == ([], ["output_too_large"])
+    assert refusals[0].batch.values[0] is not None
+    assert str(MAX_OUTPUT_BYTES) in refusals[0].detail
+    assert feed.row == rows
