@@ -24,6 +24,10 @@ from schemas.fields import (
 )
 
 
+AllFacets = dict[Name, FacetValue | None]
+"""What a dispatch named and steps have read: as many as it came to."""
+
+
 class ChangedBy(Model):
     """The context event that gave a facet its value."""
 
@@ -147,8 +151,8 @@ class JudgedResult(TaskEcho):
     """The result that was judged."""
     verdict: Verdict
     """The decision, for all parts of the result."""
-    snapshot: Facets = {}
-    """The expected facets at the verdict, for the writer's own compare-and-set."""
+    snapshot: AllFacets = {}
+    """The expected facets at the verdict, moved along by the task's own changes: for the writer's compare-and-set."""
 
 
 class Shadow(Model):
@@ -247,7 +251,7 @@ class TaskRedispatch(TaskEcho):
     """`<id>~2` and so on."""
     attempt: int
     """2 for the second attempt."""
-    snapshot: Facets
+    snapshot: AllFacets
     """The current values of the facets the task depends on."""
     checkpoint: Checkpoint | None = None
     """Where the last attempt had got to."""

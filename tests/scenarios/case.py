@@ -16,6 +16,8 @@ SOON: Final = 1.0
 NEVER: Final = 7_200.0
 """Seconds of a timer that is not to fire."""
 HOUR: Final = 3_600.0
+EVENT_SECONDS: Final = 0.001
+"""From one event to the next."""
 UNKNOWN_TASK_GRACE: Final = 4.0
 SHADOWED: Final = "watched"
 """The task type of which everything is delivered."""
@@ -101,6 +103,7 @@ def moments(case: Case) -> Iterator[Moment]:
             if isinstance(each, Later):
                 at += each.seconds
             else:
+                at += EVENT_SECONDS
                 yield Moment(position, at, each, each.body.get("event_id", f"{position}"))
                 position += 1
 

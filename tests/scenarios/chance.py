@@ -1,7 +1,7 @@
 """Cases made up by chance, of everything that the oracle has an answer to.
 
-Left out: children dispatched and steps taken after a result that waits, and `enqueue`, whose result waits as long as
-the older task runs.
+Left out: children dispatched and steps taken after a result that waits; `enqueue`, whose result waits as long as the
+older task runs; and `reject`, for the oracle does not know how long a result waits.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _policies(random: Random, running: list[str]) -> dict[str, Any]:
         return fields if random.random() < chance else {}
 
     return {
-        **maybe(0.3, slot="panel", on_newer=random.choice(("allow", "reject", "interrupt"))),
+        **maybe(0.3, slot="panel", on_newer=random.choice(("allow", "interrupt"))),
         **maybe(0.15, protected=True),
         **maybe(0.4, on_stale=random.choice(("annotate", "hold", "redispatch"))),
         **maybe(0.3, hold_ttl_seconds=50),

@@ -208,7 +208,7 @@ class Truth:
         if returned is not None and returned.position < place:
             if self._why_blocked(parent_id, returned.position) is not None:
                 return "its parent was withheld"
-            if at - returned.at > parent.said.body.get("scope_grace_seconds", SCOPE_GRACE):
+            if round(at - returned.at, 3) >= parent.said.body.get("scope_grace_seconds", SCOPE_GRACE):
                 return "its parent has waited long enough"
         return None
 
@@ -246,7 +246,7 @@ class Truth:
 
     def _expected(self, task_id: str, place: int, result: Moment | None) -> dict[str, str | None]:
         expected: dict[str, str | None] = {}
-        family = [task_id, *self._children(task_id, place, also_independent=False)]
+        family = [task_id, *self._children(task_id, place, whatever_they_are=False)]
         for moment in self.moments[:place]:
             body = moment.said.body
             if body.get("task_id") not in family:
@@ -266,7 +266,7 @@ class Truth:
         return expected
 
     def _is_contradicted(self, task_id: str, facet: str, stated: str | None, place: int) -> bool:
-        own = {task_id, *self._children(task_id, place, also_independent=True)}
+        own = {task_id, *self._children(task_id, place, whatever_they_are=True)}
         expected: str | None = stated
         value: Any = UNSEEN
         for after, cause in self._history(facet, place):
@@ -275,16 +275,14 @@ class Truth:
             value = after
         return value is not UNSEEN and value != expected
 
-    def _children(self, task_id: str, place: int, *, also_independent: bool) -> Iterator[str]:
+    def _children(self, task_id: str, place: int, *, whatever_they_are: bool) -> Iterator[str]:
         for moment in self._of("task.dispatched", place):
             body = moment.said.body
-            if (
-                body.get("parent_task_id") == task_id != body["task_id"]
-                and (also_independent or not body.get("independent"))
-                and self._why_rejected(moment) is None
+            if body.get("parent_task_id") == task_id != body["task_id"] and (
+                whatever_they_are or not (body.get("independent") or self._why_rejected(moment))
             ):
                 yield body["task_id"]
-                yield from self._children(body["task_id"], place, also_independent=also_independent)
+                yield from self._children(body["task_id"], place, whatever_they_are=whatever_they_are)
 
     # Reading
 

@@ -16,7 +16,7 @@ from projections.partition import Partition
 from projections.rules import Rules
 from schemas.decode import Batch, Decoder
 from schemas.topics import Role
-from tests.scenarios.case import RULES, Away, Case, Later, Moment, Together, moments
+from tests.scenarios.case import EVENT_SECONDS, RULES, Away, Case, Later, Moment, Together, moments
 from tests.scenarios.events import session_of, value_of
 from tests.scenarios.told import Told, lines_of
 
@@ -72,7 +72,7 @@ class _Gate:
 
     def say(self, moment: Moment) -> None:
         """Put an event on its topic."""
-        self._now_ms += 1
+        self._now_ms += round(EVENT_SECONDS * 1000)
         kind, key = moment.said.role, self._session_id.encode()
         role: Role = self._steps if kind == "steps" else kind
         value = value_of(moment, self._session_id, BEGAN, self._lane)

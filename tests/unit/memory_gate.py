@@ -26,6 +26,10 @@ class MemoryGate:
 
     def take(self, role: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         """Fold or judge one event (`occurred_at` may be missing); the verdict events that came of it."""
+        return [event for event in self.tell(role, body) if event["type"].startswith("result.")]
+
+    def tell(self, role: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """Fold or judge one event (`occurred_at` may be missing); everything that came of it."""
         roles: dict[str, Role] = {"context": "context", "steps": "steps", "results": "results"}
         value = orjson.dumps({"occurred_at": "2024-05-15T15:00:00Z", **body})
         offset = self._ends[role]
@@ -39,12 +43,21 @@ class MemoryGate:
         elif role == "steps":
             self._partition.fold_steps(batch, self._now_ms)
         else:
-            place = Place(0, self._ends["context"], self._ends["steps"])
-            self._partition.judge(batch, place, self._now_ms)
+            self._partition.judge(batch, self._place, self._now_ms)
+        self._partition.judge_ready(self._place, self._now_ms)
+        return self._outputs()
+
+    def later(self, seconds: float) -> list[dict[str, Any]]:
+        """Let time pass; everything that came of what fell due."""
+        self._now_ms += round(seconds * 1000)
+        self._partition.act_on_due(self._place, self._now_ms)
+        return self._outputs()
+
+    @property
+    def _place(self) -> Place:
+        return Place(0, self._ends["context"], self._ends["steps"])
+
+    def _outputs(self) -> list[dict[str, Any]]:
         changes = self._partition.take(self._now_ms)
         assert changes.refusals == []
-        return [
-            orjson.loads(output.value)
-            for output in changes.outputs
-            if output.role in ("delivered", "withheld") and output.value is not None
-        ]
+        return [orjson.loads(output.value) for output in changes.outputs if output.value is not None]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 from typing import Any
 
@@ -8,8 +9,11 @@ from rich.console import Console
 
 from tests.unit.memory_gate import MemoryGate
 from tidegate.demo.consumer import Heard
+from tidegate.demo.life import LIFE, SILENCE_SECONDS, Episode, Hears, Says, Told, envelope
+from tidegate.demo.producer import Listener
 from tidegate.demo.story import STORY, Scenario, events, session_id
-from tidegate.demo.table import load_table, outcome, story_table, surprises
+from tidegate.demo.table import life_surprises, life_table, load_table, outcome, story_table, surprises
+from tidegate.demo.told import told as in_words
 
 
 def told(scenario: Scenario) -> dict[str, Any]:
@@ -39,6 +43,111 @@ def test_a_verdict_the_story_does_not_tell_is_a_surprise() -> None:
 
     verdicts["story-nothing"]["parts"][0]["decision"] = "withheld"
     assert surprises(verdicts) == ["nothing, message: withheld, expected delivered"]
+
+
+def lived(episode: Episode) -> list[dict[str, Any]]:
+    """What comes out of the gate; whoever waits in the episode must have heard what he waits for."""
+    gate, written = MemoryGate(), list[dict[str, Any]]()
+    for number, step in enumerate(episode.steps, 1):
+        if isinstance(step, Hears):
+            assert [event for event in written if step.fields.items() <= plain(event).items()], step
+        else:
+            written += gate.tell(*envelope(episode, number, step))
+    return [*written, *gate.later(2 * SILENCE_SECONDS)]
+
+
+def plain(event: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in event.items() if isinstance(value, str | int)}
+
+
+def words(written: list[dict[str, Any]]) -> list[Told]:
+    return list(dict.fromkeys(line for event in written if (line := in_words(event)) is not None))
+
+
+def dispatches(episode: Episode) -> list[dict[str, Any]]:
+    return [s.event for s in episode.steps if isinstance(s, Says) and s.event["type"] == "task.dispatched"]
+
+
+@pytest.mark.parametrize("episode", LIFE, ids=lambda episode: episode.name)
+def test_the_gate_tells_what_the_episode_expects(episode: Episode) -> None:
+    heard = words(lived(episode))
+
+    assert len(heard) == len(episode.expected)
+    assert life_surprises({**as_told(), episode.session_id: heard}) == []
+
+
+@pytest.mark.parametrize("episode", LIFE, ids=lambda episode: episode.name)
+def test_every_task_of_an_episode_ends(episode: Episode) -> None:
+    statuses = {event["task_id"]: event["status"] for event in lived(episode) if event["type"] == "task.status"}
+
+    assert statuses == {dispatch["task_id"]: "ended" for dispatch in dispatches(episode)}
+
+
+def test_the_new_attempt_is_dispatched_as_commanded() -> None:
+    (episode,) = (each for each in LIFE if each.name == "redispatch")
+    (command,) = (event for event in lived(episode) if event["type"] == "task.redispatch")
+    _, second = dispatches(episode)
+
+    assert second["task_id"] == command["new_task_id"]
+    assert (second["attempt"], second["snapshot"]) == (command["attempt"], command["snapshot"])
+
+
+def test_the_second_table_folds_no_line() -> None:
+    text = io.StringIO()
+    Console(file=text, width=120).print(life_table({each.session_id: words(lived(each)) for each in LIFE}))
+
+    for episode in LIFE:
+        told = (told for line in episode.expected for told in (line.task_id, line.says, *line.why.split("\n")))
+        for phrase in (*episode.happens.split("\n"), *told):
+            assert phrase in text.getvalue()
+
+
+def as_told() -> dict[str, list[Told]]:
+    return {each.session_id: list(each.expected) for each in LIFE}
+
+
+def test_what_the_second_story_does_not_tell_is_a_surprise() -> None:
+    heard = as_told()
+    assert life_surprises(heard) == []
+
+    heard["life-expired"] = [Told("find-flight", "delivered")]
+    assert life_surprises(heard) == [
+        "expired: expected find-flight told to stop (its heartbeats have stopped)",
+        "expired: expected find-flight expired (in flight: search, never attempted: compare)",
+        "expired: not expected find-flight delivered ()",
+    ]
+
+
+@pytest.mark.parametrize("receipt", ["done: search", ""])
+def test_a_wrong_receipt_is_a_surprise(receipt: str) -> None:
+    heard = as_told()
+    heard["life-expired"][1] = Told("find-flight", "expired", receipt)
+
+    assert f"expired: not expected find-flight expired ({receipt})" in life_surprises(heard)
+
+
+def test_a_held_part_that_only_waits_for_its_verdict_is_not_told_of() -> None:
+    (episode,) = (each for each in LIFE if each.name == "held")
+    (held, *_) = (event for event in lived(episode) if event.get("status") == "waiting")
+
+    assert in_words(held) == Told("find-flight", "held", "until view/laptop is as it was")
+    assert in_words({name: value for name, value in held.items() if name not in ("stale", "stale_facets")}) is None
+
+
+def test_whoever_waits_goes_on_when_the_session_has_heard_it() -> None:
+    asyncio.run(wait_for_a_cancel())
+
+
+async def wait_for_a_cancel() -> None:
+    listener = Listener()
+    waiting = asyncio.create_task(listener.until("s", Hears({"type": "task.cancel", "task_id": "t"})))
+    cancel = {"type": "task.cancel", "task_id": "t", "metadata": {}}
+    await listener.hear([{**cancel, "session_id": "other"}, {**cancel, "session_id": "s", "type": "task.status"}])
+    await asyncio.sleep(0)
+    assert not waiting.done()
+
+    await listener.hear([{**cancel, "session_id": "s"}])
+    await waiting
 
 
 def heard_event(task: str, *parts: dict[str, Any]) -> dict[str, Any]:

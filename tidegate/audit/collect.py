@@ -21,8 +21,18 @@ from schemas.fields import MAX_METADATA_BYTES
 from schemas.topics import INPUT_ROLES, Role, topics
 from tidegate.audit.findings import Example, Findings
 from tidegate.audit.logs import NEVER, Bounds, Clock, ContextEvent, Facet, Session, Status
-from tidegate.audit.oracle import UNSUPPORTED_INPUTS, unsupported_part
-from tidegate.audit.parse import Record, completed, output_of, result_of, task_of
+from tidegate.audit.parse import (
+    Record,
+    answer_of,
+    completed,
+    instant_ms,
+    on_lane,
+    output_of,
+    proposal_of,
+    redispatch_of,
+    result_of,
+    task_of,
+)
 
 FORWARDED_HEADER: Final = "tidegate_forwarded_from"
 OUTPUT_ROLES: Final[tuple[Role, ...]] = ("dlq", "delivered", "delivered.cold", "withheld", "tasks", "commands")
@@ -90,13 +100,13 @@ class PartitionLogs:
         self._adapters: dict[Role, TypeAdapter[Any]] = {}
         self._takers: dict[str, Callable[[Role, Record, dict[str, Any], Session], bool]] = {
             "context.changed": self._context_changed,
-            "task.cancel_requested": self._unsupported,
-            "result.acknowledged": self._task_event,
+            "task.cancel_requested": self._cancel_requested,
+            "result.acknowledged": self._acknowledged,
             "session.erased": self._session_erased,
             "task.dispatched": self._dispatched,
             "task.step": self._step,
-            "task.heartbeat": self._task_event,
-            "task.effect_proposed": self._unsupported,
+            "task.heartbeat": self._heartbeat,
+            "task.effect_proposed": self._effect_proposed,
             "task.result": self._result,
         }
         self._types: dict[Role, frozenset[str]] = {t.role: frozenset(t.event_types) for t in topics(prefix)}
@@ -155,6 +165,7 @@ class PartitionLogs:
         if origin is not None and not session.is_new_copy(body["source"], body["event_id"]):
             self.counts["forwarded_again"] += 1
             return
+        session.heard_at(record.timestamp)
         if not self._takers[body["type"]](role, record, body, session):
             self._unaccounted(role, offset, f"{body['type']} cannot be folded", handled=handled)
 
@@ -219,11 +230,38 @@ class PartitionLogs:
         self.copies.append(origin)
         return origin
 
-    def _unsupported(self, _role: Role, _record: Record, _body: dict[str, Any], _session: Session) -> bool:
-        return False
+    def _cancel_requested(self, _role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
+        task_id = body.get("task_id")
+        if type(task_id) is not str:
+            return False
+        session.cancels.setdefault(task_id, []).append(record.offset)
+        return True
 
-    def _task_event(self, _role: Role, _record: Record, body: dict[str, Any], _session: Session) -> bool:
-        return type(body.get("task_id")) is str
+    def _acknowledged(self, _role: Role, _record: Record, body: dict[str, Any], session: Session) -> bool:
+        task_id, outcome = body.get("task_id"), body.get("outcome")
+        if type(task_id) is not str or type(outcome) is not str:
+            return False
+        session.acknowledged.setdefault(task_id, set()).add(outcome)
+        return True
+
+    def _heartbeat(self, _role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
+        task_id = body.get("task_id")
+        if type(task_id) is not str:
+            return False
+        self._sign(session, task_id, record)
+        return True
+
+    def _sign(self, session: Session, task_id: str, record: Record) -> None:
+        task = session.tasks.get(task_id)
+        if task is None or task.heartbeat_ms is not None:
+            session.signs.setdefault(task_id, []).append(record.timestamp)
+
+    def _effect_proposed(self, role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
+        proposal, key = proposal_of(role, record, body), body.get("idempotency_key")
+        if proposal is None or type(key) is not str:
+            return False
+        session.proposals.setdefault(key, []).append(proposal)
+        return True
 
     def _context_changed(self, _role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
         changed, unset, cause = body.get("set", {}), body.get("unset", ()), body.get("cause")
@@ -260,7 +298,7 @@ class PartitionLogs:
         return True
 
     def _dispatched(self, role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
-        task = task_of(role, record, body)
+        task = task_of(role, record, body) if on_lane(role, body) else None
         if task is None:
             return False
         first = session.tasks.setdefault(body["task_id"], task)
@@ -271,9 +309,11 @@ class PartitionLogs:
         return True
 
     def _step(self, role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
-        task_id, reads = body.get("task_id"), body.get("reads")
-        if type(task_id) is not str or type(body.get("status")) is not str:
+        task_id, reads, step_id, status = body.get("task_id"), body.get("reads"), body.get("step_id"), body.get("status")
+        if type(task_id) is not str or type(status) is not str or type(step_id) is not str:
             return False
+        session.steps.setdefault(task_id, set()).add((step_id, status))
+        self._sign(session, task_id, record)
         if reads:
             session.reads.setdefault(task_id, []).append((role, record.offset, reads))
         return True
@@ -315,18 +355,14 @@ class PartitionLogs:
         event = None if body is None else self._valid(role, record)
         if event is None:
             return
-        if refused.error in ("invalid_event", "empty_value") and not _may_exceed(record.value or b""):
+        misplaced = event["type"] == "task.dispatched" and not on_lane(role, event)
+        invalid = misplaced or _may_exceed(record.value or b"")
+        if refused.error == "unsupported" or (refused.error in ("invalid_event", "empty_value") and not invalid):
             self.note(
                 "dlq_unfounded", f"{where} is a valid event, but was refused as {refused.error}", "dlq", refused.offset
             )
         if event["type"] == "task.result":
             refused.result = (event["session_id"], event["task_id"], event["source"], event["event_id"])
-            result = result_of(role, record, event)
-            asks = result is not None and unsupported_part(result) is not None
-        else:
-            asks = event["type"] in UNSUPPORTED_INPUTS
-        if refused.error == "unsupported" and not asks:
-            self.note("dlq_unfounded", f"{where} asks for nothing unsupported", "dlq", refused.offset)
 
     def _status(self, role: Role, record: Record) -> None:
         try:
@@ -351,6 +387,10 @@ class PartitionLogs:
                 self.note("output_misplaced", "the key names another task than the body", role, record.offset)
             status.taken = body.get("taken") or status.taken
             ended = body["status"] == "ended"
+            status.seen = True
+            status.waiting_for = body["waiting_for"] if body["status"] == "waiting" else None
+            ended_at = body.get("ended_at") if ended else None
+            ended_ms = 0 if ended_at is None else instant_ms(ended_at)
         except (ValueError, LookupError, TypeError):
             self.note("output_unreadable", "not a task.status event", role, record.offset)
             return
@@ -360,6 +400,7 @@ class PartitionLogs:
         if status.ended_offset < 0:
             status.ended_offset = record.offset
         status.reason, status.detail = body.get("reason"), body.get("detail") or ""
+        status.ended_ms, status.receipt, status.acknowledged = ended_ms, body.get("receipt"), body.get("acknowledged")
         disposition = str(body.get("disposition"))
         if disposition not in status.dispositions:
             status.dispositions.append(disposition)
@@ -368,8 +409,10 @@ class PartitionLogs:
         try:
             body = orjson.loads(record.value or b"")
             session_id = body["session_id"]
-            self._output_id(role, record, body)
-            if role != "commands":
+            if role == "commands":
+                self._command(record, body, self.session(session_id))
+            else:
+                self._output_id(role, record, body)
                 output, task_id = output_of(role, record, body), body["task_id"]
                 self.session(session_id).outputs.setdefault(task_id, []).append(output)
         except (ValueError, LookupError, TypeError, AttributeError):
@@ -377,6 +420,20 @@ class PartitionLogs:
             return
         self.counts["outputs"] += 1
         self._placed(role, record, session_id, session_id.encode())
+
+    def _command(self, record: Record, body: dict[str, Any], session: Session) -> None:
+        kind, task_id = body["type"], body["task_id"]
+        if kind.startswith("effect."):
+            # A repeated answer is the same answer again, its id included.
+            session.answers.setdefault(body["idempotency_key"], []).append(answer_of(record, body))
+            return
+        self._output_id("commands", record, body)
+        if kind == "task.cancel":
+            session.stops.setdefault(task_id, []).append((body["reason"], record.offset))
+        elif kind == "task.redispatch":
+            session.redispatches.setdefault(task_id, []).append(redispatch_of(record, body))
+        else:
+            raise LookupError(kind)
 
     def _output_id(self, role: Role, record: Record, body: dict[str, Any]) -> None:
         event_id = body["event_id"]

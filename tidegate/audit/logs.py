@@ -10,6 +10,7 @@ from array import array
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from schemas.topics import Role
@@ -76,10 +77,27 @@ class Task:
     on_stale: str
     on_stale_failure: str
     when_absent: str
-    unsupported: str | None
-    """The field that asks for something this gate does not do, if any."""
+    slot: str | None
+    on_newer: str
+    protected: bool
+    parent: str | None
+    independent: bool
+    while_stale_grace_ms: int | None
+    """None: it goes on while stale."""
+    deadline_ms: int | None
+    heartbeat_ms: int | None
+    scope_grace_ms: int | None
+    hold_ttl_ms: int | None
+    attempt: int
+    max_redispatches: int
+    plan: list[str]
     again: bool = False
     """Whether there are more dispatches of it."""
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Its place among the tasks of its slot."""
+        return self.at_ms, self.offset
 
 
 @dataclass(slots=True)
@@ -142,8 +160,50 @@ class Output:
     partition: int
     context_offset: int
     steps_offset: int
-    at: str
+    at_ms: int
+    """When it was judged, by the gate's clock."""
     parts: list[JudgedPart]
+    shadow: tuple[str, str] | None
+    """Decision and reason that the gate only watched, in shadow mode."""
+
+
+class Proposal(NamedTuple):
+    """One `task.effect_proposed`."""
+
+    task_id: str
+    role: Role
+    offset: int
+    at_ms: int
+    broker_time: bool
+    effect: str
+    reads: Facets
+
+
+class Answer(NamedTuple):
+    """One `effect.cleared` or `effect.refused`; `reason` is None where it was cleared."""
+
+    task_id: str
+    offset: int
+    effect: str
+    reason: str | None
+    differences: list[dict[str, Any]]
+    partition: int
+    context_offset: int
+    steps_offset: int
+
+    @property
+    def told(self) -> tuple[str, str | None, int, int]:
+        """What every answer to the same key must agree in."""
+        return self.effect, self.reason, self.context_offset, self.steps_offset
+
+
+class Redispatch(NamedTuple):
+    """One `task.redispatch`."""
+
+    offset: int
+    new_task_id: str
+    attempt: int
+    snapshot: Facets
 
 
 @dataclass(slots=True)
@@ -155,11 +215,19 @@ class Status:
     ended_offset: int = -1
     """Of the first record that says ended, as far as visible."""
     tombstone: bool = False
+    seen: bool = False
+    """Whether there is a record of it, not only a tombstone."""
+    waiting_for: str | None = None
+    """What its newest record says the result waits for."""
     reopened: bool = False
     """A record said running after one had said ended."""
     taken: Facets = field(default_factory=dict)
     reason: str | None = None
     detail: str = ""
+    ended_ms: int = 0
+    """`ended_at` of the newest record that says ended, 0 where it has none."""
+    receipt: dict[str, list[str]] | None = None
+    acknowledged: str | None = None
 
 
 @dataclass(slots=True)
@@ -178,8 +246,37 @@ class Session:
     results: dict[str, list[Result]] = field(default_factory=dict)
     outputs: dict[str, list[Output]] = field(default_factory=dict)
     statuses: dict[str, Status] = field(default_factory=dict)
+    cancels: dict[str, list[int]] = field(default_factory=dict)
+    """Offsets of `task.cancel_requested` by task."""
+    acknowledged: dict[str, set[str]] = field(default_factory=dict)
+    signs: dict[str, list[int]] = field(default_factory=dict)
+    """Times at which a task that has to send heartbeats sent one, or a step."""
+    steps: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
+    """Ids and statuses of the steps of a task."""
+    proposals: dict[str, list[Proposal]] = field(default_factory=dict)
+    """Proposed effects by idempotency key."""
+    answers: dict[str, list[Answer]] = field(default_factory=dict)
+    """Answers to them by key."""
+    stops: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    """`task.cancel` by task: reason, offset."""
+    redispatches: dict[str, list[Redispatch]] = field(default_factory=dict)
+    first_ms: int = 0
+    last_ms: int = 0
+    """Times of the oldest and the newest input."""
     copies: set[tuple[str, str]] = field(default_factory=set)
     """Source and event id of events that were sent on from a wrong partition."""
+
+    def heard_at(self, at_ms: int) -> None:
+        """Note the time of an input."""
+        self.first_ms = min(self.first_ms or at_ms, at_ms)
+        self.last_ms = max(self.last_ms, at_ms)
+
+    def may_have_idled(self, ttl_ms: int) -> bool:
+        """Whether there was a time of `ttl_ms` without an event that is sure to have kept the session in memory."""
+        if self.last_ms - self.first_ms < ttl_ms:
+            return False
+        times = sorted([self.first_ms, *(task.at_ms for task in self.tasks.values()), self.last_ms])
+        return any(later - earlier >= ttl_ms for earlier, later in pairwise(times))
 
     def is_new_copy(self, source: str, event_id: str) -> bool:
         """Whether this event has not been sent on before: a crash in between sends it on twice."""

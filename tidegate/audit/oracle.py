@@ -1,57 +1,31 @@
 """What should have been decided: the gate's rules, computed anew from the logs. Pure.
 
 Written from the rules (design.md §4), not from the engine; it must never import `projections` or `streams`. Where the
-engine keeps one row per session and moves it along, this looks back into whole histories.
+engine keeps one row per session and moves it along, this looks back into whole histories. What the logs leave open is
+neither held to be so nor to be otherwise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-from tidegate.audit.logs import NEVER, ContextEvent, Facets, Result, ResultPart, Session, Task, Value
+from tidegate.audit.case import Case, Place
+from tidegate.audit.expect import ANYTHING, NOTHING, Cut, Expected, Statement, expected_at, moved_along, movers_of
+from tidegate.audit.logs import NEVER, ContextEvent, Result, ResultPart, Session, Task
 
 PRESENCE: Final = "presence/"
-
-UNSUPPORTED_INPUTS: Final = frozenset({"task.cancel_requested", "task.effect_proposed"})
-"""Event types this gate does not obey yet: they belong in the DLQ."""
-
-_UNSUPPORTED_UNLESS: Final[dict[str, tuple[object, ...]]] = {
-    "slot": (None,),
-    "parent_task_id": (None,),
-    "independent": (False,),
-    "protected": (False,),
-    "on_newer": ("allow",),
-    "lane": ("hot",),
-    "on_stale": ("withhold", "annotate"),
-    "on_stale_failure": ("withhold", "annotate"),
-    "when_absent": ("deliver", "withhold"),
-    "while_stale": ("continue",),
-    "deadline_at": (None,),
-    "heartbeat_timeout_seconds": (None,),
-    "scope_grace_seconds": (None,),
-    "hold_ttl_seconds": (None,),
-}
-
-
-def unsupported_field(dispatch: dict[str, Any]) -> str | None:
-    """The first field of a dispatch that asks for what this gate does not do yet, or None."""
-    for name, supported in _UNSUPPORTED_UNLESS.items():
-        if name in dispatch and dispatch[name] not in supported:
-            return name
-    return None
-
-
-def unsupported_part(result: Result) -> str | None:
-    """The id of the first part that asks for what this gate does not do yet, or None."""
-    return next((part.part_id for part in result.parts if part.on_stale in ("hold", "redispatch")), None)
+MAX_SLOTS: Final = 64
+"""The gate knows the newest delivery of so many slots of a session."""
+_ROUNDING_MS: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """An expected facet that the context contradicts."""
+    """An expected facet that the context contradicts, surely or perhaps."""
 
-    expected: str | None
+    expected: Expected
     actual: str | None
     givers: list[ContextEvent]
     """The events that gave the actual value, newest first."""
@@ -59,67 +33,53 @@ class Contradiction:
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What the rules say of a known, running task's result at one place in the logs."""
+    """What the rules say of a known, running task at one place in the logs."""
 
-    blockers: tuple[str, ...] = ()
-    """Reasons that withhold the whole result, in the gate's order; the first one is to be named."""
+    blockers: dict[str, bool] = field(default_factory=dict)
+    """Reasons that refuse the task as a whole, in the gate's order, and whether each surely holds."""
+    holds_for_user: bool = False
+    """The user is absent, and the task asks to wait for their return."""
     stale: dict[str, Contradiction] = field(default_factory=dict)
-    """The expected facets that are contradicted, whichever part they matter to."""
+    """The expected facets that are surely contradicted, whichever part they matter to."""
+    maybe: dict[str, Contradiction] = field(default_factory=dict)
+    """Those, and the ones that may be."""
+
+    @property
+    def blocked(self) -> str | None:
+        """The first reason that surely refuses the task."""
+        return next((reason for reason, is_sure in self.blockers.items() if is_sure), None)
 
 
-def expected_facets(
-    session: Session, task_id: str, task: Task, result: Result, *, steps_offset: int, taken: Facets
-) -> Facets:
-    """The facets the task depends on with the values it stated, own changes not yet considered.
+def rule(case: Case, task: Task, at_ms: int, place: Place, cut: Cut, statements: Iterable[Statement]) -> Ruling:
+    """The rules applied with exactly the context below the place's offset folded. `at_ms`: the time of what is judged.
 
-    Snapshot, then what the gate took for `depends_on`, then the reads of the steps below `steps_offset`, last the
-    result's own.
+    `statements` are all that the task states, `cut` is where among the steps it is judged.
     """
-    expected = dict(task.snapshot)
-    for name in task.depends_on:
-        if name not in expected and name in taken:
-            expected[name] = taken[name]
-    for role, offset, reads in session.reads.get(task_id, ()):
-        if role == task.role and task.offset < offset < steps_offset:
-            expected.update(reads)
-    expected.update(result.reads)
-    return expected
-
-
-def moved_along(session: Session, task_id: str, name: str, stated: str | None, context_offset: int) -> Value:
-    """What a task that stated `stated` expects of a facet after its own changes below `context_offset`."""
-    expected: Value = stated
-    since = session.erased_before(context_offset)
-    for offset, before, after in session.own.get(task_id, {}).get(name, ()):
-        if since < offset < context_offset and (before is NEVER or before == expected):
-            expected = after
-    return expected
-
-
-def rule(
-    session: Session, task_id: str, task: Task, result: Result, *, context_offset: int, steps_offset: int, taken: Facets
-) -> Ruling:
-    """The rules applied with exactly the context below `context_offset` and the steps below `steps_offset` folded."""
-    stale = {}
-    expectations = expected_facets(session, task_id, task, result, steps_offset=steps_offset, taken=taken)
-    for name, stated in expectations.items():
+    session, offset = case.session, place.context_offset
+    stale, maybe = {}, {}
+    movers = movers_of(case, cut)
+    for name, stated in expected_at(statements, cut).items():
         facet = session.facets.get(name)
-        if facet is None:
+        actual = facet.at(offset)[0] if facet is not None else NEVER
+        if facet is None or actual is NEVER:
             continue
-        actual = facet.at(context_offset)[0]
-        if actual is NEVER:
-            continue
-        expected = moved_along(session, task_id, name, stated, context_offset)
-        if expected != actual and expected is not NEVER:
-            stale[name] = Contradiction(expected, actual, facet.givers(context_offset))
-    return Ruling(tuple(_blockers(session, task_id, task, context_offset)), stale)
+        expected = moved_along(case, movers, name, stated, offset) if movers else stated
+        if ANYTHING in expected or any(value not in (actual, NOTHING, NEVER) for value in expected):
+            maybe[name] = contradiction = Contradiction(expected, actual, facet.givers(offset))
+            if expected.isdisjoint((actual, NOTHING, NEVER, ANYTHING)):
+                stale[name] = contradiction
+    is_absent = task.when_absent != "deliver" and user_absent(session, offset)
+    blockers = _blockers(case, task, at_ms, place)
+    if task.when_absent == "withhold" and is_absent:
+        blockers["user_absent"] = True
+    return Ruling(blockers, task.when_absent == "hold" and is_absent, stale, maybe)
 
 
-def contradictions_of(part: ResultPart, ruling: Ruling) -> dict[str, Contradiction]:
+def contradictions_of(part: ResultPart, contradictions: dict[str, Contradiction]) -> dict[str, Contradiction]:
     """The contradicted facets that matter to one part."""
     if part.depends_on is None:
-        return ruling.stale
-    return {name: ruling.stale[name] for name in part.depends_on if name in ruling.stale}
+        return contradictions
+    return {name: contradictions[name] for name in part.depends_on if name in contradictions}
 
 
 def policy_of(part: ResultPart, task: Task, result: Result) -> str:
@@ -127,17 +87,46 @@ def policy_of(part: ResultPart, task: Task, result: Result) -> str:
     return part.on_stale or (task.on_stale if result.outcome == "completed" else task.on_stale_failure)
 
 
-def _blockers(session: Session, task_id: str, task: Task, context_offset: int) -> list[str]:
-    reasons = []
-    if _set_by_another(session, "session", "closed", task_id, context_offset):
-        reasons.append("session_closed")
+def _blockers(case: Case, task: Task, at_ms: int, place: Place) -> dict[str, bool]:
+    session, task_id, offset = case.session, case.task_id, place.context_offset
+    reasons = {}
+    if _set_by_another(session, "session", "closed", task_id, offset):
+        reasons["session_closed"] = True
     if task.request_id is not None and _set_by_another(
-        session, f"request/{task.request_id}", "archived", task_id, context_offset
+        session, f"request/{task.request_id}", "archived", task_id, offset
     ):
-        reasons.append("request_archived")
-    if task.when_absent == "withhold" and user_absent(session, context_offset):
-        reasons.append("user_absent")
+        reasons["request_archived"] = True
+    if task.deadline_ms is not None and at_ms > task.deadline_ms - _ROUNDING_MS:
+        reasons["deadline_passed"] = at_ms > task.deadline_ms + _ROUNDING_MS
+    if (superseded := _superseded(case, task, place)) is not None:
+        reasons["superseded"] = superseded
     return reasons
+
+
+def _superseded(case: Case, task: Task, place: Place) -> bool | None:
+    """Whether a newer task of the slot was delivered before: surely (True), perhaps (False), or not at all (None)."""
+    if task.slot is None or task.protected:
+        return None
+    found: bool | None = None
+    for other in reversed(case.rivals):
+        newer = other.task
+        if newer is None or newer.order <= task.order:
+            break
+        for result, verdict in other.judged:
+            if not verdict.delivers:
+                continue
+            there = other.place_of(result, verdict, len(verdict.decisions) - 1)
+            if newer.role != task.role:
+                there, here = Place(there.context_offset, None), Place(place.context_offset, None)
+            else:
+                here = place
+            if here.is_before(there):
+                continue
+            settled = case.slots <= MAX_SLOTS and not case.unsettled and verdict.decides
+            if settled and there.is_before(here) and verdict.last.disposition == "delivered":
+                return True
+            found = False
+    return found
 
 
 def _set_by_another(session: Session, name: str, value: str, task_id: str, context_offset: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final, Protocol
 
 import orjson
@@ -10,8 +11,7 @@ import orjson
 from schemas.events import TaskDispatched
 from schemas.fields import Part
 from schemas.topics import Role
-from tidegate.audit.logs import JudgedPart, Output, Result, ResultPart, Task
-from tidegate.audit.oracle import unsupported_field
+from tidegate.audit.logs import Answer, JudgedPart, Output, Proposal, Redispatch, Result, ResultPart, Task
 
 _NOT_CONTENT: Final = ("type", "source", "event_id", "session_id", "occurred_at", "task_id")
 _CONTENT: Final = {
@@ -64,23 +64,56 @@ def completed(record: Record) -> Any:
 
 def task_of(role: Role, record: Record, body: dict[str, Any]) -> Task | None:
     """The task in a `task.dispatched` event, or None if it is not of the contract's shape."""
+    try:
+        return _task_of(role, record, body)
+    except (TypeError, ValueError, AttributeError):
+        return None
+
+
+def on_lane(role: Role, body: dict[str, Any]) -> bool:
+    """Whether a dispatch was met on the steps topic of the lane it names."""
+    return body.get("lane", "hot") == ("cold" if role == "steps.cold" else "hot")
+
+
+def _task_of(role: Role, record: Record, body: dict[str, Any]) -> Task | None:
     snapshot, depends_on = body.get("snapshot", {}), body.get("depends_on", [])
     if type(body.get("task_id")) is not str or type(snapshot) is not dict or type(depends_on) is not list:
         return None
-    content = [body.get(name, default) for name, default in _CONTENT.items()]
+    said = {name: body.get(name, default) for name, default in _CONTENT.items()}
     return Task(
         role=role,
         offset=record.offset,
         at_ms=record.timestamp,
-        digest=_digest(content),
+        digest=_digest([*said.values()]),
         snapshot=snapshot,
         depends_on=depends_on,
-        request_id=body.get("request_id"),
-        on_stale=body.get("on_stale", "withhold"),
-        on_stale_failure=body.get("on_stale_failure", "annotate"),
-        when_absent=body.get("when_absent", "deliver"),
-        unsupported=unsupported_field(body),
+        request_id=said["request_id"],
+        on_stale=said["on_stale"],
+        on_stale_failure=said["on_stale_failure"],
+        when_absent=said["when_absent"],
+        slot=said["slot"],
+        on_newer=said["on_newer"],
+        protected=said["protected"],
+        parent=said["parent_task_id"],
+        independent=said["independent"],
+        while_stale_grace_ms=_ms(said["while_stale_grace_seconds"]) if said["while_stale"] == "cancel" else None,
+        deadline_ms=instant_ms(said["deadline_at"]) if said["deadline_at"] is not None else None,
+        heartbeat_ms=_ms(said["heartbeat_timeout_seconds"]),
+        scope_grace_ms=_ms(said["scope_grace_seconds"]),
+        hold_ttl_ms=_ms(said["hold_ttl_seconds"]),
+        attempt=said["attempt"],
+        max_redispatches=said["max_redispatches"],
+        plan=said["plan"],
     )
+
+
+def instant_ms(text: str) -> int:
+    """Milliseconds since the epoch of a time in RFC 3339. Raises ValueError if it is none."""
+    return round(datetime.fromisoformat(text.upper()).timestamp() * 1000)
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
 
 
 def _digest(content: Any) -> int:
@@ -137,7 +170,7 @@ def output_of(role: Role, record: Record, body: dict[str, Any]) -> Output:
         partition=judged["partition"],
         context_offset=judged["context_offset"],
         steps_offset=judged["steps_offset"],
-        at=judged["at"],
+        at_ms=instant_ms(judged["at"]),
         parts=[
             JudgedPart(
                 part["part_id"],
@@ -149,4 +182,33 @@ def output_of(role: Role, record: Record, body: dict[str, Any]) -> Output:
             )
             for part in verdict["parts"]
         ],
+        shadow=(body["shadow"]["decision"], body["shadow"]["reason"]) if body.get("shadow") else None,
     )
+
+
+def proposal_of(role: Role, record: Record, body: dict[str, Any]) -> Proposal | None:
+    """The proposal in a `task.effect_proposed` event, or None if it is not of the contract's shape."""
+    task_id, effect, reads = body.get("task_id"), body.get("effect"), body.get("reads") or {}
+    if type(task_id) is not str or type(effect) is not str or type(reads) is not dict:
+        return None
+    return Proposal(task_id, role, record.offset, record.timestamp, record.timestamp_type == 1, effect, reads)
+
+
+def answer_of(record: Record, body: dict[str, Any]) -> Answer:
+    """The answer in an `effect.cleared` or `effect.refused` event. LookupError, TypeError if neither."""
+    judged = body["judged"]
+    return Answer(
+        body["task_id"],
+        record.offset,
+        body["effect"],
+        body["reason"] if body["type"] == "effect.refused" else None,
+        body.get("differences") or [],
+        judged["partition"],
+        judged["context_offset"],
+        judged["steps_offset"],
+    )
+
+
+def redispatch_of(record: Record, body: dict[str, Any]) -> Redispatch:
+    """The command in a `task.redispatch` event. LookupError if it is none."""
+    return Redispatch(record.offset, body["new_task_id"], body["attempt"], body["snapshot"])

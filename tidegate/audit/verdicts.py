@@ -1,17 +1,19 @@
-"""One verdict compared with its result and with what the rules say at the place it names."""
+"""What was decided about one result, compared with it and with what the rules say at the places the verdicts name."""
 
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime
 from typing import Final
 
 from schemas.topics import Role
-from tidegate.audit.case import STEPS_OF, Case, Verdict
-from tidegate.audit.logs import Facets, JudgedPart, Result, ResultPart, Task
-from tidegate.audit.oracle import Contradiction, Ruling, contradictions_of, policy_of, rule, unsupported_part
+from tidegate.audit.case import STEPS_OF, Case, Decision, Verdict
+from tidegate.audit.expect import ANYTHING, cut_of, statements_of
+from tidegate.audit.logs import JudgedPart, Output, Result, ResultPart, Task
+from tidegate.audit.oracle import Contradiction, Ruling, contradictions_of, policy_of, rule
 
-_BLOCKERS: Final = ("session_closed", "request_archived", "user_absent")
+_BLOCKERS: Final = ("session_closed", "request_archived", "deadline_passed", "superseded", "user_absent")
+_BEFORE_WAITING: Final = frozenset(_BLOCKERS[:4])
+"""Reasons that come before the wait for other tasks."""
 
 
 class VerdictCheck:
@@ -21,42 +23,79 @@ class VerdictCheck:
         self._case = case
         self._result = result
         self._verdict = verdict
-        self._output = verdict.first
 
     def run(self, reasons: Counter[tuple[str, str]]) -> None:
         """Check everything of the verdict; count its parts in `reasons` by what became of them and why."""
-        verdict, output = self._verdict, self._output
-        if len(verdict.delivered) > 1 or len(verdict.withheld) > 1 or len({one.digest for one in verdict.all}) > 1:
-            name = f"{self._result.source} {self._result.event_id}"
-            self._case.note_at(
-                "verdict_twice", verdict.all[-1], f"result {name} was judged at {output.role}/{output.offset} already"
-            )
-        self._check_shape()
+        left = [part.part_id for part in self._result.parts]
+        for index, decision in enumerate(self._verdict.decisions):
+            told = [part.part_id for part in decision.first.parts]
+            check = DecisionCheck(self._case, self._result, self._verdict, index)
+            if told != left:
+                if not left or (index and told == [part.part_id for part in self._before(index).parts]):
+                    before = self._before(index)
+                    name = f"{self._result.source} {self._result.event_id}"
+                    detail = f"result {name} was judged at {before.role}/{before.offset} already"
+                    self._case.note_at("verdict_twice", decision.all[-1], detail)
+                elif index == 0 and self._case.outputs_truncated:
+                    self._case.counts["unverifiable"] += 1
+                else:
+                    check.note("verdict_inconsistent", "its parts are not those of the result that were undecided")
+                check.check_shape()
+                return
+            check.run(reasons)
+            left = decision.held
+
+    def _before(self, index: int) -> Output:
+        return self._verdict.decisions[max(index - 1, 0)].first
+
+
+class DecisionCheck:
+    """The comparison for one decision about a result: on all of its parts, or on those that had been held."""
+
+    def __init__(self, case: Case, result: Result, verdict: Verdict, index: int) -> None:
+        self._case = case
+        self._result = result
+        self._verdict = verdict
+        self._decision: Decision = verdict.decisions[index]
+        self._output = self._decision.first
+        self._place = case.place_of(result, verdict, index)
+        self._delivered_before = any(each.delivered for each in verdict.decisions[:index])
+        self._is_rest = index > 0
+
+    def run(self, reasons: Counter[tuple[str, str]]) -> None:
+        """Check everything of the decision; count the parts it decides."""
+        output, decision = self._output, self._decision
+        if len(decision.delivered) > 1 or len(decision.withheld) > 1:
+            self._case.note_at("verdict_twice", decision.all[-1], f"told at {output.role}/{output.offset} already")
+        self.check_shape()
         self._check_barrier()
-        if [part.part_id for part in output.parts] != [part.part_id for part in self._result.parts]:
-            self._note("verdict_inconsistent", "its parts are not those of the result")
-            return
         for part in output.parts:
-            reasons["annotated" if part.annotated else part.decision, part.reason] += 1
+            if output.shadow is not None:
+                reasons["shadow", part.reason] += 1
+            elif part.decision != "held":
+                reasons["annotated" if part.annotated else part.decision, part.reason] += 1
         self._check_reasons()
 
-    def _note(self, kind: str, detail: str) -> None:
+    def note(self, kind: str, detail: str) -> None:
+        """A finding about the decision's first output."""
         self._case.note_at(kind, self._output, detail)
 
-    def _check_shape(self) -> None:
-        """The outputs of the verdict: that they agree with it and carry the parts it names, whole."""
+    def check_shape(self) -> None:
+        """The outputs of the decision: that they agree with it and carry the parts it names, whole."""
         case, output = self._case, self._output
         decided = {part.decision for part in output.parts}
         if output.decision != ("delivered" if "delivered" in decided else "withheld"):
-            self._note("verdict_inconsistent", f"decision {output.decision}, parts {sorted(decided)}")
+            self.note("verdict_inconsistent", f"decision {output.decision}, parts {sorted(decided)}")
         if output.partition != case.logs.partition:
-            self._note("verdict_inconsistent", f"judged on partition {output.partition}")
+            self.note("verdict_inconsistent", f"judged on partition {output.partition}")
         whole = {part.part_id: part.digest for part in self._result.parts}
-        for decision, carriers in (("delivered", self._verdict.delivered), ("withheld", self._verdict.withheld)):
+        for decision, carriers in (("delivered", self._decision.delivered), ("withheld", self._decision.withheld)):
             named = [part.part_id for part in output.parts if part.decision == decision]
+            if output.shadow is not None:
+                named = [part.part_id for part in output.parts] if decision == "delivered" else []
             if not carriers:
                 if named and output.offset < case.bounds[output.role].settled and not case.outputs_truncated:
-                    self._note("output_missing", f"{decision}: {', '.join(named)}")
+                    self.note("output_missing", f"{decision}: {', '.join(named)}")
                 continue
             carrier = carriers[0]
             if [part_id for part_id, _ in carrier.carried] != named:
@@ -69,52 +108,57 @@ class VerdictCheck:
         """Everything older than the result must be below the offsets its verdict names."""
         case, result, output = self._case, self._result, self._output
         steps = STEPS_OF[result.role]
-        judged: tuple[tuple[Role, int], ...] = (("context", output.context_offset), (steps, output.steps_offset))
+        judged: list[tuple[Role, int]] = [("context", output.context_offset)]
+        if self._place.steps_offset is not None:
+            judged.append((steps, output.steps_offset))
+        else:
+            case.counts["steps_unverifiable"] += 1
         for role, offset in judged:
             if offset > case.bounds[role].end:
-                self._note("judged_past_end", f"{role} {offset} of {case.bounds[role].end}")
+                self.note("judged_past_end", f"{role} {offset} of {case.bounds[role].end}")
             if not result.broker_time:
                 case.counts["barrier_unverifiable"] += 1
                 continue
             older = case.logs.clocks[role].last_before(result.at_ms - case.terms.margin_ms)
             if older >= offset:
                 unmarked = any(part.decision == "delivered" and not part.annotated for part in output.parts)
-                self._note(
-                    "barrier_missed" if unmarked else "barrier_missed_withheld",
+                self.note(
+                    "barrier_missed" if unmarked and output.shadow is None else "barrier_missed_withheld",
                     f"{role} {older} is older than the result at {result.offset}, but judged at {offset}",
                 )
 
     def _check_reasons(self) -> None:
         task = self._case.task
-        if (asks := unsupported_part(self._result)) is not None:
-            self._note("unsupported_obeyed", f"part {asks} of the result at {self._result.offset}")
-        elif self._verdict.only("unknown_task"):
+        if not self._output.parts:
+            return
+        if self._decision.only("unknown_task") and not self._is_rest:
             self._check_unknown()
-        elif self._verdict.only("late"):
+        elif self._decision.only("late"):
             self._check_late()
         elif task is not None:
             self._check_judgement(task)
         elif self._case.truncated("steps", "steps.cold"):
             self._case.counts["unverifiable"] += 1
         else:
-            self._note("judged_before_dispatch", "no dispatch of the task exists")
+            self.note("judged_before_dispatch", "no dispatch of the task exists")
 
     # ---- unknown_task and late
 
     def _check_unknown(self) -> None:
         case, output, task = self._case, self._output, self._case.task
         if self._delivers or output.disposition is not None:
-            self._note("verdict_inconsistent", "unknown_task, but delivered or with a disposition")
+            self.note("verdict_inconsistent", "unknown_task, but delivered or with a disposition")
         if task is None or case.session.erased:
             return
-        if task.offset < output.steps_offset and task.role == STEPS_OF[self._result.role]:
+        steps_offset = self._place.steps_offset
+        if steps_offset is not None and task.offset < steps_offset and task.role == STEPS_OF[self._result.role]:
             if not self._may_have_forgotten(task):
-                self._note("known_task_unknown", f"dispatched at {task.offset}, judged at {output.steps_offset}")
+                self.note("known_task_unknown", f"dispatched at {task.offset}, judged at {steps_offset}")
             return
         # All results that wait for one dispatch are given up with the first of them.
         waited = min(result.at_ms for result, verdict in case.judged if verdict.only("unknown_task"))
-        if task.at_ms + case.terms.margin_ms < waited + case.terms.grace_ms:
-            self._note(
+        if task.at_ms + case.terms.margin_ms < waited + case.terms.grace_ms and not self._may_have_forgotten(task):
+            self.note(
                 "unknown_too_early",
                 f"dispatched {task.at_ms - waited} ms after the first result, grace {case.terms.grace_ms} ms",
             )
@@ -131,126 +175,192 @@ class VerdictCheck:
             ended = [task.at_ms]
         if not ended:
             return False
-        judged_ms = int(datetime.fromisoformat(self._output.at).timestamp() * 1000)
-        return case.forgotten or judged_ms - min(ended) >= case.terms.retention_ms
+        return case.unsettled or self._output.at_ms - min(ended) >= case.terms.retention_ms
 
     def _check_late(self) -> None:
         case, output = self._case, self._output
         if self._delivers:
-            self._note("verdict_inconsistent", "late, but delivered")
+            self.note("verdict_inconsistent", "late, but delivered")
         if case.session.erased:
             return
-        if case.deciding:
-            first = case.deciding[0]
-            before = first.context_offset <= output.context_offset and first.steps_offset <= output.steps_offset
-            if first.disposition != output.disposition or not before:
-                ended = f"the task ended {first.disposition} by {first.role}/{first.offset}"
-                self._note("late_without_end", f"{output.disposition}; {ended}")
+        if output.disposition is None and not self._is_rest:
+            self._check_second()
             return
-        without_verdict = case.disposition == "rejected" or case.given_up or case.outputs_truncated
+        if case.deciding:
+            first, ended = case.deciding[0][1].last, case.ended_at
+            if first.disposition != output.disposition or (ended is not None and self._place.is_before(ended)):
+                told = f"the task ended {first.disposition} by {first.role}/{first.offset}"
+                self.note("late_without_end", f"{output.disposition}; {told}")
+            return
+        stopped = case.disposition in ("rejected", "cancelled", "expired") or any(
+            verdict.delivers for _, verdict in case.judged
+        )
+        without_verdict = stopped or case.given_up or case.outputs_truncated
         if output.disposition != case.disposition or not without_verdict:
-            self._note("late_without_end", f"{output.disposition}; the task's status says {case.disposition}")
+            self.note("late_without_end", f"{output.disposition}; the task's status says {case.disposition}")
 
-    # ---- a running task
+    def _check_second(self) -> None:
+        """Late although its task had not ended: another result of it was there, and waited."""
+        case, result = self._case, self._result
+        for other in case.results:
+            if other is result or (other.role == result.role and other.offset > result.offset):
+                continue
+            verdict = next((verdict for each, verdict in case.judged if each is other), None)
+            if verdict is None:
+                return
+            if not verdict.only("unknown_task"):
+                decided = case.place_of(other, verdict, len(verdict.decisions) - 1)
+                if verdict.is_open or not decided.is_before(self._place):
+                    return
+        if case.outputs_truncated or case.truncated("results", "results.cold"):
+            case.counts["unverifiable"] += 1
+            return
+        self.note("late_without_end", "the task had not ended, and no other result of it was waiting")
+
+    # ---- an open task
 
     def _check_judgement(self, task: Task) -> None:
-        result, output = self._result, self._output
-        if task.role == STEPS_OF[result.role] and task.offset >= output.steps_offset:
-            self._note("judged_before_dispatch", f"dispatched at {task.offset}, judged at {output.steps_offset}")
-        if output.disposition != output.decision:
-            self._note("verdict_inconsistent", f"decision {output.decision}, disposition {output.disposition}")
-        if task.again and self._case.session.erased_before(output.context_offset) >= 0:
-            # Which of its dispatches the erasure took away depends on how the topics interleaved.
-            self._case.counts["unverifiable"] += 1
+        case, result, output = self._case, self._result, self._output
+        steps_offset = self._place.steps_offset
+        if task.role == STEPS_OF[result.role] and steps_offset is not None and task.offset >= steps_offset:
+            self.note("judged_before_dispatch", f"dispatched at {task.offset}, judged at {steps_offset}")
+        delivered = self._delivered_before or bool(self._decision.delivered)
+        due = None if self._decision.held else "delivered" if delivered else "withheld"
+        if output.disposition != due:
+            self.note("verdict_inconsistent", f"disposition {output.disposition}, should be {due}")
+        if output.shadow is not None:
+            case.counts["shadow"] += 1
+            if output.shadow[1] != output.reason:
+                self.note("verdict_inconsistent", f"shadow reason {output.shadow[1]}, verdict {output.reason}")
             return
-        ruling = rule(
-            self._case.session,
-            self._case.task_id,
-            task,
-            result,
-            context_offset=output.context_offset,
-            steps_offset=output.steps_offset,
-            taken=self._taken(task),
-        )
-        for part, judged in zip(result.parts, output.parts, strict=True):
-            self._check_part(task, part, judged, ruling)
+        if task.again and case.session.erased_before(output.context_offset) >= 0:
+            # Which of its dispatches the erasure took away depends on how the topics interleaved.
+            case.counts["unverifiable"] += 1
+            return
+        if case.session.may_have_idled(case.terms.session_ttl_ms):
+            case.counts["unverifiable"] += 1
+            return
+        cut = cut_of(case, result, steps_offset)
+        statements = statements_of(case, result, output)
+        self._check_taken(task)
+        ruling = rule(case, task, result.at_ms, self._place, cut, statements)
+        if ruling.maybe.keys() != ruling.stale.keys():
+            case.counts["uncertain"] += 1
+        parts = {part.part_id: part for part in result.parts}
+        for judged in output.parts:
+            self._check_part(task, parts[judged.part_id], judged, ruling)
+        if not all(part.reason in _BEFORE_WAITING for part in output.parts):
+            self._check_waited(task)
 
-    def _taken(self, task: Task) -> Facets:
-        """What the gate says it took for `depends_on`: its status where there is one, else what the verdict echoes."""
-        if not task.depends_on:
-            return {}
-        case, echo = self._case, self._output.snapshot
-        read = set(self._result.reads)
-        for _, _, reads in case.session.reads.get(case.task_id, ()):
-            read |= reads.keys()
-        taken = {name: echo[name] for name in task.depends_on if name in echo and name not in read}
-        if case.status is not None:
-            taken |= case.status.taken
-        if not case.truncated("context"):
-            for name, value in taken.items():
-                facet = case.session.facets.get(name)
-                if name not in task.snapshot and (facet is None or value not in facet.values):
-                    self._note("taken_never_held", f"{name} = {value!r}")
-        return taken
+    def _check_taken(self, task: Task) -> None:
+        """What the gate says it took for `depends_on`: that the facet had that value once."""
+        case = self._case
+        if not task.depends_on or case.truncated("context"):
+            return
+        names = [name for name in task.depends_on if name not in task.snapshot]
+        taken = case.status.taken if case.status is not None and case.status.seen else {}
+        for name in names:
+            facet = case.session.facets.get(name)
+            if name in taken and (facet is None or taken[name] not in facet.values):
+                self.note("taken_never_held", f"{name} = {taken[name]!r}")
+
+    def _check_waited(self, task: Task) -> None:
+        """That the result waited for the tasks it had to wait for."""
+        case, steps_offset = self._case, self._place.steps_offset
+        if case.unsettled or steps_offset is None or task.role != STEPS_OF[self._result.role]:
+            return
+        awaited = [(child, "scope_not_awaited") for child in case.children]
+        if task.on_newer == "enqueue":
+            awaited += [(rival, "slot_not_awaited") for rival in case.rivals if _is_older(rival, task)]
+        for other, kind in awaited:
+            there = other.task
+            if there is None or there.role != task.role or there.offset >= steps_offset:
+                continue
+            if kind == "scope_not_awaited" and there.offset < task.offset:
+                continue  # it may have ended before it joined
+            ended = other.ended_at
+            if other.given_up or (not other.is_open and ended is None):
+                continue
+            if other.unsettled or (other.is_open and not case.handled(there.role, there.offset)):
+                continue
+            if ended is None or self._place.is_before(ended):
+                self.note(kind, f"task {other.task_id} was open")
 
     def _check_part(self, task: Task, part: ResultPart, judged: JudgedPart, ruling: Ruling) -> None:
-        stale = contradictions_of(part, ruling)
+        stale, maybe = contradictions_of(part, ruling.stale), contradictions_of(part, ruling.maybe)
         policy = policy_of(part, task, self._result)
+        blocked = ruling.blocked
         # With the oldest context gone, what stood against a part may be gone, too.
         whole = not self._case.truncated("context")
 
         def note(kind: str, detail: str) -> None:
             place = f"judged at context {self._output.context_offset}, steps {self._output.steps_offset}"
-            self._note(kind, f"part {part.part_id} of the result at {self._result.offset}, {place}: {detail}")
+            self.note(kind, f"part {part.part_id} of the result at {self._result.offset}, {place}: {detail}")
 
-        if judged.decision == "delivered":
-            if ruling.blockers:
-                note("stale_delivered", ruling.blockers[0])
-            elif judged.reason == "fresh" and not judged.annotated:
-                if stale:
-                    note("stale_delivered", _named(stale))
-            elif judged.reason != "stale" or not judged.annotated:
-                note("reason_unexpected", f"delivered, reason {judged.reason}, annotated {judged.annotated}")
-            elif stale:
-                if policy != "annotate":
-                    note("policy_not_followed", f"on_stale is {policy}, but it was annotated")
-                self._check_differences(judged, stale, task)
-            elif whole:
-                note("annotated_fresh", "nothing contradicts it")
-        elif judged.reason == "stale":
-            if stale:
-                if ruling.blockers:
-                    note("reason_order", f"{ruling.blockers[0]} comes before stale")
-                elif policy != "withhold":
-                    note("policy_not_followed", f"on_stale is {policy}, but it was withheld")
-                self._check_differences(judged, stale, task)
-            elif whole:
-                note("fresh_withheld", "nothing contradicts it")
-        elif judged.reason in _BLOCKERS:
-            if judged.reason in ruling.blockers:
-                if judged.reason != ruling.blockers[0]:
-                    note("reason_order", f"{ruling.blockers[0]} comes before {judged.reason}")
+        if judged.reason in _BLOCKERS:
+            if judged.decision != "withheld":
+                note("reason_unexpected", f"{judged.decision}, reason {judged.reason}")
+            elif judged.reason in ruling.blockers:
+                if blocked is not None and _BLOCKERS.index(blocked) < _BLOCKERS.index(judged.reason):
+                    note("reason_order", f"{blocked} comes before {judged.reason}")
+            elif judged.reason == "superseded":
+                if not self._case.outputs_truncated and not self._case.session.erased:
+                    note("reason_false", "no newer task of its slot was delivered")
             elif whole:
                 note("reason_false", f"{judged.reason} does not hold")
+            return
+        if judged.reason not in _REASONS.get(judged.decision, ()) or judged.annotated != (
+            judged.decision == "delivered" and judged.reason == "stale"
+        ):
+            if judged.decision == "delivered" and (blocked or stale):
+                note("stale_delivered", blocked or _named(stale))
+            else:
+                note("reason_unexpected", f"{judged.decision}, reason {judged.reason}, annotated {judged.annotated}")
+            return
+        if blocked is not None:
+            kind = "stale_delivered" if judged.decision == "delivered" else "reason_order"
+            note(kind, f"{blocked} comes before {judged.reason}")
+        elif judged.reason == "fresh":
+            if stale:
+                note("stale_delivered", _named(stale))
+            elif ruling.holds_for_user:
+                note("policy_not_followed", "the user is absent, and the task is to be held")
+        elif ruling.holds_for_user:
+            if judged.reason != "hold_expired":
+                note("policy_not_followed", "the user is absent, and the task is to be held")
+        elif not maybe:
+            if whole:
+                note(_UNFOUNDED[judged.decision, judged.reason], "nothing contradicts it")
         else:
-            note("reason_unexpected", f"withheld, reason {judged.reason}")
+            if policy not in _POLICIES[judged.decision, judged.reason]:
+                note("policy_not_followed", f"on_stale is {policy}, but it was {judged.decision} as {judged.reason}")
+            self._check_differences(judged, stale, maybe, task)
+        if judged.reason == "hold_expired":
+            due = self._result.at_ms + (self._case.terms.hold_ttl_ms if task.hold_ttl_ms is None else task.hold_ttl_ms)
+            if self._output.at_ms + self._case.terms.margin_ms < due:
+                note("hold_cut_short", f"{due - self._output.at_ms} ms before its time")
 
-    def _check_differences(self, judged: JudgedPart, stale: dict[str, Contradiction], task: Task) -> None:
+    def _check_differences(
+        self, judged: JudgedPart, stale: dict[str, Contradiction], maybe: dict[str, Contradiction], task: Task
+    ) -> None:
         """The differences a verdict names for a part: that they are those the logs show."""
         if self._case.truncated("context"):
             return
         problems = []
-        if len(judged.differences) + judged.omitted != len(stale) or not judged.differences:
-            problems.append(f"{len(judged.differences)} named, {judged.omitted} omitted, {len(stale)} there are")
+        named = len(judged.differences) + judged.omitted
+        if not len(stale) <= named <= len(maybe) or not judged.differences:
+            there = f"{len(stale)} to {len(maybe)}" if len(stale) != len(maybe) else f"{len(stale)}"
+            problems.append(f"{len(judged.differences)} named, {judged.omitted} omitted, {there} there are")
         for difference in judged.differences:
             name, by = difference["facet"], difference["changed_by"]
-            contradiction = stale.get(name)
+            contradiction = maybe.get(name)
             if contradiction is None:
                 problems.append(f"{name} is not contradicted")
                 continue
-            told = (difference["expected"], difference["actual"])
-            if told != (contradiction.expected, contradiction.actual):
-                problems.append(f"{name}: {told}, should be {(contradiction.expected, contradiction.actual)}")
+            expected = contradiction.expected
+            if difference["actual"] != contradiction.actual or expected.isdisjoint((difference["expected"], ANYTHING)):
+                told = (difference["expected"], difference["actual"])
+                problems.append(f"{name}: {told}, should be {(sorted(map(str, expected)), contradiction.actual)}")
             giver = next((event for event in contradiction.givers if event.offset == by["offset"]), None)
             if giver is None or (giver.source, giver.event_id) != (by["source"], by["event_id"]):
                 offsets = [event.offset for event in contradiction.givers[:5]]
@@ -258,12 +368,31 @@ class VerdictCheck:
             elif difference["since"] != ("dispatch" if giver.at_ms <= task.at_ms else "running"):
                 problems.append(f"{name}: since {difference['since']}")
         if problems:
-            self._note("difference_wrong", f"part {judged.part_id}: {'; '.join(problems)}")
+            self.note("difference_wrong", f"part {judged.part_id}: {'; '.join(problems)}")
+
+
+_REASONS: Final = {"delivered": ("fresh", "stale"), "withheld": ("stale", "hold_expired"), "held": ("stale",)}
+_POLICIES: Final = {
+    ("delivered", "stale"): ("annotate",),
+    ("withheld", "stale"): ("withhold", "redispatch"),
+    ("withheld", "hold_expired"): ("hold",),
+    ("held", "stale"): ("hold",),
+}
+_UNFOUNDED: Final = {
+    ("delivered", "stale"): "annotated_fresh",
+    ("withheld", "stale"): "fresh_withheld",
+    ("withheld", "hold_expired"): "reason_false",
+    ("held", "stale"): "fresh_withheld",
+}
+
+
+def _is_older(other: Case, task: Task) -> bool:
+    return other.task is not None and other.task.order < task.order
 
 
 def _named(stale: dict[str, Contradiction]) -> str:
     told = [
-        f"{name}: expected {each.expected!r}, but {each.actual!r} since offset {each.givers[-1].offset}"
+        f"{name}: expected {sorted(map(str, each.expected))}, but {each.actual!r} since offset {each.givers[-1].offset}"
         for name, each in list(stale.items())[:3]
     ]
     return "; ".join(told) + ("; ..." if len(stale) > 3 else "")

@@ -153,9 +153,7 @@ class _Demo:
             print_(f'  {name} = "{value}"', highlight=False)
         print_("What happens while it works decides. Each line is a session of its own, with this one task in it.")
         print_(story_table(heard.story))
-        print_(
-            "[bold]And on.[/bold] What else can become of a task before it ends. Each has a session of its own again."
-        )
+        print_("[bold]The life of a task.[/bold] What else can become of it. Again, each has a session of its own.")
         print_(life_table(heard.life))
         lines = surprises(heard.story) + life_surprises(heard.life)
         for line in lines:

@@ -13,8 +13,8 @@ from tidegate.demo.story import CONTEXT, SNAPSHOT
 PREFIX: Final = "life-"
 """What the sessions' ids begin with."""
 
-SILENCE_SECONDS: Final = 1.0
-"""How long an agent may be silent where the story says so."""
+SILENCE_SECONDS: Final = 2.0
+"""How long an agent may be silent where the story says so; long enough for its few events to be sent in time."""
 
 
 @dataclass(frozen=True, slots=True)

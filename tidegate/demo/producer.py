@@ -54,16 +54,14 @@ async def _story(settings: Settings) -> None:
     ):
         topics = [topic_name(role, settings.topic_prefix) for role in _HEARD]
         consumer.assign([TopicPartition(topic, number) for topic in topics for number in range(settings.partitions)])
-        listening = asyncio.create_task(_listen(consumer, listener))
         stage = Stage(settings, producer)
-        try:
-            async with asyncio.timeout(_STORY_SECONDS), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(_STORY_SECONDS), asyncio.TaskGroup() as listeners:
+            listening = listeners.create_task(_listen(consumer, listener))
+            async with asyncio.TaskGroup() as group:
                 group.create_task(_play_story(stage))
                 for episode in LIFE:
                     group.create_task(_play(episode, stage, listener))
-        finally:
             listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
 
 
 async def _play_story(stage: Stage) -> None:

@@ -72,12 +72,13 @@ def life_table(heard: Mapping[str, Sequence[Told]]) -> Table:
     for episode in LIFE:
         if table.row_count:
             table.add_section()
-        lines = _in_order(episode.expected, heard.get(episode.session_id, ()))
-        for happens, line in zip_longest(episode.happens.split("\n"), lines):
-            if line is None:
-                table.add_row(happens)
-            else:
-                table.add_row(happens, line.task_id, Text(line.says, _COLOURS.get(line.says, "red")), line.why)
+        rows = []
+        for line in _in_order(episode.expected, heard.get(episode.session_id, ())):
+            first, *others = line.why.split("\n")
+            rows.append((line.task_id, Text(line.says, _COLOURS.get(line.says, "red")), first))
+            rows += [("", Text(), other) for other in others]
+        for happens, row in zip_longest(episode.happens.split("\n"), rows, fillvalue=()):
+            table.add_row(happens or "", *row)
     return table
 
 
@@ -96,7 +97,10 @@ def life_surprises(heard: Mapping[str, Sequence[Told]]) -> list[str]:
 def _in_order(expected: Sequence[Told], heard: Sequence[Told]) -> list[Told]:
     """What was heard in the order of the tale, for topics have none between them; with its words for deliveries."""
     words = {(line.task_id, line.says): (at, line.why) for at, line in enumerate(expected)}
-    lines = [line if line.why else line._replace(why=words.get(line[:2], (0, ""))[1]) for line in heard]
+    lines = [
+        line._replace(why=words.get(line[:2], (0, ""))[1]) if line.says == "delivered" and not line.why else line
+        for line in heard
+    ]
     return sorted(lines, key=lambda line: words.get(line[:2], (len(expected), ""))[0])
 
 

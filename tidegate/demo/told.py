@@ -63,7 +63,8 @@ def _verdict(verdict: Mapping[str, Any]) -> str:
 def _status(status: Mapping[str, Any]) -> Told | None:
     if status["status"] == "waiting":
         facets = ", ".join(status.get("stale_facets", ()))
-        return Told(status["task_id"], "held", f"until {facets} is as it was")
+        # Nothing differs any more where the user is back and the verdict not yet given.
+        return Told(status["task_id"], "held", f"until {facets} is as it was") if facets else None
     if status.get("disposition") not in ("cancelled", "expired"):
         return None  # that a result was delivered or withheld, its own event tells
     receipt = status.get("receipt", {})

@@ -1,4 +1,4 @@
-"""The examples of docs/life.md, executed: each block of events, and the block that says what comes out of them."""
+"""The examples of docs/semantics.md, executed: each block of events, and the block that says what comes out of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from schemas.outputs import OUTPUT_EVENTS
 from schemas.topics import Role, topic_name
 from tidegate.settings import ENV_PREFIX, Settings
 
-LIFE: Final = (Path(__file__).parents[2] / "docs" / "life.md").read_text()
+SEMANTICS: Final = (Path(__file__).parents[2] / "docs" / "semantics.md").read_text()
 BEGIN: Final = datetime(2026, 3, 2, 10, tzinfo=UTC)
 SESSION: Final = "acme/user-7"
 ROLES: Final[dict[str, Role]] = {
@@ -63,6 +63,8 @@ def rules(settings: dict[str, Any]) -> Rules:
         unknown_task_grace_ms=round(made.unknown_task_grace_seconds * 1000),
         scope_grace_ms=round(made.scope_grace_seconds * 1000),
         hold_ttl_ms=round(made.hold_ttl_seconds * 1000),
+        ended_task_retention_ms=round(made.ended_task_retention_seconds * 1000),
+        ended_tasks_per_session=made.ended_tasks_per_session,
         session_ttl_ms=round(made.session_ttl_seconds * 1000),
         shadow=made.shadow,
         shadow_task_types=frozenset(made.shadow_task_types),
@@ -91,14 +93,15 @@ class Story:
         role = ROLES[fields["type"]] if topic is None else TOPICS[topic]
         offset = self._ends[role]
         self._ends[role] += 1
+        session_id = fields.get("session_id", SESSION)
         envelope = {
             "source": "example",
             "event_id": f"{role}-{offset}",
-            "session_id": SESSION,
+            "session_id": session_id,
             "occurred_at": "2026-03-02T10:00:00Z",
         }
         value = orjson.dumps({**envelope, **fields})
-        key = SESSION.encode()
+        key = session_id.encode()
         batch = Batch(role, 0, offset, offset + 1, [offset], [self._now_ms], [key], [value], [()], len(value))
         assert Decoder(role).decode(batch) == []
         if role == "context":
@@ -158,7 +161,7 @@ def shows(output: Any, expected: Any) -> bool:
     return bool(output == expected)
 
 
-EXAMPLES: Final = examples(LIFE)
+EXAMPLES: Final = examples(SEMANTICS)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
@@ -173,12 +176,12 @@ def test_example(example: Example) -> None:
 
 
 def test_every_block_is_one_of_an_example() -> None:
-    assert LIFE.count("```jsonl") == 2 * len(EXAMPLES)
-    assert len(EXAMPLES) > 20
+    assert SEMANTICS.count("```jsonl") == 2 * len(EXAMPLES)
+    assert len(EXAMPLES) > 40
 
 
 def test_every_rule_has_an_example() -> None:
-    headings = re.findall(r"^### (.+)$", LIFE, re.MULTILINE)
+    headings = re.findall(r"^### (.+)$", SEMANTICS, re.MULTILINE)
     assert set(headings) == {example.name.rsplit(" ", 1)[0] for example in EXAMPLES}
 
 
@@ -198,5 +201,6 @@ def test_every_policy_and_every_reason_of_a_task_s_end_is_told_of() -> None:
         *("allow", "enqueue", "reject", "interrupt", "hold", "redispatch", "protected", "independent", "while_stale"),
         *("superseded", "slot_taken", "cancelled", "parent_ended", "unknown_parent", "scope_closed", "hold_expired"),
         *("deadline_passed", "heartbeat_missed", "late", "stale", "user_absent", "held"),
+        *("session_closed", "request_archived", "unknown_task", "identity_conflict", "annotate", "withhold", "fresh"),
     ):
         assert f'"{value}"' in text, value

@@ -1,0 +1,320 @@
+"""Random logs of several sessions, and runs of them through a partition: batched, written, crashed and restarted at will."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple
+
+import orjson
+from hypothesis import strategies as st
+
+from projections.changes import Changes
+from projections.gate import Place
+from projections.partition import Partition
+from projections.rules import Rules
+from schemas.topics import Role
+from tests.unit.feeding import START_MS, make_batch, role_of
+
+RULES: Final = Rules(hold_ttl_ms=600_000, ended_tasks_per_session=8)
+SESSIONS: Final = ("s", "s2")
+TASKS: Final = ("t1", "t2", "t3", "t4")
+NEVER_DISPATCHED: Final = "ghost"
+PLAIN: Final = ("conversation", "view/a", "doc/1", "doc/2")
+VALUES: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(PLAIN, ("1", "2", "3")),
+    "presence/a": ("present", "absent"),
+    "presence/b": ("present", "absent"),
+    "request/r1": ("1", "archived"),
+    "session": ("open", "closed"),
+}
+
+
+class Op(NamedTuple):
+    """One thing that happens: a record, a barrier that is reached, or time that has passed.
+
+    `body` is None where it is no record. `at_ms` is broker time; `place` where the logs stand after it.
+    """
+
+    role: Role | Literal["barrier", "time"]
+    body: dict[str, Any] | None
+    offset: int
+    at_ms: int
+    place: Place
+
+
+# Drawing logs
+
+
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """What a log may hold."""
+
+    sessions: Sequence[str] = SESSIONS
+    tasks: Sequence[str] = TASKS
+    depends_on: bool = True
+    scopes: bool = True
+    slots: bool = True
+    waits: bool = True
+    effects: bool = True
+    cancels: bool = True
+    erasure: bool = True
+    time: bool = True
+    results_last: bool = False
+
+
+def logs(kinds: Kinds, max_size: int = 30) -> st.SearchStrategy[list[Op]]:
+    """Logs of these kinds, in the order in which things happened."""
+    return st.lists(_steps(kinds), min_size=1, max_size=max_size).map(lambda drawn: laid_out(drawn, kinds))
+
+
+def laid_out(drawn: list[tuple[str, dict[str, Any]]], kinds: Kinds) -> list[Op]:
+    """The records with offsets, ids and times; what repeats an earlier result or dispatch takes its content."""
+    ops: list[Op] = []
+    ends: Counter[str] = Counter()
+    at_ms = START_MS
+    if kinds.results_last:
+        drawn = sorted(drawn, key=lambda step: step[1].get("type") in ("task.result", "again"))
+    for number, (what, fields) in enumerate(drawn):
+        at_ms += 1000
+        if what in ("barrier", "time"):
+            at_ms += int(fields.get("seconds", 0)) * 1000
+            ops.append(Op(what, None, -1, at_ms, _place(ends)))  # type: ignore[arg-type]
+            continue
+        body = _body(ops, number, fields)
+        if body is None:
+            continue
+        role = role_of(body)
+        ops.append(Op(role, body, ends[role], at_ms, _place(ends)))
+        ends[role] += 1
+        ops[-1] = ops[-1]._replace(place=_place(ends))
+    ops.append(Op("barrier", None, -1, at_ms, _place(ends)))
+    return ops
+
+
+def _body(ops: list[Op], number: int, fields: dict[str, Any]) -> dict[str, Any] | None:
+    if fields["type"] != "again":
+        return {"source": "test", "event_id": f"e-{number}", "occurred_at": "2025-11-24T16:00:00Z", **fields}
+    kinds = ("task.result", "task.dispatched")
+    earlier = [op.body for op in ops if op.body is not None and op.body["type"] in kinds]
+    if not earlier:
+        return None
+    chosen = earlier[fields["which"] % len(earlier)]
+    how = fields["how"]
+    if how == "same":
+        return dict(chosen)
+    if how == "new id":
+        return {**chosen, "event_id": f"e-{number}"}
+    changed = {"outcome": "failed"} if chosen["type"] == "task.result" else {"task_type": "another"}
+    return {**chosen, **changed}
+
+
+def _place(ends: Counter[str]) -> Place:
+    return Place(0, ends["context"], ends["steps"])
+
+
+def _facets(*, absent: bool = True, names: Sequence[str] = tuple(VALUES)) -> st.SearchStrategy[dict[str, Any]]:
+    pairs = [(name, value) for name in names for value in (*VALUES[name], *([None] if absent else []))]
+    return st.lists(st.sampled_from(pairs), max_size=3).map(dict)
+
+
+def _steps(kinds: Kinds) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
+    session = st.sampled_from(list(kinds.sessions))
+    task = st.sampled_from(list(kinds.tasks))
+    anybody = st.sampled_from([*kinds.tasks, NEVER_DISPATCHED])
+    record = st.just("record")
+
+    def of(kind: str, required: dict[str, Any], optional: dict[str, Any] | None = None) -> Any:
+        return st.tuples(
+            record,
+            st.fixed_dictionaries({"type": st.just(kind), "session_id": session, **required}, optional=optional),
+        )
+
+    policies: dict[str, Any] = {
+        "on_stale": st.sampled_from(["withhold", "annotate"]),
+        "on_stale_failure": st.sampled_from(["withhold", "annotate"]),
+        "when_absent": st.sampled_from(["deliver", "withhold"]),
+        "request_id": st.just("r1"),
+        "metadata": st.just({"tasks": {}}),
+    }
+    on_stale = ["withhold", "annotate"]
+    if kinds.waits:
+        on_stale += ["hold", "redispatch"]
+        policies["on_stale"] = st.sampled_from(on_stale)
+        policies["when_absent"] = st.sampled_from(["withhold", "hold"])
+    if kinds.depends_on:
+        policies["depends_on"] = st.lists(st.sampled_from(list(VALUES)), max_size=2)
+    if kinds.scopes:
+        policies["parent_task_id"] = anybody
+        policies["independent"] = st.booleans()
+    if kinds.slots:
+        policies["slot"] = st.sampled_from(["panel", "mail"])
+        policies["on_newer"] = st.sampled_from(["allow", "enqueue", "reject", "interrupt"])
+        policies["protected"] = st.booleans()
+    if kinds.time:
+        policies["while_stale"] = st.just("cancel")
+        policies["heartbeat_timeout_seconds"] = st.just(60)
+        policies["deadline_at"] = st.sampled_from(["2025-11-24T16:00:05Z", "2025-11-24T16:05:00Z"])
+    part = st.fixed_dictionaries(
+        {"kind": st.just("show")},
+        optional={
+            "on_stale": st.sampled_from(on_stale),
+            "depends_on": st.lists(st.sampled_from(list(VALUES)), max_size=2),
+            "payload": st.sampled_from(["x", None]),
+        },
+    )
+    parts = st.lists(part, min_size=1, max_size=3).map(
+        lambda drawn: [{"part_id": f"p{number}", **each} for number, each in enumerate(drawn)]
+    )
+    change = of(
+        "context.changed",
+        {"set": _facets(absent=False)},
+        {
+            "unset": st.lists(st.sampled_from(list(VALUES)), max_size=1),
+            "cause": anybody.map(lambda name: {"task_id": name}),
+        },
+    )
+    dispatch = of("task.dispatched", {"task_id": task, "task_type": st.just("q"), "snapshot": _facets()}, policies)
+    step = of(
+        "task.step",
+        {"task_id": anybody, "step_id": st.just("x"), "status": st.sampled_from(["started", "completed", "failed"])},
+        {"reads": _facets(), "progress": st.just(0.5), "checkpoint": st.just({"uri": "cp"})},
+    )
+    outcome = st.sampled_from(["completed", "completed", "failed"])
+    result = of("task.result", {"task_id": anybody, "outcome": outcome, "parts": parts}, {"reads": _facets()})
+    again = st.tuples(
+        record,
+        st.fixed_dictionaries(
+            {
+                "type": st.just("again"),
+                "which": st.integers(0, 9),
+                "how": st.sampled_from(["same", "new id", "other content"]),
+            }
+        ),
+    )
+    choices = [change, change, change, dispatch, dispatch, step, step, result, result, result, again]
+    choices.append(of("task.heartbeat", {"task_id": anybody}))
+    acknowledged = of("result.acknowledged", {"task_id": anybody, "outcome": st.sampled_from(["shown", "refused"])})
+    choices.append(acknowledged)
+    if kinds.effects:
+        proposed = {"task_id": anybody, "idempotency_key": st.sampled_from(["k1", "k2"]), "effect": st.just("book")}
+        choices.append(of("task.effect_proposed", proposed, {"reads": _facets()}))
+    if kinds.cancels:
+        choices.append(of("task.cancel_requested", {"task_id": anybody}))
+    if kinds.erasure:
+        choices.append(of("session.erased", {}))
+    if not kinds.results_last:
+        choices.append(st.just(("barrier", {})))
+    if kinds.time:
+        seconds = st.sampled_from([1, 31, 61, 601])
+        choices.append(st.tuples(st.just("time"), st.fixed_dictionaries({"seconds": seconds})))
+    return st.one_of(choices)
+
+
+# Running them
+
+Cut = Literal["join", "split", "take", "restart", "restart compacted", "crash"]
+CUTS: Final[tuple[Cut, ...]] = ("join", "join", "split", "take", "restart", "restart compacted", "crash")
+
+
+@dataclass
+class Written:
+    """Everything that came out of a run and was committed."""
+
+    outputs: list[tuple[str, bytes, bytes | None]] = field(default_factory=list)
+    changelog: list[tuple[bytes, bytes | None]] = field(default_factory=list)
+    refusals: list[tuple[str, int, str]] = field(default_factory=list)
+    duplicates: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    def add(self, changes: Changes) -> None:
+        """Commit one transaction."""
+        self.outputs += [(output.role, output.key, output.value) for output in changes.outputs]
+        self.changelog += changes.rows.items()
+        self.refusals += [
+            (refusal.batch.role, refusal.batch.offsets[refusal.index], refusal.error) for refusal in changes.refusals
+        ]
+        self.duplicates += changes.duplicates
+        self.ignored += changes.ignored
+
+    @property
+    def rows(self) -> dict[bytes, bytes]:
+        """What the changelog comes to."""
+        newest = dict(self.changelog)
+        return {key: value for key, value in newest.items() if value is not None}
+
+    @property
+    def statuses(self) -> dict[bytes, bytes | None]:
+        """What the tasks topic comes to."""
+        return {key: value for role, key, value in self.outputs if role == "tasks"}
+
+    @property
+    def final(self) -> list[tuple[str, bytes, bytes | None]]:
+        """All outputs but the statuses of open tasks: those are told as often as there are transactions."""
+        return [
+            output
+            for output in self.outputs
+            if output[0] != "tasks" or output[2] is None or b'"status":"ended"' in output[2]
+        ]
+
+    @property
+    def verdicts(self) -> list[dict[str, Any]]:
+        """The verdict events."""
+        bodies = [orjson.loads(value) for role, _, value in self.outputs if role in ("delivered", "withheld") and value]
+        return [body for body in bodies if body["type"].startswith("result.")]
+
+
+def run(ops: Sequence[Op], cuts: Sequence[Cut] = (), rules: Rules = RULES) -> Written:
+    """Feed a partition; between an op and the next one do what `cuts` say, by default nothing. Write at the end."""
+    written = Written()
+    partition = Partition(0, rules)
+    taken = 0
+    begin = 0
+    for place in range(len(ops)):
+        cut: Cut = cuts[place] if place < len(cuts) else "split"
+        if cut == "join" and place + 1 < len(ops) and ops[place].body is not None:
+            after = ops[place + 1]
+            if after.body is not None and after.role == ops[place].role:
+                continue
+        _feed(partition, ops[begin : place + 1])
+        begin = place + 1
+        if cut in ("take", "restart", "restart compacted"):
+            written.add(partition.take(START_MS))
+            taken = begin
+        if cut in ("restart", "restart compacted", "crash"):
+            partition = _restored(written.changelog, rules, compacted=cut == "restart compacted")
+            for op in ops[taken:begin]:
+                _feed(partition, [op])
+    written.add(partition.take(START_MS))
+    return written
+
+
+def _feed(partition: Partition, ops: Sequence[Op]) -> None:
+    last = ops[-1]
+    if last.role == "barrier":
+        partition.judge_ready(last.place, START_MS)
+        return
+    if last.role == "time":
+        partition.act_on_due(last.place, last.at_ms)
+        return
+    values = [orjson.dumps(op.body) for op in ops]
+    batch = make_batch(last.role, ops[0].offset, values, [op.at_ms for op in ops])
+    if last.role == "context":
+        partition.fold_context(batch, START_MS)
+    elif last.role == "steps":
+        partition.fold_steps(batch, START_MS)
+    else:
+        partition.judge(batch, last.place, START_MS)
+
+
+def _restored(changelog: Sequence[tuple[bytes, bytes | None]], rules: Rules, *, compacted: bool) -> Partition:
+    records = list(changelog)
+    if compacted:
+        newest = {key: at for at, (key, _) in enumerate(records)}
+        records = [records[at] for at in sorted(newest.values())]
+    partition = Partition(0, rules)
+    for key, value in records:
+        partition.restore(key, value)
+    partition.settle()
+    return partition

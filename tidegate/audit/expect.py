@@ -1,0 +1,308 @@
+"""What a task may have depended on at some place in the logs: stated by itself, read on the way, or by those below it.
+
+The topics have no common order, and not everything the gate did tells where it did it. So a statement has an interval
+of steps offsets in which it was folded, and a facet has a set of values that may have been expected: one wherever the
+logs tell exactly, more where they do not. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final
+
+from tidegate.audit.case import STEPS_OF, Case
+from tidegate.audit.logs import NEVER, Answer, Facets, Output, Proposal, Result, Value
+
+_MAX_OWN_CHANGES: Final = 64
+"""The gate keeps so many changes of a facet by one task's own work; beyond that it joins some."""
+
+
+class Odd(Enum):
+    """What a facet may be expected to be beside a value."""
+
+    ANYTHING = "anything"
+    NOTHING = "nothing"
+
+
+ANYTHING: Final = Odd.ANYTHING
+"""The logs do not tell which value."""
+NOTHING: Final = Odd.NOTHING
+"""The task does not depend on the facet."""
+
+Expected = frozenset[Value | Odd]
+END: Final = float("inf")
+BEFORE: Final = 0.5
+"""Distance from a steps offset at which something was folded that came after all steps below that offset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A place among the steps: everything below `least` was folded, nothing at or beyond `most`."""
+
+    least: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Values that joined what a task depends on, folded somewhere from `low` to `high` among the steps.
+
+    `is_certain`: that it was folded at all. `is_inside`: that it was folded before the cut in question, whatever `high`
+    says.
+    """
+
+    low: float
+    high: float
+    values: dict[str, Expected]
+    is_certain: bool = True
+    is_inside: bool = False
+
+    def is_below(self, cut: Cut) -> bool:
+        """Whether it was certainly folded before the cut."""
+        return self.is_certain and (self.is_inside or self.high < cut.least)
+
+
+def exactly(facets: Facets) -> dict[str, Expected]:
+    """Stated values that are known."""
+    return {name: frozenset((value,)) for name, value in facets.items()}
+
+
+def expected_at(statements: Iterable[Statement], cut: Cut) -> dict[str, Expected]:
+    """The values that may have been stated last, for every facet that may have been stated before the cut."""
+    found: dict[str, list[Statement]] = {}
+    for statement in statements:
+        if statement.low < cut.most or statement.is_inside:
+            for name in statement.values:
+                found.setdefault(name, []).append(statement)
+    expected: dict[str, Expected] = {}
+    for name, several in found.items():
+        if len(several) == 1 and several[0].is_below(cut):
+            expected[name] = several[0].values[name]
+            continue
+        certain = [each.low for each in several if each.is_below(cut)]
+        latest = max(certain, default=-1.0)
+        values: Expected = frozenset() if certain else frozenset((NOTHING,))
+        for each in several:
+            if each.high >= latest:
+                values |= each.values[name]
+        expected[name] = values
+    return expected
+
+
+def statements_of(
+    case: Case, result: Result | None = None, output: Output | None = None, seen: frozenset[str] = frozenset()
+) -> list[Statement]:
+    """Everything that a known task states, and that those below it state for it.
+
+    `result`: the one being judged, whose reads are in; `output` is its verdict. Without it, the reads of whichever
+    result was looked at first.
+    """
+    task = case.task
+    if task is None:
+        return []
+    offset = task.offset
+    told = [Statement(offset, offset, exactly(task.snapshot) | taken_by(case, result, output))]
+    for role, at, reads in case.session.reads.get(case.task_id, ()):
+        if role != task.role:
+            told.append(Statement(offset, END, exactly(reads), is_certain=False))
+        elif at > offset:
+            told.append(Statement(at, at, exactly(reads)))
+    told += _reads_of_results(case, result)
+    told += _reads_of_effects(case)
+    for child in case.children:
+        if child.task is not None and not child.task.independent and child.task_id not in seen:
+            told += _joined(child, case, seen | {case.task_id})
+    return told
+
+
+def taken_by(case: Case, result: Result | None, output: Output | None) -> dict[str, Expected]:
+    """What the gate took for `depends_on`: as its status says, or failing that, what the verdict echoes."""
+    task, status, session = case.task, case.status, case.session
+    if task is None or not task.depends_on:
+        return {}
+    names = [name for name in task.depends_on if name not in task.snapshot]
+    if status is not None and status.seen:
+        return exactly({name: status.taken[name] for name in names if name in status.taken})
+    if result is None or output is None or case.children or session.proposals:
+        return {name: frozenset((ANYTHING, NOTHING)) for name in names}
+    read = set(result.reads)
+    for _, _, reads in session.reads.get(case.task_id, ()):
+        read |= reads.keys()
+    return exactly({name: output.snapshot[name] for name in names if name in output.snapshot and name not in read})
+
+
+def _reads_of_results(case: Case, judged: Result | None) -> Iterator[Statement]:
+    """A result's reads are folded when it is first looked at, which is told only where it was decided at once."""
+    first = next((result for result, verdict in case.judged if verdict.was_first), None)
+    for result in case.results:
+        if not result.reads:
+            continue
+        if judged is not None:
+            if result is not judged:
+                continue
+        elif first is not None and result is not first:
+            continue
+        verdict = next((verdict for each, verdict in case.judged if each is result), None)
+        low = high = case.least_steps(result) - BEFORE
+        if verdict is None or not verdict.was_first:
+            high = END
+        else:
+            place = case.place_of(result, verdict, 0)
+            if place.steps_offset is None:
+                high = END
+            else:
+                high = place.steps_offset - BEFORE
+                if not case.may_wait(result):
+                    low = high
+        yield Statement(
+            min(low, high),
+            high,
+            exactly(result.reads),
+            is_certain=verdict is not None and verdict.was_first,
+            is_inside=result is judged,
+        )
+
+
+def _reads_of_effects(case: Case) -> Iterator[Statement]:
+    """A proposed effect's reads are folded when it is answered, if its task is open then."""
+    task, session = case.task, case.session
+    if task is None or not session.answers:
+        return
+    for key, answers in session.answers.items():
+        answer = answers[0]
+        if answer.task_id != case.task_id or answer.reason in ("late", "unknown_task"):
+            continue
+        proposals = proposals_for(session.proposals.get(key, ()), answer)
+        for proposal in proposals:
+            if not proposal.reads:
+                continue
+            reads = exactly(proposal.reads)
+            if len(proposals) == 1 and proposal.role == task.role:
+                at = answer.steps_offset
+                yield Statement(at - BEFORE, at + BEFORE, reads)
+            else:
+                yield Statement(task.offset, END, reads, is_certain=False)
+
+
+def proposals_for(proposals: Iterable[Proposal], answer: Answer) -> list[Proposal]:
+    """The proposals that an answer may be about."""
+    return [each for each in proposals if (each.task_id, each.effect) == (answer.task_id, answer.effect)]
+
+
+def _joined(child: Case, above: Case, seen: frozenset[str]) -> list[Statement]:
+    """What a child states, as far and as exactly as it joined the task above it."""
+    task, parent, status = child.task, above.task, child.status
+    if task is None or parent is None or child.disposition == "rejected":
+        return []
+    told = statements_of(child, seen=seen)
+    ended = child.ended_at
+    ended_at = ended.steps_offset if ended is not None else None
+    is_certain = status is not None and status.seen and task.role == parent.role and not child.given_up
+    if task.role != parent.role:
+        return [Statement(parent.offset, END, each.values, is_certain=False) for each in told]
+    if ended_at is not None:
+        told = [each for each in told if each.low < ended_at]
+    elif not child.is_open:  # it was stopped, and nothing says where among the steps
+        told = [each if each.low <= task.offset else replace(each, is_certain=False) for each in told]
+    if task.offset > parent.offset:
+        return told if is_certain else [replace(each, is_certain=False) for each in told]
+    # Its dispatch came before its parent's: all it expected by then joined with that.
+    is_certain = is_certain and (child.is_open or (ended_at is not None and ended_at > parent.offset))
+    moment = parent.offset + BEFORE / 2
+    then = expected_at(told, Cut(parent.offset, parent.offset))
+    joined = [
+        Statement(moment, moment, {name: values - {NOTHING}}, is_certain=is_certain and NOTHING not in values)
+        for name, values in then.items()
+    ]
+    later = [each if each.low > parent.offset else replace(each, is_certain=False) for each in told]
+    later = [each for each in later if each.high > parent.offset]
+    return joined + (later if is_certain else [replace(each, is_certain=False) for each in later])
+
+
+# ---- own changes
+
+
+@dataclass(frozen=True, slots=True)
+class Mover:
+    """A task whose changes move along what another expects. Surely so for those below context offset `until`."""
+
+    task_id: str
+    until: float
+
+
+def movers_of(case: Case, cut: Cut) -> list[Mover]:
+    """The task itself, and those below it that may have joined before the cut."""
+    movers = [Mover(case.task_id, END)]
+    _add_movers(case, cut, END, movers, {case.task_id})
+    own = case.session.own
+    return [mover for mover in movers if mover.task_id in own]
+
+
+def _add_movers(case: Case, cut: Cut, until: float, movers: list[Mover], seen: set[str]) -> None:
+    parent = case.task
+    if parent is None:
+        return
+    for child in case.children:
+        task, status = child.task, child.status
+        if task is None or child.task_id in seen or (task.role == parent.role and task.offset >= cut.most):
+            continue
+        seen.add(child.task_id)
+        ended = child.ended_at
+        surely = (
+            status is not None
+            and status.seen
+            and child.disposition != "rejected"
+            and not child.given_up
+            and task.role == parent.role
+            and task.offset < cut.least
+            and (
+                task.offset > parent.offset
+                or child.is_open
+                or (ended is not None and ended.steps_offset is not None and ended.steps_offset > parent.offset)
+            )
+        )
+        here = until if surely else 0.0
+        movers.append(Mover(child.task_id, here))
+        # What those further down change counts as long as the child is open.
+        below = here if child.is_open else min(here, ended.context_offset if ended is not None else 0.0)
+        _add_movers(child, cut, below, movers, seen)
+
+
+def moved_along(case: Case, movers: list[Mover], name: str, stated: Expected, context_offset: int) -> Expected:
+    """The values expected of a facet after the own changes below `context_offset`."""
+    session = case.session
+    since = session.erased_before(context_offset)
+    changes = [
+        (offset, before, after, offset < mover.until)
+        for mover in movers
+        for offset, before, after in session.own[mover.task_id].get(name, ())
+        if since < offset < context_offset
+    ]
+    if not changes:
+        return stated
+    if len(changes) > _MAX_OWN_CHANGES:
+        return frozenset((ANYTHING,))
+    values = stated
+    for _, before, after, is_certain in sorted(changes, key=lambda change: change[0]):
+        moved: set[Value | Odd] = set()
+        for value in values:
+            if isinstance(value, Odd) or not (before is NEVER or before == value):
+                moved.add(value)
+            else:
+                moved.add(after)
+                if not is_certain:
+                    moved.add(value)
+        values = frozenset(moved)
+    return values
+
+
+def cut_of(case: Case, result: Result, steps_offset: int | None) -> Cut:
+    """Where among its task's steps a result was judged."""
+    task = case.task
+    if task is not None and task.role != STEPS_OF[result.role]:
+        return Cut(task.offset + 1, END)
+    if steps_offset is None:
+        return Cut(case.least_steps(result), END)
+    return Cut(steps_offset, steps_offset)
