@@ -102,12 +102,15 @@ def lanes(
     sessions: Sessions = 10_000,
     partitions: Partitions = 4,
     per_second: Annotated[float, typer.Option(help="Hot results sent per second.", min=0.1)] = 40.0,
-    idle_seconds: Annotated[float, typer.Option(help="How long to measure without the flood.", min=1.0)] = 14.0,
+    idle_seconds: Annotated[float, typer.Option(help="How long to measure without the flood.", min=1.0)] = 12.0,
+    flood_seconds: Annotated[float, typer.Option(help="How long to measure with it at most.", min=1.0)] = 20.0,
     seed: Seed = 1,
     runs: Runs = 3,
     *,
     keep: Keep = True,
-    audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Audit the last run.")] = True,
+    audit: Annotated[
+        bool, typer.Option("--audit/--no-audit", help="Audit the last run, if the flood was over in time.")
+    ] = True,
 ) -> None:
     """Hot latency without and with a flood of cold events, in one run."""
     measured: list[dict[str, Any]] = []
@@ -119,6 +122,7 @@ def lanes(
                 partitions=partitions,
                 per_second=per_second,
                 idle_seconds=idle_seconds,
+                flood_seconds=flood_seconds,
                 seed=seed + number,
                 audit=audit and number == runs - 1,
             )

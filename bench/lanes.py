@@ -2,10 +2,9 @@
 
 How it is taken: hot tasks run at an even pace all the time, each with a context change, a dispatch and, a little later,
 its result; timed is from just before the result is sent to the moment its verdict is with a `read_committed` consumer,
-as in the latency benchmark. One half of the idle samples comes before the flood, the other half after it, so that a
-machine getting slower or faster in between does not look like the flood's doing. For the flood the worker is frozen
-(SIGSTOP), the cold topics are filled, and it is thawed. Only results count that were sent while the flood lasted: from
-`SETTLING_SECONDS` after the thaw to the last moment when a share of `LEFT` of the cold events was not committed.
+as in the latency benchmark. First without a flood; then the worker is frozen (SIGSTOP), the cold topics are filled, and
+it is thawed. Only results count that were sent while the flood lasted: from `SETTLING_SECONDS` after the thaw to the
+last moment when a share of `LEFT` of the cold events was not committed, or until the time allowed is over.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ THINKING_SECONDS = 0.25
 WARM_UP_SECONDS = 2.0
 SETTLING_SECONDS = 0.3
 LEFT = 0.05
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.25
 VERDICT_SECONDS = 60.0
 
 
@@ -56,10 +55,11 @@ async def lanes(
     partitions: int,
     per_second: float,
     idle_seconds: float,
+    flood_seconds: float,
     seed: int,
     audit: bool = True,
 ) -> dict[str, Any]:
-    """Start broker and worker, time hot results before, during and after the flood; returns the figures."""
+    """Start broker and worker, time hot results before and during the flood; returns the figures."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     with LocalBroker(ephemeral=True, heap_mb=1024) as broker, tempfile.TemporaryDirectory() as directory:
         settings = load_settings(
@@ -82,12 +82,11 @@ async def lanes(
                 pinned = worker.pin(cores[:1]) and pin(broker.pid, cores[1:]) and pin(os.getpid(), cores[1:])
             async with Hot(settings, per_second, seed) as hot:
                 await hot.work_for(WARM_UP_SECONDS)
-                idle = await hot.work_for(idle_seconds / 2)
+                idle = await hot.work_for(idle_seconds)
                 worker.freeze()
                 async with bulk_producer(**settings.kafka_kwargs()) as producer:
                     await write(producer, settings.topic_prefix, list(cold.records(cold_events)))
-                flood, took = await _flood(worker, settings, hot)
-                idle += await hot.work_for(idle_seconds / 2)
+                flood, took, left = await _flood(worker, settings, hot, flood_seconds)
             worker.ask_to_stop()
             await asyncio.to_thread(worker.process.wait, 30)
         finally:
@@ -96,7 +95,7 @@ async def lanes(
                 pin(os.getpid(), cores)
         if broker.pid is not None and cores:
             pin(broker.pid, cores)
-        findings = await asyncio.to_thread(run_audit, settings) if audit else None
+        findings = await asyncio.to_thread(run_audit, settings) if audit and not left else None
     idle.sort()
     flood.sort()
     p99, p99_flood = milliseconds(idle, 0.99), milliseconds(flood, 0.99)
@@ -109,9 +108,9 @@ async def lanes(
         "max_ms": milliseconds(idle, 1.0),
         "max_flood_ms": milliseconds(flood, 1.0),
         "cold_events": cold_events,
-        "cold_events_per_second": round(cold_events / took),
+        "cold_events_per_second": round((cold_events - left) / took),
+        "cold_events_left": left,
         "flood_seconds": round(took, 2),
-        "window": f"results sent while at least {LEFT:.0%} of the cold events were waiting",
         "samples": len(idle),
         "samples_flood": len(flood),
         "hot_results_per_second": per_second,
@@ -123,10 +122,10 @@ async def lanes(
     }
 
 
-async def _flood(worker: Worker, settings: Settings, hot: Hot) -> tuple[list[float], float]:
-    """Thaw the worker; returns what hot results took during the flood, and the flood's seconds until the last commit.
+async def _flood(worker: Worker, settings: Settings, hot: Hot, seconds: float) -> tuple[list[float], float, int]:
+    """Thaw the worker; returns what hot results took during the flood, how long it lasted, and how much was then left.
 
-    Raises `RuntimeError` where the worker was not frozen, or ends.
+    Raises `RuntimeError` where the worker ends.
     """
     async with Progress(settings, COLD) as progress:
         count = await progress.behind()
@@ -140,17 +139,17 @@ async def _flood(worker: Worker, settings: Settings, hot: Hot) -> tuple[list[flo
                 left = await progress.behind()
                 if left >= count * LEFT:
                     window_end = asked
-                if not left:
+                if not left or asked - began > seconds:
                     break
                 if not worker.is_alive or working.done():
                     raise RuntimeError(f"the flood was not worked off:\n{worker.log_text()[-4000:]}")
                 await asyncio.sleep(POLL_SECONDS)
-            ended = time.perf_counter()
+            took = time.perf_counter() - began
             enough.set()
             await working
         finally:
             working.cancel()
-    return hot.took(began + SETTLING_SECONDS, window_end), ended - began
+    return hot.took(began + SETTLING_SECONDS, window_end), took, left
 
 
 class Hot:

@@ -161,7 +161,8 @@ def _wait_for_others(row: SessionRow, task_id: str, task: TaskRow, at_ms: int, r
         return {"why": "parent", "undecided": []}
     if task.get("children"):
         return {"why": "children", "undecided": [], "until": at_ms + policy.get("scope_grace_ms", rules.scope_grace_ms)}
-    if policy.get("on_newer") == "enqueue" and older_in_slot(row, task_id, task["echo"]["slot"], order_of(task)):
+    slot = task["echo"].get("slot")
+    if slot is not None and policy.get("on_newer") == "enqueue" and older_in_slot(row, task_id, slot, order_of(task)):
         return {"why": "slot", "undecided": []}
     return None
 

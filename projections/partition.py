@@ -217,20 +217,21 @@ class Partition:
                 has_room(row, _added_by_step(row, task, value or b"")) or event.reads.keys() <= task["expected"].keys()
             ):
                 fold_step(row, task, event, timestamp)
-                if "parent" in task and event.reads:
-                    self._tell_readers(session_id, row, task)
+                if event.reads:
+                    self._follow_reads(session_id, row, task)
                 row["at"] = max(row["at"], timestamp)
                 dirty[session_id] = None
                 store.told[session_id, task_id] = None
             else:
                 self._refuse_full(batch, index, session_id)
 
-    def _tell_readers(self, session_id: str, row: SessionRow, task: TaskRow) -> None:
-        """What a task read may have made those above it stale, too."""
+    def _follow_reads(self, session_id: str, row: SessionRow, task: TaskRow) -> None:
+        """What a task read makes it stale or fresh again, and those above it, too."""
         concerned = {id(each) for each in readers(row, task)}
         for task_id, each in row["tasks"].items():
             if id(each) in concerned:
                 self.store.told[session_id, task_id] = None
+        self._life.free_all(session_id, row)
 
     def _dispatch(self, batch: Batch, index: int, row: SessionRow, event: TaskDispatched, now_ms: int) -> None:
         session_id, task_id, timestamp = event.session_id, event.task_id, batch.timestamps[index]
@@ -314,6 +315,10 @@ class Partition:
             if place.covers(proposal.role, proposal.offset):
                 self.store.judged(proposal)
                 answer(self.store, proposal, place, now_ms)
+                row = self.store.row(proposal.event.session_id)
+                task = row["tasks"].get(proposal.event.task_id)
+                if task is not None and proposal.event.reads:
+                    self._follow_reads(proposal.event.session_id, row, task)
             else:
                 self.store.proposals.append(proposal)
 
@@ -343,6 +348,8 @@ class Partition:
             for each, was in before:
                 each.clear()  # type: ignore[attr-defined]
                 each.update(was)
+        elif len(before) > 1:
+            self._follow_reads(session_id, row, before[1][0])
 
     def _decide(
         self, row: SessionRow, result: Waiting, task: TaskRow, place: Place, now_ms: int, origin: Origin
@@ -547,6 +554,7 @@ class Partition:
                 self.store.judged(result)
                 ended = self.store.ended.get(*name) or Ended(name[1], None, result.timestamp, None, [])
                 self._judge_ended(result, ended, place, now_ms, _as_batch(result, self.number))
+        self.store.set_timers()
         for session_id in list(self.store.timers.take_due(now_ms)):
             self._life.fall_due(session_id, self.store.row(session_id), now_ms)
             self.store.dirty[session_id] = None  # its timer is set again when it is taken

@@ -249,6 +249,13 @@ class Store:
         raw = self._rows.get(session_id)
         return raw is not None and task_id in row_from_bytes(raw)["tasks"]
 
+    def set_timers(self) -> None:
+        """Set the timers of rows that have changed since the last call of `take`."""
+        for session_id in self.dirty:
+            row = self.decoded.get(session_id)
+            if row is not None and (row["tasks"] or session_id in self.timers):
+                self.timers.set(session_id, due_of(row))
+
     def take(self, now_ms: int) -> Changes:
         """Everything changed since the last call, to be written in one transaction. `now_ms` is told in statuses."""
         changes, self.changes = self.changes, Changes()

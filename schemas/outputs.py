@@ -23,7 +23,6 @@ from schemas.fields import (
     Text,
 )
 
-
 AllFacets = dict[Name, FacetValue | None]
 """What a dispatch named and steps have read: as many as it came to."""
 

@@ -257,7 +257,7 @@ class Truth:
                     if history:
                         expected[name] = history[-1][0]
                 expected |= body["snapshot"]
-            elif self._why_cancelled(body["task_id"], moment.position) is not None:
+            elif self.why_over(body["task_id"], moment.position, moment.at) is not None:
                 continue  # what an agent reads that was told to stop counts for nobody
             elif body["type"] in {"task.step", "task.effect_proposed"} or (
                 body["type"] == "task.result" and (body["task_id"] != task_id or moment == result)

@@ -1,4 +1,4 @@
-"""Random logs of several sessions, and runs of them through a partition: batched, written, crashed and restarted at will."""
+"""Random logs of several sessions, and runs of them through a partition: batched, written, crashed and restarted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.unit.feeding import START_MS, make_batch, role_of
 
 RULES: Final = Rules(hold_ttl_ms=600_000, ended_tasks_per_session=8)
 SESSIONS: Final = ("s", "s2")
-TASKS: Final = ("t1", "t2", "t3", "t4")
+TASKS: Final = ("t1", "t2", "t3")
 NEVER_DISPATCHED: Final = "ghost"
 PLAIN: Final = ("conversation", "view/a", "doc/1", "doc/2")
 VALUES: Final[dict[str, tuple[str, ...]]] = {
@@ -64,9 +64,13 @@ class Kinds:
     results_last: bool = False
 
 
-def logs(kinds: Kinds, max_size: int = 30) -> st.SearchStrategy[list[Op]]:
+def logs(kinds: Kinds, max_size: int = 40) -> st.SearchStrategy[list[Op]]:
     """Logs of these kinds, in the order in which things happened."""
-    return st.lists(_steps(kinds), min_size=1, max_size=max_size).map(lambda drawn: laid_out(drawn, kinds))
+    change, dispatch, any_step = _steps(kinds)
+    begin = st.tuples(st.lists(change, max_size=2), st.lists(dispatch, min_size=1, max_size=4))
+    return st.tuples(begin, st.lists(any_step, min_size=8, max_size=max_size)).map(
+        lambda drawn: laid_out([*drawn[0][0], *drawn[0][1], *drawn[1]], kinds)
+    )
 
 
 def laid_out(drawn: list[tuple[str, dict[str, Any]]], kinds: Kinds) -> list[Op]:
@@ -83,7 +87,8 @@ def laid_out(drawn: list[tuple[str, dict[str, Any]]], kinds: Kinds) -> list[Op]:
             ops.append(Op(what, None, -1, at_ms, _place(ends)))  # type: ignore[arg-type]
             continue
         body = _body(ops, number, fields)
-        if body is None:
+        is_dispatch = body is not None and body["type"] == "task.dispatched"
+        if body is None or (is_dispatch and fields["type"] != "again" and _is_dispatched(ops, body)):
             continue
         role = role_of(body)
         ops.append(Op(role, body, ends[role], at_ms, _place(ends)))
@@ -110,6 +115,12 @@ def _body(ops: list[Op], number: int, fields: dict[str, Any]) -> dict[str, Any] 
     return {**chosen, **changed}
 
 
+def _is_dispatched(ops: list[Op], body: dict[str, Any]) -> bool:
+    name = body["session_id"], body["task_id"]
+    dispatches = (op.body for op in ops if op.body is not None and op.body["type"] == "task.dispatched")
+    return any((each["session_id"], each["task_id"]) == name for each in dispatches)
+
+
 def _place(ends: Counter[str]) -> Place:
     return Place(0, ends["context"], ends["steps"])
 
@@ -119,54 +130,24 @@ def _facets(*, absent: bool = True, names: Sequence[str] = tuple(VALUES)) -> st.
     return st.lists(st.sampled_from(pairs), max_size=3).map(dict)
 
 
-def _steps(kinds: Kinds) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
-    session = st.sampled_from(list(kinds.sessions))
+Step = st.SearchStrategy[tuple[str, dict[str, Any]]]
+
+
+def _steps(kinds: Kinds) -> tuple[Step, Step, Step]:
+    """A change of context, a dispatch, and anything."""
+    session = st.sampled_from([*list(kinds.sessions)[:1] * 4, *kinds.sessions])
     task = st.sampled_from(list(kinds.tasks))
-    anybody = st.sampled_from([*kinds.tasks, NEVER_DISPATCHED])
-    record = st.just("record")
+    anybody = st.sampled_from([*list(kinds.tasks) * 2, NEVER_DISPATCHED])
+    policies, part_policies = _policies(kinds), _part_policies(kinds)
 
     def of(kind: str, required: dict[str, Any], optional: dict[str, Any] | None = None) -> Any:
-        return st.tuples(
-            record,
-            st.fixed_dictionaries({"type": st.just(kind), "session_id": session, **required}, optional=optional),
-        )
+        fields: dict[str, st.SearchStrategy[Any]] = {"type": st.just(kind), "session_id": session, **required}
+        more: dict[str, st.SearchStrategy[Any]] = optional or {}
+        return st.tuples(st.just("record"), st.fixed_dictionaries(fields, optional=more))
 
-    policies: dict[str, Any] = {
-        "on_stale": st.sampled_from(["withhold", "annotate"]),
-        "on_stale_failure": st.sampled_from(["withhold", "annotate"]),
-        "when_absent": st.sampled_from(["deliver", "withhold"]),
-        "request_id": st.just("r1"),
-        "metadata": st.just({"tasks": {}}),
-    }
-    on_stale = ["withhold", "annotate"]
-    if kinds.waits:
-        on_stale += ["hold", "redispatch"]
-        policies["on_stale"] = st.sampled_from(on_stale)
-        policies["when_absent"] = st.sampled_from(["withhold", "hold"])
-    if kinds.depends_on:
-        policies["depends_on"] = st.lists(st.sampled_from(list(VALUES)), max_size=2)
-    if kinds.scopes:
-        policies["parent_task_id"] = anybody
-        policies["independent"] = st.booleans()
-    if kinds.slots:
-        policies["slot"] = st.sampled_from(["panel", "mail"])
-        policies["on_newer"] = st.sampled_from(["allow", "enqueue", "reject", "interrupt"])
-        policies["protected"] = st.booleans()
-    if kinds.time:
-        policies["while_stale"] = st.just("cancel")
-        policies["heartbeat_timeout_seconds"] = st.just(60)
-        policies["deadline_at"] = st.sampled_from(["2025-11-24T16:00:05Z", "2025-11-24T16:05:00Z"])
-    part = st.fixed_dictionaries(
-        {"kind": st.just("show")},
-        optional={
-            "on_stale": st.sampled_from(on_stale),
-            "depends_on": st.lists(st.sampled_from(list(VALUES)), max_size=2),
-            "payload": st.sampled_from(["x", None]),
-        },
-    )
-    parts = st.lists(part, min_size=1, max_size=3).map(
-        lambda drawn: [{"part_id": f"p{number}", **each} for number, each in enumerate(drawn)]
-    )
+    def named(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{"part_id": f"p{number}", "kind": "show", **part} for number, part in enumerate(parts)]
+
     change = of(
         "context.changed",
         {"set": _facets(absent=False)},
@@ -175,41 +156,78 @@ def _steps(kinds: Kinds) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
             "cause": anybody.map(lambda name: {"task_id": name}),
         },
     )
-    dispatch = of("task.dispatched", {"task_id": task, "task_type": st.just("q"), "snapshot": _facets()}, policies)
+    dispatch = of("task.dispatched", {"task_id": task, "task_type": st.just("q"), "snapshot": _facets()}).flatmap(
+        lambda step: st.lists(st.sampled_from(policies), max_size=3).map(
+            lambda drawn: ("record", {**step[1], **dict(drawn)})
+        )
+    )
     step = of(
         "task.step",
         {"task_id": anybody, "step_id": st.just("x"), "status": st.sampled_from(["started", "completed", "failed"])},
         {"reads": _facets(), "progress": st.just(0.5), "checkpoint": st.just({"uri": "cp"})},
     )
-    outcome = st.sampled_from(["completed", "completed", "failed"])
-    result = of("task.result", {"task_id": anybody, "outcome": outcome, "parts": parts}, {"reads": _facets()})
-    again = st.tuples(
-        record,
-        st.fixed_dictionaries(
-            {
-                "type": st.just("again"),
-                "which": st.integers(0, 9),
-                "how": st.sampled_from(["same", "new id", "other content"]),
-            }
-        ),
+    part = st.lists(st.sampled_from(part_policies), max_size=2).map(dict)
+    result = of(
+        "task.result",
+        {
+            "task_id": st.sampled_from([*list(kinds.tasks) * 3, NEVER_DISPATCHED]),
+            "outcome": st.sampled_from(["completed", "completed", "failed"]),
+            "parts": st.lists(part, min_size=1, max_size=3).map(named),
+        },
+        {"reads": _facets()},
     )
-    choices = [change, change, change, dispatch, dispatch, step, step, result, result, result, again]
+    again = {
+        "type": st.just("again"),
+        "which": st.integers(0, 9),
+        "how": st.sampled_from(["same", "new id", "other content"]),
+    }
+    choices = [change] * 5 + [dispatch] * 3 + [step] * 3 + [result] * 6
+    choices.append(st.tuples(st.just("record"), st.fixed_dictionaries(again)))
+    told = {"task_id": anybody, "outcome": st.sampled_from(["shown", "refused"])}
+    choices.append(of("result.acknowledged", told))
     choices.append(of("task.heartbeat", {"task_id": anybody}))
-    acknowledged = of("result.acknowledged", {"task_id": anybody, "outcome": st.sampled_from(["shown", "refused"])})
-    choices.append(acknowledged)
     if kinds.effects:
-        proposed = {"task_id": anybody, "idempotency_key": st.sampled_from(["k1", "k2"]), "effect": st.just("book")}
+        proposed = {"task_id": task, "idempotency_key": st.sampled_from(["k1", "k2"]), "effect": st.just("book")}
         choices.append(of("task.effect_proposed", proposed, {"reads": _facets()}))
     if kinds.cancels:
         choices.append(of("task.cancel_requested", {"task_id": anybody}))
     if kinds.erasure:
-        choices.append(of("session.erased", {}))
+        choices.append(of("session.erased", {"session_id": st.just(kinds.sessions[-1])}))
     if not kinds.results_last:
         choices.append(st.just(("barrier", {})))
     if kinds.time:
         seconds = st.sampled_from([1, 31, 61, 601])
         choices.append(st.tuples(st.just("time"), st.fixed_dictionaries({"seconds": seconds})))
-    return st.one_of(choices)
+    return change, dispatch, st.sampled_from(choices).flatmap(lambda strategy: strategy)
+
+
+def _policies(kinds: Kinds) -> list[tuple[str, Any]]:
+    policies: list[tuple[str, Any]] = [
+        ("on_stale", "annotate"),
+        ("on_stale_failure", "withhold"),
+        ("when_absent", "withhold"),
+        ("request_id", "r1"),
+        ("metadata", {"tasks": {}}),
+    ]
+    if kinds.waits:
+        policies += [("on_stale", "hold"), ("on_stale", "redispatch"), ("when_absent", "hold")]
+    if kinds.depends_on:
+        policies += [("depends_on", [name]) for name in ("doc/1", "conversation")]
+    if kinds.scopes:
+        policies += [("parent_task_id", name) for name in kinds.tasks] + [("independent", True)]
+    if kinds.slots:
+        policies += [("slot", "panel")] * 3 + [("on_newer", how) for how in ("enqueue", "reject", "interrupt")]
+        policies += [("protected", True)]
+    if kinds.time:
+        policies += [("while_stale", "cancel"), ("heartbeat_timeout_seconds", 60)]
+        policies += [("deadline_at", "2025-11-24T16:00:09Z")]
+    return policies
+
+
+def _part_policies(kinds: Kinds) -> list[tuple[str, Any]]:
+    on_stale = ["withhold", "annotate", *(["hold", "redispatch"] if kinds.waits else [])]
+    policies: list[tuple[str, Any]] = [("on_stale", policy) for policy in on_stale]
+    return [*policies, ("depends_on", []), ("depends_on", ["doc/1"]), ("payload", None), ("payload", "x")]
 
 
 # Running them

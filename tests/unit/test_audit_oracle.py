@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -86,7 +87,7 @@ class World:
             **fields,
         }
         MODELS[type_].model_validate_json(orjson.dumps(body))
-        key = orjson.dumps([session, fields["task_id"]]) if role == "tasks" else session.encode()
+        key = orjson.dumps([session, fields["task_id"]]) if type_ == "task.status" else session.encode()
         return self.append(role, key, orjson.dumps(body), partition=partition)
 
     # inputs
@@ -98,50 +99,98 @@ class World:
         return self.put("context", "context.changed", set=changed or {}, unset=list(unset), **more)
 
     def dispatch(self, task: str = T, /, **fields: Any) -> Rec:
-        return self.put("steps", "task.dispatched", task_id=task, task_type="answer", **fields)
+        role: Role = "steps.cold" if fields.get("lane") == "cold" else "steps"
+        return self.put(role, "task.dispatched", task_id=task, task_type="answer", **fields)
 
-    def step(self, reads: dict[str, str | None], task: str = T, /) -> Rec:
-        return self.put("steps", "task.step", task_id=task, step_id="1", status="completed", reads=reads)
+    def step(
+        self, reads: dict[str, str | None], task: str = T, /, step: str = "1", status: str = "completed", lane: str = ""
+    ) -> Rec:
+        role: Role = "steps.cold" if lane else "steps"
+        return self.put(role, "task.step", task_id=task, step_id=step, status=status, reads=reads)
 
-    def result(self, task: str = T, /, parts: Sequence[dict[str, Any]] = (), **fields: Any) -> Rec:
+    def heartbeat(self, task: str = T, /) -> Rec:
+        return self.put("steps", "task.heartbeat", task_id=task)
+
+    def cancel(self, task: str = T, /) -> Rec:
+        return self.put("context", "task.cancel_requested", task_id=task)
+
+    def propose(self, key: str = "k", task: str = T, /, **fields: Any) -> Rec:
+        return self.put("steps", "task.effect_proposed", task_id=task, idempotency_key=key, effect="pay", **fields)
+
+    def result(
+        self, task: str = T, /, parts: Sequence[dict[str, Any]] = (), role: Role = "results", **fields: Any
+    ) -> Rec:
         shown = list(parts) or [{"part_id": "p", "kind": "show", "payload": {"text": "hello"}}]
-        return self.put("results", "task.result", **{"task_id": task, "outcome": "completed", "parts": shown, **fields})
+        return self.put(role, "task.result", **{"task_id": task, "outcome": "completed", "parts": shown, **fields})
 
     # outputs
 
     def running(self, task: str = T, /, **fields: Any) -> Rec:
         return self.put("tasks", "task.status", task_id=task, status="running", **fields)
 
+    def waiting(self, why: str, task: str = T, /) -> Rec:
+        return self.put("tasks", "task.status", task_id=task, status="waiting", waiting_for=why)
+
+    def times(self, role: Role) -> str:
+        """The time of the topic's last record."""
+        return datetime.fromtimestamp(self.topics[role, 0][-1].timestamp / 1000, UTC).isoformat()
+
     def ended(self, disposition: str, task: str = T, /, **fields: Any) -> Rec:
-        return self.put("tasks", "task.status", task_id=task, status="ended", disposition=disposition, **fields)
+        more = {"disposition": disposition, "ended_at": self.time, **fields}
+        return self.put("tasks", "task.status", task_id=task, status="ended", **more)
+
+    def stopped(self, disposition: str, reason: str, task: str = T, /, **fields: Any) -> Rec:
+        """The end of a task before its time, and the command that goes with it."""
+        self.put("commands", "task.cancel", task_id=task, reason=reason)
+        return self.ended(disposition, task, **{"reason": reason, "receipt": {}, **fields})
+
+    def answer(self, proposed: Rec, reason: str | None = None, **more: Any) -> Rec:
+        """The answer to a proposed effect, at the logs' present ends."""
+        body = proposed.body
+        fields = {name: body[name] for name in ("task_id", "idempotency_key", "effect")}
+        if reason is not None:
+            more = {"reason": reason, **more}
+        type_ = "effect.cleared" if reason is None else "effect.refused"
+        return self.put("commands", type_, **{**fields, "judged": self.judged("steps"), **more})
+
+    @property
+    def time(self) -> str:
+        return datetime.fromtimestamp(self.now_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
+
+    def judged(self, steps: Role) -> dict[str, Any]:
+        return {
+            "partition": 0,
+            "context_offset": self.end("context"),
+            "steps_offset": self.end(steps),
+            "at": self.time,
+        }
 
     def verdict(
         self, result: Rec, *parts: PartSpec, disposition: str | None = "", end: bool = True, **more: Any
     ) -> None:
         """Write the outputs of a verdict at the logs' present ends, and the task's status."""
         body = result.body
-        decisions = [decision for _, decision, _, _ in parts]
-        decision = "delivered" if "delivered" in decisions else "withheld"
-        disposition = decision if disposition == "" else disposition
+        decisions = {name: decision for name, decision, _, _ in parts}
+        decision = "delivered" if "delivered" in decisions.values() else "withheld"
+        is_cold = result in self.topics["results.cold", 0]
+        if disposition == "":
+            disposition = None if "held" in decisions.values() else "delivered" if "shadow" in more else decision
         verdict = {
             "decision": decision,
             "reason": parts[0][2],
             "parts": [{"part_id": name, "decision": what, "reason": why, **rest} for name, what, why, rest in parts],
-            "judged": {
-                "partition": 0,
-                "context_offset": self.end("context"),
-                "steps_offset": self.end("steps"),
-                "at": "2025-11-24T16:00:00.000Z",
-            },
+            "judged": self.judged("steps.cold" if is_cold else "steps"),
             "disposition": disposition,
         }
         identity = {"source": body["source"], "event_id": body["event_id"], "offset": result.offset}
-        for role in ("delivered", "withheld"):
-            carried = [part for part, what in zip(body["parts"], decisions, strict=True) if what == role]
+        for kind in ("delivered", "withheld"):
+            carried = [part for part in body["parts"] if decisions.get(part["part_id"]) == kind]
+            if "shadow" in more:
+                carried = body["parts"] if kind == "delivered" else []
             if carried:
                 self.put(
-                    role,
-                    f"result.{role}",
+                    "withheld" if kind == "withheld" else "delivered.cold" if is_cold else "delivered",
+                    f"result.{kind}",
                     task_id=body["task_id"],
                     outcome=body["outcome"],
                     parts=carried,
@@ -149,8 +198,8 @@ class World:
                     verdict=verdict,
                     **more,
                 )
-        if end:
-            self.ended(disposition or "", body["task_id"])
+        if end and disposition is not None:
+            self.ended(disposition, body["task_id"])
 
     def fresh(self, result: Rec) -> None:
         self.verdict(result, ("p", "delivered", "fresh", {}))
@@ -224,6 +273,14 @@ def difference(facet: str, expected: str | None, actual: str | None, by: Rec, si
 
 def stale(part: str, *differences: dict[str, Any]) -> PartSpec:
     return (part, "withheld", "stale", {"differences": list(differences)})
+
+
+def held(part: str, *differences: dict[str, Any]) -> PartSpec:
+    return (part, "held", "stale", {"differences": list(differences)})
+
+
+def expired(part: str, *differences: dict[str, Any]) -> PartSpec:
+    return (part, "withheld", "hold_expired", {"differences": list(differences)})
 
 
 def annotated(part: str, *differences: dict[str, Any]) -> PartSpec:
@@ -401,8 +458,10 @@ def late() -> World:
 
 def rejected() -> World:
     w = World()
-    w.dispatch(slot="panel")
-    w.ended("rejected", reason="unsupported", detail="slot")
+    w.dispatch("t-0", slot="panel")
+    w.running("t-0")
+    w.dispatch(slot="panel", on_newer="reject")
+    w.ended("rejected", reason="slot_taken", detail="slot")
     w.late(w.result(), "rejected")
     return w
 
@@ -453,10 +512,8 @@ def refused() -> World:
     w = World()
     w.refuse("context", w.append("context", b"k", b"{not json"), "invalid_event")
     w.refuse("context", w.append("context", S.encode(), None), "empty_value")
-    w.refuse("context", w.put("context", "task.cancel_requested", task_id=T))
     w.refuse("steps", w.append("steps", b"other", b'{"type":"task.dispatched"}'), "invalid_event")
-    held = w.result(parts=[{"part_id": "p", "kind": "show", "on_stale": "hold"}])
-    w.refuse("results", held)
+    w.refuse("steps", w.put("steps", "task.dispatched", task_id=T, task_type="answer", lane="cold"), "invalid_event")
     return w
 
 
@@ -539,10 +596,10 @@ def forwarded_twice() -> World:
 
 def forwarded_and_refused() -> World:
     w = World(partitions=2)
-    stray = w.put("context", "task.cancel_requested", partition=1, task_id=T)
+    stray = w.put("context", "context.changed", partition=1, set={"doc": "1"})
     origin = f"{topic_name('context')}/1/{stray.offset}".encode()
     copied = w.append("context", stray.key, stray.value, headers=[(FORWARDED_HEADER, origin)])
-    w.refuse("context", copied)
+    w.refuse("context", copied, "session_full")
     return w
 
 
@@ -551,6 +608,318 @@ def truncated() -> World:
     w = withheld_stale()
     for role in ("context", "steps", "results"):
         w.truncate(role)
+    return w
+
+
+# ---- the whole life of a task
+
+
+TWO: list[dict[str, Any]] = [
+    {"part_id": "p", "kind": "show", "depends_on": ["doc"]},
+    {"part_id": "q", "kind": "apply", "depends_on": ["list"]},
+]
+HOLD = {"on_stale": "hold", "hold_ttl_seconds": 0.05}
+
+
+def cold_lane() -> World:
+    w = World()
+    w.dispatch("other")
+    w.running("other")
+    w.dispatch(lane="cold", snapshot={"doc": "1"})
+    w.step({"doc": "2"}, lane="cold")
+    w.context({"doc": "2"})
+    w.fresh(w.result(role="results.cold"))
+    return w
+
+
+def held_then_released() -> World:
+    w = World()
+    w.dispatch(snapshot={"doc": "1", "list": "a"}, **HOLD)
+    by = w.context({"doc": "2"})
+    result = w.result(parts=TWO)
+    w.verdict(result, held("p", difference("doc", "1", "2", by)), ("q", "delivered", "fresh", {}))
+    w.waiting("context")
+    w.context({"doc": "1"})
+    w.fresh(result)
+    return w
+
+
+def held_and_expired() -> World:
+    w = World()
+    w.dispatch(snapshot={"doc": "1"}, **HOLD)
+    by = w.context({"doc": "2"})
+    result = w.result()
+    w.waiting("context")
+    w.now_ms += 100
+    w.verdict(result, expired("p", difference("doc", "1", "2", by)))
+    return w
+
+
+def held_for_the_user() -> World:
+    w = World()
+    w.context({"presence/a": "absent"})
+    w.dispatch(when_absent="hold", hold_ttl_seconds=0.05)
+    result = w.result()
+    w.waiting("user")
+    w.now_ms += 100
+    w.verdict(result, ("p", "withheld", "hold_expired", {}))
+    return w
+
+
+def held_and_open() -> World:
+    w = World()
+    w.dispatch(snapshot={"doc": "1", "list": "a"}, on_stale="hold")
+    by = w.context({"doc": "2"})
+    w.verdict(w.result(parts=TWO), held("p", difference("doc", "1", "2", by)), ("q", "delivered", "fresh", {}))
+    w.waiting("context")
+    return w
+
+
+def held_and_cancelled() -> World:
+    """What was delivered stays delivered; the rest comes late."""
+    w = World()
+    w.dispatch(snapshot={"doc": "1", "list": "a"}, on_stale="hold")
+    by = w.context({"doc": "2"})
+    result = w.result(parts=TWO)
+    w.verdict(result, held("p", difference("doc", "1", "2", by)), ("q", "delivered", "fresh", {}))
+    w.waiting("context")
+    w.cancel()
+    w.stopped("delivered", "cancelled")
+    w.late(result, "delivered")
+    return w
+
+
+def second_while_waiting() -> World:
+    w = World()
+    w.dispatch(when_absent="hold")
+    w.context({"presence/a": "absent"})
+    first = w.result()
+    w.waiting("user")
+    w.withheld(w.result(reads={"doc": "1"}), "late", disposition=None, end=False)
+    w.context({"presence/a": "present"})
+    w.fresh(first)
+    return w
+
+
+def superseded() -> World:
+    w = World()
+    w.dispatch("old", slot="panel")
+    w.running("old")
+    w.dispatch("new", slot="panel")
+    w.fresh(w.result("new"))
+    w.context({"any": "1"})
+    w.withheld(w.result("old"), "superseded")
+    return w
+
+
+def protected_from_newer() -> World:
+    w = World()
+    w.dispatch("old", slot="panel", protected=True)
+    w.running("old")
+    w.dispatch("new", slot="panel", on_newer="interrupt")
+    w.fresh(w.result("new"))
+    w.context({"any": "1"})
+    w.fresh(w.result("old"))
+    return w
+
+
+def interrupted() -> World:
+    w = World()
+    w.dispatch(slot="panel", plan=["1", "2", "3"])
+    w.running()
+    w.step({}, T, "1", "completed")
+    w.step({}, T, "2", "started")
+    w.dispatch("new", slot="panel", on_newer="interrupt")
+    receipt = {"done": ["1"], "in_flight": ["2"], "not_attempted": ["3"]}
+    w.stopped("cancelled", "superseded", receipt=receipt)
+    w.fresh(w.result("new"))
+    w.late(w.result(), "cancelled")
+    return w
+
+
+def enqueued() -> World:
+    w = World()
+    w.dispatch("old", slot="panel")
+    w.running("old")
+    w.dispatch("new", slot="panel", on_newer="enqueue")
+    result = w.result("new")
+    w.waiting("slot", "new")
+    w.fresh(w.result("old"))
+    w.fresh(result)
+    return w
+
+
+def cancelled() -> World:
+    w = World()
+    w.dispatch()
+    w.running()
+    w.cancel()
+    w.cancel()
+    w.stopped("cancelled", "cancelled")
+    w.late(w.result(), "cancelled")
+    return w
+
+
+def cancelled_before_dispatch() -> World:
+    w = World()
+    w.cancel()
+    w.dispatch()
+    w.stopped("cancelled", "cancelled")
+    return w
+
+
+def deadline_passed() -> World:
+    w = World()
+    w.dispatch(deadline_at="2025-11-24T16:00:00.100Z")
+    w.now_ms += 200
+    w.withheld(w.result(), "deadline_passed")
+    return w
+
+
+def expired_by_deadline() -> World:
+    w = World()
+    w.dispatch(deadline_at="2025-11-24T16:00:00.100Z")
+    w.running()
+    w.now_ms += 200
+    w.stopped("expired", "deadline_passed")
+    w.late(w.result(), "expired")
+    return w
+
+
+def expired_by_silence() -> World:
+    w = World()
+    w.dispatch(heartbeat_timeout_seconds=0.1)
+    w.heartbeat()
+    w.now_ms += 200
+    w.stopped("expired", "heartbeat_missed")
+    return w
+
+
+def stopped_while_stale() -> World:
+    w = World()
+    w.dispatch(snapshot={"doc": "1"}, while_stale="cancel", while_stale_grace_seconds=0.05)
+    w.context({"doc": "2"})
+    w.now_ms += 100
+    w.stopped("cancelled", "stale")
+    return w
+
+
+def childs_read() -> World:
+    """What a child read is what its parent depends on, unless it is independent; its own work is its parent's."""
+    w = World()
+    w.context({"doc": "1", "list": "a", "own": "1"})
+    w.dispatch("parent", snapshot={"own": "1"})
+    w.dispatch("child", parent_task_id="parent", snapshot={"doc": "1"})
+    w.dispatch("alone", parent_task_id="parent", independent=True, snapshot={"list": "a"})
+    w.step({"doc": "2"}, "child")
+    w.context({"own": "2"}, cause="child")
+    waiting = w.result("parent")
+    w.waiting("children", "parent")
+    w.context({"list": "b"})
+    by = w.context({"doc": "3"})
+    w.verdict(w.result("child"), stale("p", difference("doc", "2", "3", by)))
+    w.verdict(w.result("alone"), stale("p", difference("list", "a", "b", w.topics["context", 0][2])))
+    w.verdict(waiting, stale("p", difference("doc", "2", "3", by)))
+    return w
+
+
+def scope_closed() -> World:
+    w = World()
+    w.dispatch("parent", scope_grace_seconds=0.05)
+    w.dispatch("child", parent_task_id="parent")
+    w.running("child")
+    result = w.result("parent")
+    w.waiting("children", "parent")
+    w.now_ms += 100
+    w.stopped("cancelled", "scope_closed", "child")
+    w.fresh(result)
+    return w
+
+
+def parent_cancelled() -> World:
+    w = World()
+    w.dispatch("parent")
+    w.dispatch("child", parent_task_id="parent")
+    w.cancel("parent")
+    w.stopped("cancelled", "parent_ended", "child")
+    w.stopped("cancelled", "cancelled", "parent")
+    w.dispatch("orphan", parent_task_id="parent")
+    w.ended("rejected", "orphan", reason="parent_ended")
+    return w
+
+
+def unknown_parent() -> World:
+    w = World()
+    w.dispatch(parent_task_id="nobody")
+    w.now_ms += 31_000
+    w.stopped("rejected", "unknown_parent")
+    w.dispatch("self", parent_task_id="self")
+    w.ended("rejected", "self", reason="unknown_parent", ended_at=w.time)
+    w.edit("tasks", lambda body: body.update(ended_at=w.times("steps")))
+    return w
+
+
+def redispatched() -> World:
+    w = World()
+    w.dispatch(snapshot={"doc": "1", "never": "x"}, on_stale="redispatch")
+    by = w.context({"doc": "2"})
+    w.verdict(w.result(), stale("p", difference("doc", "1", "2", by)))
+    again: dict[str, Any] = {"new_task_id": f"{T}~2", "attempt": 2, "snapshot": {"doc": "2", "never": "x"}}
+    w.put("commands", "task.redispatch", task_id=T, **again)
+    return w
+
+
+def redispatched_no_more() -> World:
+    w = World()
+    w.dispatch(f"{T}~2", snapshot={"doc": "1"}, on_stale="redispatch", attempt=2)
+    by = w.context({"doc": "2"})
+    w.verdict(w.result(f"{T}~2"), stale("p", difference("doc", "1", "2", by)))
+    return w
+
+
+def acknowledged() -> World:
+    w = fresh()
+    w.put("context", "result.acknowledged", task_id=T, outcome="refused", reason="changed")
+    w.ended("delivered", acknowledged="refused")
+    return w
+
+
+def effects() -> World:
+    w = World()
+    w.context({"doc": "1", "list": "a"})
+    w.dispatch(snapshot={"doc": "1"})
+    w.running()
+    w.answer(w.propose("fine"))
+    by = w.context({"doc": "2"})
+    w.answer(w.propose("stale"), "stale", differences=[difference("doc", "1", "2", by)])
+    again = w.topics["commands", 0][0]
+    w.propose("fine")
+    w.append("commands", again.key, again.value)
+    w.context({"session": "closed"})
+    w.answer(w.propose("closed"), "session_closed")
+    w.withheld(w.result(), "session_closed")
+    w.answer(w.propose("late"), "late")
+    w.answer(w.propose("nobody", "t-9"), "unknown_task")
+    return w
+
+
+def effect_read() -> World:
+    """What an effect was based on is what its task depends on from then on."""
+    w = World()
+    w.context({"doc": "1"})
+    w.dispatch()
+    w.answer(w.propose(reads={"doc": "1"}))
+    by = w.context({"doc": "2"})
+    w.verdict(w.result(), stale("p", difference("doc", "1", "2", by)))
+    return w
+
+
+def shadow() -> World:
+    w = World()
+    w.dispatch(snapshot={"doc": "1"})
+    by = w.context({"doc": "2"})
+    told = {"decision": "withheld", "reason": "stale"}
+    w.verdict(w.result(), stale("p", difference("doc", "1", "2", by)), shadow=told)
     return w
 
 
@@ -588,6 +957,33 @@ CLEAN: list[tuple[Callable[[], World], dict[tuple[str, str], int]]] = [
     (forwarded_twice, {("delivered", "fresh"): 1}),
     (forwarded_and_refused, {}),
     (truncated, {}),
+    (cold_lane, {("delivered", "fresh"): 1}),
+    (held_then_released, {("delivered", "fresh"): 2}),
+    (held_and_expired, {("withheld", "hold_expired"): 1}),
+    (held_for_the_user, {("withheld", "hold_expired"): 1}),
+    (held_and_open, {("delivered", "fresh"): 1}),
+    (held_and_cancelled, {("delivered", "fresh"): 1, ("withheld", "late"): 1}),
+    (second_while_waiting, {("delivered", "fresh"): 1, ("withheld", "late"): 1}),
+    (superseded, {("delivered", "fresh"): 1, ("withheld", "superseded"): 1}),
+    (protected_from_newer, {("delivered", "fresh"): 2}),
+    (interrupted, {("delivered", "fresh"): 1, ("withheld", "late"): 1}),
+    (enqueued, {("delivered", "fresh"): 2}),
+    (cancelled, {("withheld", "late"): 1}),
+    (cancelled_before_dispatch, {}),
+    (deadline_passed, {("withheld", "deadline_passed"): 1}),
+    (expired_by_deadline, {("withheld", "late"): 1}),
+    (expired_by_silence, {}),
+    (stopped_while_stale, {}),
+    (childs_read, {("withheld", "stale"): 3}),
+    (scope_closed, {("delivered", "fresh"): 1}),
+    (parent_cancelled, {}),
+    (unknown_parent, {}),
+    (redispatched, {("withheld", "stale"): 1}),
+    (redispatched_no_more, {("withheld", "stale"): 1}),
+    (acknowledged, {("delivered", "fresh"): 1}),
+    (effects, {("withheld", "session_closed"): 1}),
+    (effect_read, {("withheld", "stale"): 1}),
+    (shadow, {("shadow", "stale"): 1}),
 ]
 
 
@@ -699,12 +1095,6 @@ def _judged_refused(w: World) -> None:
     w.refuse("results", w.topics["results", 0][0], "output_too_large")
 
 
-def _hold_judged(w: World) -> None:
-    parts = [{"part_id": "p", "kind": "show", "on_stale": "hold"}]
-    w.dispatch("t-2")
-    w.fresh(w.result("t-2", parts=parts))
-
-
 def _copy_altered(w: World) -> None:
     copied = w.topics["context", 0][0]
     w.topics["context", 0][0] = replace(copied, value=(copied.value or b"") + b" ")
@@ -746,6 +1136,90 @@ def _parked_without_end(w: World) -> None:
     w.now_ms += 120_000
 
 
+def _without_status(w: World, *tasks: str) -> None:
+    w.topics["tasks", 0] = [rec for rec in w.topics["tasks", 0] if rec.body["task_id"] not in tasks]
+
+
+def _went_on(w: World, *tasks: str) -> None:
+    """Nothing stopped them after all."""
+    _without_status(w, *tasks)
+    w.topics["commands", 0] = [rec for rec in w.topics["commands", 0] if rec.body["task_id"] not in tasks]
+    for task in tasks:
+        w.running(task)
+
+
+def _drop_late(w: World) -> None:
+    w.drop("withheld")
+    w.now_ms += 60_000
+
+
+def _much_later(w: World) -> None:
+    w.now_ms += 3_600_000
+
+
+def _told(w: World, **changes: Any) -> None:
+    w.edit("commands", lambda body: body.update(changes))
+
+
+def _released_before(w: World) -> None:
+    """The newer result is decided first."""
+    for rec in [w.topics["delivered", 0][-1]]:
+        body = rec.body
+        body["verdict"]["judged"]["context_offset"] = 0
+        w.topics["delivered", 0][-1] = replace(rec, value=orjson.dumps(body))
+    w.edit("delivered", lambda body: _judged(body, context_offset=1), 0)
+    w.context({"any": "1"})
+
+
+def _parent_first(w: World) -> None:
+    """The parent's result is decided before those of its children."""
+    for index in range(2):
+        w.edit("withheld", lambda body: _judged(body, context_offset=6), index)
+    w.context({"any": "1"})
+
+
+def _answered_otherwise(w: World) -> None:
+    body = w.topics["commands", 0][0].body
+    w.propose("fine")
+    w.put(
+        "commands",
+        "effect.refused",
+        task_id=T,
+        idempotency_key="fine",
+        effect="pay",
+        reason="stale",
+        judged=body["judged"],
+    )
+
+
+def _clear(key: str) -> Callable[[World], None]:
+    def change(w: World) -> None:
+        log = w.topics["commands", 0]
+        for index, rec in enumerate(log):
+            body = rec.body
+            if body["idempotency_key"] == key:
+                log[index] = replace(rec, value=orjson.dumps({**body, "type": "effect.cleared"}))
+
+    return change
+
+
+def _refuse(key: str, reason: str) -> Callable[[World], None]:
+    def change(w: World) -> None:
+        log = w.topics["commands", 0]
+        for index, rec in enumerate(log):
+            body = {**rec.body, "type": "effect.refused", "reason": reason}
+            if body["idempotency_key"] == key:
+                log[index] = replace(rec, value=orjson.dumps(body))
+
+    return change
+
+
+def _judged_although_cancelled(w: World) -> None:
+    _went_on(w, T)
+    w.drop("withheld")
+    w.fresh(w.result())
+
+
 def _drained_required(w: World) -> None:
     w.terms["require_drained"] = True
 
@@ -760,6 +1234,33 @@ def _unmark(body: Any) -> None:
 
 def _reason(body: Any, reason: str) -> None:
     body["verdict"]["parts"][0]["reason"] = reason
+
+
+def _odd_end(w: World) -> None:
+    w.edit("tasks", lambda body: body.update(disposition="other"))
+
+
+def _then(*changes: Callable[[World], object]) -> Callable[[World], None]:
+    """One corruption after the other."""
+
+    def change(w: World) -> None:
+        for each in changes:
+            each(w)
+
+    return change
+
+
+def _expired_after_its_result(w: World) -> None:
+    w.edit("steps", lambda body: body.update(deadline_at="2025-11-24T16:00:00.300Z"))
+    w.edit("tasks", lambda body: body.update(ended_at="2025-11-24T16:00:00.400Z"))
+
+
+def _goes_on(w: World) -> None:
+    _went_on(w, T)
+
+
+def _as_withheld(body: Any) -> None:
+    body["verdict"]["disposition"] = "delivered"
 
 
 def _dispatch_first(w: World) -> None:
@@ -792,7 +1293,31 @@ CORRUPTIONS: list[tuple[str, Callable[[], World], Callable[[World], object]]] = 
     ("forwarded_altered", forwarded, _copy_altered),
     ("input_deleted_unfolded", fresh, lambda w: (w.truncate("context"), w.committed.update({("context", 0): 1}))),
     ("dlq_altered", refused, lambda w: w.topics["dlq", 0].append(_altered(w.drop("dlq")))),
+    ("held_undecided", held_and_cancelled, _drop_late),
+    ("waits_too_long", held_and_open, _much_later),
+    ("waits_too_long", held_and_expired, _then(lambda w: w.drop("withheld"), lambda w: w.drop("tasks"), _much_later)),
+    ("cancel_not_sent", cancelled, lambda w: w.drop("commands")),
+    ("cancel_not_sent", expired_by_silence, lambda w: w.drop("commands")),
+    ("cancel_not_sent", unknown_parent, lambda w: w.drop("commands")),
+    ("redispatch_missing", redispatched, lambda w: w.drop("commands")),
+    ("effect_unanswered", effects, _then(lambda w: w.drop("commands"), _much_later)),
+    ("not_expired", expired_by_silence, _then(_goes_on, _much_later)),
+    (
+        "not_expired",
+        expired_by_deadline,
+        _then(_goes_on, lambda w: w.drop("withheld"), lambda w: w.drop("results"), _much_later),
+    ),
+    ("child_outlives_parent", scope_closed, lambda w: _went_on(w, "child")),
+    ("child_outlives_parent", parent_cancelled, _then(lambda w: _went_on(w, "orphan"), _much_later)),
+    ("result_without_verdict", second_while_waiting, lambda w: w.drop("withheld")),
+    ("result_without_verdict", cancelled, _drop_late),
+    ("input_unaccounted", fresh, lambda w: w.edit("steps", lambda body: body.update(lane="cold"))),
+    ("verdict_inconsistent", held_then_released, lambda w: w.drop("delivered", 0)),
     # duplicated
+    ("verdict_twice", held_then_released, lambda w: _repeat(w, "delivered")),
+    ("effect_answered_twice", effects, lambda w: _repeat(w, "commands")),
+    ("effect_answered_differently", effects, _answered_otherwise),
+    ("two_dispositions", cancelled, lambda w: w.ended("delivered")),
     ("event_id_twice", fresh, lambda w: w.topics["tasks", 0].append(replace(w.topics["tasks", 0][-1], offset=9))),
     ("verdict_twice", fresh, lambda w: _repeat(w, "delivered")),
     ("verdict_twice", withheld_stale, lambda w: _repeat(w, "withheld")),
@@ -818,7 +1343,54 @@ CORRUPTIONS: list[tuple[str, Callable[[], World], Callable[[World], object]]] = 
     ("barrier_missed", fresh, _older_context_not_folded),
     ("barrier_missed", moved_away_and_back, _older_context_not_folded),
     ("barrier_missed", reads_replace, lambda w: w.edit("delivered", lambda body: _judged(body, steps_offset=1))),
+    ("stale_delivered", superseded, _deliver),
+    ("stale_delivered", deadline_passed, _deliver),
+    ("stale_delivered", childs_read, _deliver),
+    ("stale_delivered", effect_read, _deliver),
+    ("stale_delivered", redispatched_no_more, _deliver),
+    ("stale_delivered", held_and_expired, _deliver),
+    ("stale_delivered", cold_lane, lambda w: w.edit("steps.cold", lambda body: body.update(reads={}))),
+    ("barrier_missed", cold_lane, lambda w: w.edit("delivered.cold", lambda body: _judged(body, steps_offset=1))),
+    ("effect_cleared_stale", effects, _clear("stale")),
+    ("effect_cleared_stale", effects, _clear("closed")),
+    ("effect_cleared_stale", effects, _clear("late")),
+    ("effect_cleared_stale", effects, _clear("nobody")),
+    ("cancel_not_obeyed", cancelled, _judged_although_cancelled),
+    ("cancel_not_obeyed", cancelled, _then(lambda w: w.drop("withheld"), lambda w: w.drop("results"), _goes_on)),
+    ("barrier_missed", effects, lambda w: w.edit("commands", lambda b: b["judged"].update(context_offset=0), 0)),
     # fresh withheld
+    ("stopped_without_reason", cancelled, lambda w: w.topics["context", 0].clear()),
+    ("stopped_without_reason", interrupted, lambda w: w.edit("steps", lambda body: body.update(on_newer="allow"))),
+    ("stopped_without_reason", interrupted, lambda w: w.edit("steps", lambda body: body.update(protected=True), 0)),
+    ("stopped_without_reason", scope_closed, lambda w: w.edit("steps", lambda b: b.update(scope_grace_seconds=9), 0)),
+    (
+        "stopped_without_reason",
+        expired_by_silence,
+        lambda w: w.edit("tasks", lambda b: b.update(ended_at=w.times("steps"))),
+    ),
+    ("stopped_without_reason", expired_by_deadline, lambda w: w.edit("steps", lambda b: b.pop("deadline_at"))),
+    (
+        "stopped_without_reason",
+        stopped_while_stale,
+        lambda w: w.edit("steps", lambda b: b.update(while_stale="continue")),
+    ),
+    ("stopped_without_reason", parent_cancelled, lambda w: _went_on(w, "parent")),
+    ("stopped_without_reason", unknown_parent, lambda w: w.terms.update(grace_ms=60_000)),
+    ("stopped_without_reason", expired_by_deadline, _expired_after_its_result),
+    ("rejected_without_reason", rejected, lambda w: w.edit("steps", lambda body: body.update(slot="other"), 0)),
+    (
+        "rejected_without_reason",
+        unknown_parent,
+        lambda w: w.edit("steps", lambda body: body.update(parent_task_id="t")),
+    ),
+    ("hold_cut_short", held_and_expired, lambda w: w.edit("steps", lambda body: body.update(hold_ttl_seconds=5))),
+    ("effect_refused_fresh", effects, _refuse("fine", "stale")),
+    ("effect_refused_fresh", effects, _refuse("fine", "late")),
+    ("effect_refused_fresh", effects, _refuse("fine", "request_archived")),
+    ("reason_false", superseded, lambda w: w.edit("steps", lambda body: body.update(slot="other"))),
+    ("reason_false", held_for_the_user, lambda w: w.topics["context", 0].clear()),
+    ("late_without_end", second_while_waiting, lambda w: (w.drop("results", 0), w.drop("delivered"), w.drop("tasks"))),
+    ("fresh_withheld", childs_read, lambda w: w.edit("steps", lambda body: body.update(independent=True), 1)),
     ("fresh_withheld", fresh, _withhold),
     ("fresh_withheld", moved_away_and_back, _withhold),
     ("fresh_withheld", own_change, _withhold),
@@ -841,7 +1413,7 @@ CORRUPTIONS: list[tuple[str, Callable[[], World], Callable[[World], object]]] = 
     ("late_without_end", late, lambda w: (w.drop("delivered"), w.drop("results", 0))),
     ("known_task_unknown", unknown_task, _dispatch_first),
     ("unknown_too_early", unknown_then_dispatched, _grace_cut_short),
-    ("rejected_without_reason", rejected, lambda w: w.edit("steps", lambda body: body.pop("slot"))),
+    ("rejected_without_reason", rejected, lambda w: w.edit("steps", lambda body: body.pop("on_newer"))),
     # inconsistent
     ("barrier_missed_withheld", stale_at_dispatch, _older_context_not_folded),
     ("annotated_fresh", failure_annotated, lambda w: w.edit("context", lambda body: body.update(set={"doc": "1"}))),
@@ -856,8 +1428,32 @@ CORRUPTIONS: list[tuple[str, Callable[[], World], Callable[[World], object]]] = 
     ("difference_wrong", withheld_stale, _other_giver),
     ("difference_wrong", withheld_stale, _no_differences),
     ("taken_never_held", depends_on_taken, lambda w: w.edit("tasks", lambda body: body.update(taken={"doc": "5"}))),
-    ("reason_unexpected", fresh, lambda w: _withhold(w, "superseded")),
-    ("reason_unexpected", fresh, lambda w: (w.drop("results"), w.drop("delivered"), _status(w, "cancelled"))),
+    ("reason_unexpected", fresh, lambda w: _withhold(w, "unsupported")),
+    ("reason_unexpected", late, _then(lambda w: w.topics["delivered", 0].clear(), _odd_end)),
+    ("reason_order", superseded, lambda w: w.edit("steps", lambda b: b.update(deadline_at="2025-11-24T16:00:00Z"), 0)),
+    ("policy_not_followed", held_and_expired, lambda w: w.edit("steps", lambda body: body.update(on_stale="withhold"))),
+    ("policy_not_followed", held_for_the_user, _deliver),
+    ("verdict_inconsistent", held_and_open, _then(lambda w: w.drop("tasks"), lambda w: w.running())),
+    ("verdict_inconsistent", shadow, lambda w: w.edit("delivered", lambda b: b["shadow"].update(reason="late"))),
+    ("verdict_inconsistent", held_then_released, lambda w: w.edit("delivered", _as_withheld, 0)),
+    ("scope_not_awaited", childs_read, _parent_first),
+    ("slot_not_awaited", enqueued, _released_before),
+    ("slot_not_respected", enqueued, lambda w: w.edit("steps", lambda body: body.update(on_newer="reject"))),
+    ("slot_not_respected", enqueued, lambda w: w.edit("steps", lambda body: body.update(on_newer="interrupt"))),
+    ("command_unfounded", fresh, lambda w: w.put("commands", "task.cancel", task_id=T, reason="stale")),
+    ("command_unfounded", fresh, lambda w: w.put("commands", "task.cancel", task_id="t-9", reason="stale")),
+    ("command_unfounded", effects, lambda w: w.edit("steps", lambda body: body.update(effect="other"), 2)),
+    ("receipt_wrong", cancelled, lambda w: w.edit("tasks", lambda body: body.pop("receipt"))),
+    ("receipt_wrong", interrupted, lambda w: w.edit("steps", lambda body: body.update(step_id="9"), 1)),
+    ("receipt_wrong", interrupted, lambda w: w.edit("steps", lambda body: body.update(plan=["1", "4"]), 0)),
+    ("redispatch_wrong", redispatched, lambda w: _told(w, attempt=3)),
+    ("redispatch_wrong", redispatched, lambda w: _told(w, snapshot={"doc": "1"})),
+    ("redispatch_wrong", redispatched, lambda w: _repeat(w, "commands")),
+    ("redispatch_wrong", redispatched, lambda w: w.edit("steps", lambda body: body.update(max_redispatches=0))),
+    ("redispatch_wrong", redispatched, lambda w: w.edit("steps", lambda body: body.update(on_stale="withhold"))),
+    ("acknowledgement_unfounded", acknowledged, lambda w: w.drop("context")),
+    ("effect_reason_wrong", effects, _refuse("closed", "stale")),
+    ("effect_reason_wrong", effects, _refuse("nobody", "stale")),
     ("verdict_inconsistent", fresh, lambda w: w.edit("delivered", lambda b: b["verdict"].update(decision="withheld"))),
     ("verdict_inconsistent", fresh, lambda w: w.edit("delivered", lambda body: _judged(body, partition=3))),
     ("verdict_inconsistent", fresh, lambda w: w.edit("delivered", lambda body: body["verdict"].update(parts=[]))),
@@ -872,9 +1468,6 @@ CORRUPTIONS: list[tuple[str, Callable[[], World], Callable[[World], object]]] = 
     ("judged_before_dispatch", fresh, lambda w: w.drop("steps")),
     ("judged_past_end", fresh, lambda w: w.edit("delivered", lambda body: _judged(body, context_offset=99))),
     ("disposition_contradicts", fresh, lambda w: _status(w, "withheld")),
-    ("not_rejected", fresh, lambda w: w.edit("steps", lambda body: body.update(lane="cold"))),
-    ("not_rejected", rejected, lambda w: (w.drop("tasks"), w.running())),
-    ("unsupported_obeyed", fresh, _hold_judged),
     ("status_without_dispatch", fresh, lambda w: w.running("t-9")),
     ("output_unreadable", fresh, lambda w: w.edit("delivered", lambda body: body.pop("verdict"))),
     ("output_unreadable", fresh, lambda w: w.append("tasks", b"?", b"{}")),
@@ -1059,8 +1652,8 @@ def test_a_forgotten_task_may_be_rejected_after_it_was_given_up() -> None:
     world = World()
     world.unknown(world.result())
     world.now_ms += 60_000
-    world.dispatch(slot="panel")
-    world.ended("rejected", reason="unsupported", detail="slot")
+    world.dispatch(parent_task_id=T)
+    world.ended("rejected", reason="unknown_parent", ended_at=world.times("steps"))
 
     assert not world.audit()[0]
 
@@ -1084,7 +1677,7 @@ def test_what_an_erasure_left_of_a_task_dispatched_twice_is_not_verifiable() -> 
 def test_a_full_session_may_reject_tasks() -> None:
     world = World()
     world.dispatch()
-    world.ended("rejected", reason="unsupported", detail="session: its row has reached its limit")
+    world.ended("rejected", reason="session_full", detail="session: its row")
 
     assert not world.audit()[0]
 

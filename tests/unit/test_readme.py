@@ -14,6 +14,7 @@ from schemas.topics import topics
 from tests.unit.test_compose import parse
 from tests.unit.test_docs import anchors, blocks
 from tidegate.cli import app
+from tidegate.demo.life import LIFE
 from tidegate.demo.story import SNAPSHOT, STORY
 from tidegate.settings import ENV_PREFIX, Settings
 
@@ -197,6 +198,14 @@ def test_story_shown_is_the_story_told() -> None:
     for scenario in STORY:
         assert scenario.meanwhile.split("\n")[0] in shown
     assert "\nclean: " in shown
+
+
+def test_life_shown_is_the_life_told() -> None:
+    shown = marked("demo output").split("\nThe life of a task.")[1].split("\nA load.")[0]
+    words = sorted({each.says for episode in LIFE for each in episode.expected}, key=len, reverse=True)
+    ids = {each.task_id for episode in LIFE for each in episode.expected}
+    rows = re.findall(rf" ({'|'.join(map(re.escape, sorted(ids, reverse=True)))}) +({'|'.join(words)}) ", shown)
+    assert rows == [(each.task_id, each.says) for episode in LIFE for each in episode.expected]
 
 
 def test_replays_shown_were_sound() -> None:

@@ -64,10 +64,10 @@ def test_a_case_that_ends_otherwise_is_noticed() -> None:
     assert len(mistakes(wrong)) == 1
 
 
-# ---- by chance
+# ---- by chance: the same cases in every run, for the oracle is simpler than the gate
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.randoms(use_true_random=False))
 def test_the_oracle_finds_no_mistake_in_a_case_made_up_by_chance(random: Random) -> None:
     made_up = case_by_chance(random)
@@ -75,7 +75,7 @@ def test_the_oracle_finds_no_mistake_in_a_case_made_up_by_chance(random: Random)
     assert (found.stale_applied, found.fresh_withheld, found.silent) == ([], [], []), made_up.steps
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.randoms(use_true_random=False))
 def test_a_take_over_after_every_event_changes_nothing(random: Random) -> None:
     made_up = case_by_chance(random)

@@ -6,6 +6,12 @@ What it knows is what the topics say. Its limits:
   moment.
 - Where the oldest records are gone, what cannot be verified any more is counted, and not held against the gate.
 - Sessions that were erased: their verdicts are checked against the context since, their dispositions are not.
+- The topics have no common order. What a task depends on through others (its children's reads, reads of results that
+  waited, effects) is told exactly only where a verdict names the place; elsewhere several values are possible, and only
+  what contradicts all of them is held against the gate. So it is with slots, scopes and cancellations: an older or
+  newer task, a parent or a child counts as open where a verdict shows it. Such verdicts are counted as uncertain.
+- A verdict that waited names a steps offset without saying of which lane's topic.
+- That a task was stopped while its snapshot was broken is checked by its policy and its grace only.
 - Whether a barrier was kept is told by the brokers' timestamps. With replicas or several brokers a record can carry an
   older time than one that was acknowledged before it: give a margin there.
 """
@@ -110,6 +116,9 @@ def _terms(settings: Settings, extent: Extent, *, require_drained: bool, margin_
         grace_ms=int(settings.unknown_task_grace_seconds * 1000),
         retention_ms=int(settings.ended_task_retention_seconds * 1000),
         ended_per_session=settings.ended_tasks_per_session,
+        scope_grace_ms=int(settings.scope_grace_seconds * 1000),
+        hold_ttl_ms=int(settings.hold_ttl_seconds * 1000),
+        session_ttl_ms=int(settings.session_ttl_seconds * 1000),
         margin_ms=margin_ms,
         require_drained=require_drained,
     )

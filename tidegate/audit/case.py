@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, NamedTuple
 
 from schemas.topics import Role
@@ -167,7 +168,7 @@ class Case:
         """The results that ended the task; there should be one at most."""
         return [(result, verdict) for result, verdict in self.judged if verdict.decides]
 
-    @property
+    @cached_property
     def ended_at(self) -> Place | None:
         """Where the logs stood when a result ended the task; None where none did."""
         deciding = self.deciding
@@ -184,14 +185,14 @@ class Case:
     @property
     def forgotten(self) -> bool:
         """Whether the gate may have forgotten how the task ended: too long ago, or too many others since."""
-        if len(self.session.outputs.keys() | self.session.statuses.keys()) > self.terms.ended_per_session:
+        if self.session.ended_at_most > self.terms.ended_per_session:
             return True
         times = [result.at_ms for result in self.results]
         if self.task is not None:
             times.append(self.task.at_ms)
         return bool(times) and self.terms.now_ms - min(times) >= self.terms.retention_ms
 
-    @property
+    @cached_property
     def unsettled(self) -> bool:
         """Whether the gate may have forgotten anything at all of the session, by erasure, age or number."""
         return bool(self.session.erased) or self.forgotten or self.session.may_have_idled(self.terms.session_ttl_ms)
@@ -237,7 +238,8 @@ class Case:
         if result.role == "results" and not self.logs.counts["results.cold"] and not self.logs.counts["steps.cold"]:
             is_known = True
         else:
-            is_known = index == 0 and not self.may_wait(result) and not verdict.only("unknown_task")
+            at_once = index == 0 and not self.may_wait(result) and not verdict.only("unknown_task")
+            is_known = at_once and not self.unsettled
         return Place(output.context_offset, output.steps_offset if is_known else None)
 
     def least_steps(self, result: Result) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from schemas.topics import INPUT_ROLES
-from tidegate.audit.case import Case, Terms
+from tidegate.audit.case import Case, Terms, families
 from tidegate.audit.collect import PartitionLogs
-from tidegate.audit.tasks import check_task
+from tidegate.audit.effects import EffectsCheck
+from tidegate.audit.tasks import check_task, match
 
 
 class PartitionCheck:
@@ -26,17 +27,36 @@ class PartitionCheck:
         self._check_refused()
         for session_id, session in self.logs.sessions.items():
             names = session.tasks.keys() | session.results.keys() | session.outputs.keys() | session.statuses.keys()
+            for told in (session.stops, session.redispatches):
+                for task_id in told.keys() - names:
+                    self._unfounded(session_id, task_id)
             cases = {name: Case(self.logs, self.terms, self.counts, session_id, name) for name in sorted(names)}
+            families(cases)
+            for case in cases.values():
+                match(case)
             for case in cases.values():
                 check_task(case, self.reasons)
+            if session.proposals or session.answers:
+                EffectsCheck(self.logs, self.terms, session_id, cases).run()
             for task_id, role, offset in session.conflicts:
                 case = cases[task_id]
-                if case.handled(role, offset) and not session.erased and not case.forgotten:
+                if case.handled(role, offset) and not case.unsettled:
                     case.note("conflict_unaccounted", "dispatched before with other content", role, offset)
             self.counts["tasks"] += len(session.tasks)
         self._check_output_ids()
         self.counts["sessions"] += len(self.logs.sessions)
         self.counts["results"] += self.logs.counts["results_refused"]
+        self.counts["unverifiable"] += self.logs.counts["effects_unverifiable"]
+        for name in ("effects", "effect_answers", "effects_pending"):
+            self.counts[name] += self.logs.counts[name]
+
+    def _unfounded(self, session_id: str, task_id: str) -> None:
+        """A command about a task that nothing else is known of."""
+        case = Case(self.logs, self.terms, self.counts, session_id, task_id)
+        if case.truncated("steps", "steps.cold") or case.session.erased:
+            self.counts["unverifiable"] += 1
+        else:
+            case.note("command_unfounded", "there is no such task", "commands")
 
     def _check_inputs(self) -> None:
         """How far the gate had got with each input."""
@@ -68,5 +88,5 @@ class PartitionCheck:
         """An output id twice is one decision taken twice, right only where the gate had to forget the first."""
         for session_id, task_id, event_id, role, offset in self.logs.repeated_ids:
             case = Case(self.logs, self.terms, self.counts, session_id, task_id)
-            if not case.session.erased and not case.forgotten:
+            if not case.unsettled:
                 case.note("event_id_twice", event_id, role, offset)

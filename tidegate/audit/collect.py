@@ -309,7 +309,12 @@ class PartitionLogs:
         return True
 
     def _step(self, role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
-        task_id, reads, step_id, status = body.get("task_id"), body.get("reads"), body.get("step_id"), body.get("status")
+        task_id, reads, step_id, status = (
+            body.get("task_id"),
+            body.get("reads"),
+            body.get("step_id"),
+            body.get("status"),
+        )
         if type(task_id) is not str or type(status) is not str or type(step_id) is not str:
             return False
         session.steps.setdefault(task_id, set()).add((step_id, status))

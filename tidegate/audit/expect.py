@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from tidegate.audit.case import STEPS_OF, Case
+from tidegate.audit.case import STEPS_OF, Case, Place
 from tidegate.audit.logs import NEVER, Answer, Facets, Output, Proposal, Result, Value
 
 _MAX_OWN_CHANGES: Final = 64
@@ -92,9 +92,15 @@ def expected_at(statements: Iterable[Statement], cut: Cut) -> dict[str, Expected
 
 
 def statements_of(
-    case: Case, result: Result | None = None, output: Output | None = None, seen: frozenset[str] = frozenset()
+    case: Case,
+    here: Place | None = None,
+    result: Result | None = None,
+    output: Output | None = None,
+    seen: frozenset[str] = frozenset(),
 ) -> list[Statement]:
     """Everything that a known task states, and that those below it state for it.
+
+    `here`: the place in question, in the task's lane, where it is known.
 
     `result`: the one being judged, whose reads are in; `output` is its verdict. Without it, the reads of whichever
     result was looked at first.
@@ -110,10 +116,10 @@ def statements_of(
         elif at > offset:
             told.append(Statement(at, at, exactly(reads)))
     told += _reads_of_results(case, result)
-    told += _reads_of_effects(case)
+    told += _reads_of_effects(case, here)
     for child in case.children:
         if child.task is not None and not child.task.independent and child.task_id not in seen:
-            told += _joined(child, case, seen | {case.task_id})
+            told += _joined(child, case, here, seen | {case.task_id})
     return told
 
 
@@ -165,7 +171,7 @@ def _reads_of_results(case: Case, judged: Result | None) -> Iterator[Statement]:
         )
 
 
-def _reads_of_effects(case: Case) -> Iterator[Statement]:
+def _reads_of_effects(case: Case, here: Place | None) -> Iterator[Statement]:
     """A proposed effect's reads are folded when it is answered, if its task is open then."""
     task, session = case.task, case.session
     if task is None or not session.answers:
@@ -180,23 +186,26 @@ def _reads_of_effects(case: Case) -> Iterator[Statement]:
                 continue
             reads = exactly(proposal.reads)
             if len(proposals) == 1 and proposal.role == task.role:
-                at = answer.steps_offset
-                yield Statement(at - BEFORE, at + BEFORE, reads)
+                at, there = answer.steps_offset, Place(answer.context_offset, answer.steps_offset)
+                if here is None or not here.is_before(there):
+                    is_inside = here is not None and there.is_before(here)
+                    yield Statement(at - BEFORE, at + BEFORE, reads, is_inside=is_inside)
             else:
                 yield Statement(task.offset, END, reads, is_certain=False)
 
 
 def proposals_for(proposals: Iterable[Proposal], answer: Answer) -> list[Proposal]:
-    """The proposals that an answer may be about."""
-    return [each for each in proposals if (each.task_id, each.effect) == (answer.task_id, answer.effect)]
+    """The proposals that the first answer to a key may be about: of one lane, the first."""
+    about = [each for each in proposals if (each.task_id, each.effect) == (answer.task_id, answer.effect)]
+    return about[:1] if len({each.role for each in about}) == 1 else about
 
 
-def _joined(child: Case, above: Case, seen: frozenset[str]) -> list[Statement]:
+def _joined(child: Case, above: Case, here: Place | None, seen: frozenset[str]) -> list[Statement]:
     """What a child states, as far and as exactly as it joined the task above it."""
     task, parent, status = child.task, above.task, child.status
     if task is None or parent is None or child.disposition == "rejected":
         return []
-    told = statements_of(child, seen=seen)
+    told = statements_of(child, here if task.role == parent.role and task.offset > parent.offset else None, seen=seen)
     ended = child.ended_at
     ended_at = ended.steps_offset if ended is not None else None
     is_certain = status is not None and status.seen and task.role == parent.role and not child.given_up

@@ -265,6 +265,7 @@ class Session:
     """Times of the oldest and the newest input."""
     copies: set[tuple[str, str]] = field(default_factory=set)
     """Source and event id of events that were sent on from a wrong partition."""
+    _ended_at_most: int = -1
 
     def heard_at(self, at_ms: int) -> None:
         """Note the time of an input."""
@@ -277,6 +278,13 @@ class Session:
             return False
         times = sorted([self.first_ms, *(task.at_ms for task in self.tasks.values()), self.last_ms])
         return any(later - earlier >= ttl_ms for earlier, later in pairwise(times))
+
+    @property
+    def ended_at_most(self) -> int:
+        """How many tasks the gate may have seen end. To be asked once everything is read."""
+        if self._ended_at_most < 0:
+            self._ended_at_most = len(self.outputs.keys() | self.statuses.keys())
+        return self._ended_at_most
 
     def is_new_copy(self, source: str, event_id: str) -> bool:
         """Whether this event has not been sent on before: a crash in between sends it on twice."""

@@ -72,7 +72,8 @@ def task_of(role: Role, record: Record, body: dict[str, Any]) -> Task | None:
 
 def on_lane(role: Role, body: dict[str, Any]) -> bool:
     """Whether a dispatch was met on the steps topic of the lane it names."""
-    return body.get("lane", "hot") == ("cold" if role == "steps.cold" else "hot")
+    lane = "cold" if role == "steps.cold" else "hot"
+    return bool(body.get("lane", "hot") == lane)
 
 
 def _task_of(role: Role, record: Record, body: dict[str, Any]) -> Task | None:

@@ -23,11 +23,21 @@ _COUNTS = (
     ("verdicts", "verdicts"),
     ("repeats", "results that repeat another"),
     ("pending", "results waiting for a verdict"),
+    ("held", "results held, as a whole or in part"),
+    ("shadow", "results only watched, in shadow mode"),
+    ("cancel_commands", "tasks stopped"),
+    ("redispatches", "new attempts commanded"),
+    ("effects", "effects proposed"),
+    ("effect_answers", "answers to proposed effects"),
+    ("effects_pending", "proposed effects waiting for an answer"),
     ("waiting", "inputs the gate has not come to yet"),
     ("dlq", "records in the DLQ"),
     ("forwarded", "records sent on to their partition"),
     ("unverifiable", "not verifiable: records deleted, or session erased"),
+    ("uncertain", "verdicts whose expectations the logs tell in part"),
+    ("steps_unverifiable", "verdicts that waited and name a steps offset of either lane"),
 )
+_ALWAYS = ("records", "sessions", "tasks", "dispositions", "results", "verdicts", "pending", "waiting", "dlq")
 
 
 @dataclass(slots=True)
@@ -39,7 +49,7 @@ class Report:
     partitions: int
     counts: Counter[str]
     reasons: Counter[tuple[str, str]]
-    """Parts by what became of them (`delivered`, `annotated`, `withheld`) and reason."""
+    """Parts by what became of them (`delivered`, `annotated`, `withheld`, `shadow`) and reason."""
     findings: Findings
     notes: list[str] = field(default_factory=list)
     """What limits this audit, in sentences."""
@@ -85,7 +95,7 @@ class Report:
         seen = Table("what", "count", box=None, pad_edge=False, show_header=False)
         seen.columns[1].justify = "right"
         for name, words in _COUNTS:
-            if self.counts[name] or name not in ("repeats", "forwarded", "unverifiable"):
+            if self.counts[name] or name in _ALWAYS:
                 seen.add_row(words, f"{self.counts[name]:,}")
         for (decision, reason), count in sorted(self.reasons.items()):
             seen.add_row(f"parts {decision}, reason {reason}", f"{count:,}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from tidegate.audit.case import STEPS_OF, Case, Verdict
-from tidegate.audit.logs import Result, Status, Task
+from tidegate.audit.case import STEPS_OF, Case, Decision, Verdict
+from tidegate.audit.life import STOPS, check_life
+from tidegate.audit.logs import Result, Status
 from tidegate.audit.verdicts import VerdictCheck
 
 REPEATS_REMEMBERED: Final = 16
@@ -14,8 +15,7 @@ REPEATS_REMEMBERED: Final = 16
 
 
 def check_task(case: Case, reasons: Counter[tuple[str, str]]) -> None:
-    """Check everything of the task; count the judged parts in `reasons`."""
-    _match(case)
+    """Check everything of the task; count the judged parts in `reasons`. Its results have been matched."""
     for result, verdict in case.judged:
         VerdictCheck(case, result, verdict).run(reasons)
     if len(case.judged) > 1:
@@ -26,18 +26,25 @@ def check_task(case: Case, reasons: Counter[tuple[str, str]]) -> None:
     # An erased session's tasks are forgotten, and nothing says where among the steps that happened.
     if not case.session.erased:
         _check_disposition(case)
+        check_life(case)
 
 
-def _match(case: Case) -> None:
+def match(case: Case) -> None:
     """Bring outputs and results together."""
-    verdicts: dict[tuple[str, str, int], Verdict] = {}
+    found: dict[tuple[str, str, int], dict[int, Decision]] = {}
     for output in case.session.outputs.get(case.task_id, ()):
-        verdict = verdicts.setdefault((output.source, output.event_id, output.result_offset), Verdict())
-        (verdict.withheld if output.role == "withheld" else verdict.delivered).append(output)
+        decisions = found.setdefault((output.source, output.event_id, output.result_offset), {})
+        decision = decisions.setdefault(output.digest, Decision())
+        (decision.withheld if output.role == "withheld" else decision.delivered).append(output)
+    # A later decision is about parts that an earlier one held, so about fewer.
+    verdicts = {
+        name: Verdict(sorted(decisions.values(), key=lambda each: -len(each.first.parts)))
+        for name, decisions in found.items()
+    }
     for result in case.results:
-        found = verdicts.pop((result.source, result.event_id, result.offset), None)
-        if found is not None:
-            case.judged.append((result, found))
+        verdict = verdicts.pop((result.source, result.event_id, result.offset), None)
+        if verdict is not None:
+            case.judged.append((result, verdict))
     for (source, event_id, offset), verdict in verdicts.items():
         refused = [case.logs.refused.get((role, offset)) for role in STEPS_OF]
         name = (case.session_id, case.task_id, source, event_id)
@@ -53,7 +60,7 @@ def _match(case: Case) -> None:
 
 def _check_repeats(case: Case) -> None:
     """Repeats must not be judged again, and only one result may decide."""
-    if case.session.erased or case.forgotten:
+    if case.unsettled:
         return
     known = [(result, verdict.first) for result, verdict in case.judged if not verdict.only("unknown_task")]
     contents: dict[int, Result] = {}
@@ -67,8 +74,9 @@ def _check_repeats(case: Case) -> None:
             detail = f"the result at {result.offset} contradicts the one at {same_id.offset} with the same id"
             case.note_at("conflict_unaccounted", output, detail)
     deciding = case.deciding
-    for output in deciding[1:]:
-        case.note_at("task_judged_twice", output, f"decided at {deciding[0].role}/{deciding[0].offset} already")
+    for _, verdict in deciding[1:]:
+        first = deciding[0][1].last
+        case.note_at("task_judged_twice", verdict.last, f"decided at {first.role}/{first.offset} already")
 
 
 def _check_unjudged(case: Case) -> None:
@@ -89,6 +97,9 @@ def _check_unjudged(case: Case) -> None:
         elif (why := _why_waiting(case, result)) is not None:
             accounted.add(result.digest)
             counts["pending"] += 1
+            if why == "held":
+                counts["held"] += 1
+                _check_held(case, result)
             if case.terms.require_drained and why == "parked":
                 case.note("not_drained", "parked: its task is not known yet", result.role, result.offset)
         elif case.outputs_truncated:
@@ -99,25 +110,57 @@ def _check_unjudged(case: Case) -> None:
 
 
 def _why_waiting(case: Case, result: Result) -> str | None:
-    """`behind` the committed offset, `parked` until its dispatch comes, or None: it should have been judged."""
+    """`behind` the committed offset, `parked` until its dispatch comes, `held`, or None: it should have been judged."""
     if not case.handled(result.role, result.offset):
         return "behind"
-    task, terms = case.task, case.terms
-    if task is None or not case.handled(task.role, task.offset) or case.forgotten:
+    task, status, terms = case.task, case.status, case.terms
+    if status is not None and status.waiting_for is not None and case.is_open:
+        first = next((each for each in case.results if each is result or not _is_judged(case, each)), None)
+        if first is result and not any(verdict.is_open for _, verdict in case.judged):
+            return "held"
+    if task is None or not case.handled(task.role, task.offset) or case.unsettled:
         due = result.at_ms + terms.grace_ms
-    elif task.at_ms >= result.at_ms:
-        due = task.at_ms  # it may have been parked, and is to be judged now that the dispatch has come
+    elif status is not None and _is_stopped(status):
+        due = max(status.ended_ms, result.at_ms)  # it waited when its task was stopped
+    elif task.at_ms >= result.at_ms - terms.margin_ms or task.role != STEPS_OF[result.role]:
+        due = max(task.at_ms, result.at_ms)  # it may have been parked: to be judged now that the dispatch has come
     else:
         return None
-    return "parked" if due > terms.now_ms - terms.slack_ms or not terms.gate_running else None
+    return None if case.is_due(due) else "parked"
+
+
+def _is_judged(case: Case, result: Result) -> bool:
+    return any(each is result for each, _ in case.judged)
+
+
+def _is_stopped(status: Status) -> bool:
+    return bool(status.dispositions) and status.reason in STOPS
+
+
+def _check_held(case: Case, result: Result) -> None:
+    """That a result, or a part of it, that waits does not wait beyond its time."""
+    task, status, terms = case.task, case.status, case.terms
+    if task is None or status is None or case.unsettled:
+        return
+    if status.waiting_for in ("context", "user"):
+        due = result.at_ms + (terms.hold_ttl_ms if task.hold_ttl_ms is None else task.hold_ttl_ms)
+    elif status.waiting_for == "children":
+        due = result.at_ms + (terms.scope_grace_ms if task.scope_grace_ms is None else task.scope_grace_ms)
+    elif status.waiting_for == "parent":
+        due = task.at_ms + terms.grace_ms
+    else:
+        return
+    if case.is_due(due):
+        detail = f"waits for {status.waiting_for}, due {terms.now_ms - due} ms ago"
+        case.note("waits_too_long", detail, result.role, result.offset)
 
 
 def _check_disposition(case: Case) -> None:
     task, status, disposition = case.task, case.status, case.disposition
     if status is not None:
-        if len(status.dispositions) > 1 and not case.forgotten:
+        if len(status.dispositions) > 1 and not case.unsettled:
             case.note("two_dispositions", " and ".join(status.dispositions), "tasks", status.ended_offset)
-        if status.reopened and not case.forgotten:
+        if status.reopened and not case.unsettled:
             case.note("ended_then_running", f"ended {disposition}", "tasks", status.ended_offset)
         if status.tombstone and disposition is None:
             return
@@ -129,31 +172,43 @@ def _check_disposition(case: Case) -> None:
         if case.handled(task.role, task.offset):
             case.note("dispatch_without_status", "", task.role, task.offset)
         return
-    # A result that was given up before its dispatch came has ended the task already, whatever that asks for.
-    if task.unsupported is not None and not case.given_up:
-        if disposition != "rejected":
-            case.note("not_rejected", f"{task.unsupported}: {disposition or 'running'}", task.role, task.offset)
-    elif case.deciding:
-        deciding = case.deciding[0]
+    held = next(((result, verdict) for result, verdict in case.judged if verdict.is_open), None)
+    if held is not None:
+        _check_rest(case, status, *held)
+    if case.deciding:
+        deciding = case.deciding[0][1].last
         if disposition is None:
-            case.note_at("task_without_disposition", deciding, "its status says running")
-        elif disposition != deciding.disposition:
+            case.note_at("task_without_disposition", deciding, f"its status says {status.waiting_for or 'running'}")
+        elif disposition != deciding.disposition and not case.unsettled:
             case.note_at("disposition_contradicts", deciding, f"status {disposition}, verdict {deciding.disposition}")
     elif disposition is not None:
-        _check_ended_without_verdict(case, task, status, disposition)
-    elif case.given_up and case.handled(task.role, task.offset) and not case.forgotten:
+        _check_ended_without_verdict(case, status, disposition)
+    elif case.given_up and case.handled(task.role, task.offset) and not case.unsettled:
         case.note("task_without_disposition", "its result was given up as unknown_task", task.role, task.offset)
 
 
-def _check_ended_without_verdict(case: Case, task: Task, status: Status, disposition: str) -> None:
+def _check_rest(case: Case, status: Status, result: Result, verdict: Verdict) -> None:
+    """Parts that were held: as long as their task is open, and no longer than they may be."""
+    case.counts["held"] += 1
+    if case.is_open:
+        if status.waiting_for is None:
+            case.note_at("verdict_inconsistent", verdict.last, "it holds parts, but the task's status does not wait")
+        else:
+            _check_held(case, result)
+    elif not case.unsettled and case.is_due(max(status.ended_ms, result.at_ms)):
+        left = ", ".join(verdict.decisions[-1].held)
+        case.note_at("held_undecided", verdict.last, f"the task ended {case.disposition}, and nothing decided {left}")
+
+
+def _check_ended_without_verdict(case: Case, status: Status, disposition: str) -> None:
     """The status says ended, but no verdict decided it."""
-    if disposition == "rejected":
-        # A session whose row is full takes no tasks; the logs do not tell how full it is.
-        if task.unsupported is None and not status.detail.startswith("session:"):
-            case.note("rejected_without_reason", status.detail, task.role, task.offset)
-    elif disposition not in ("delivered", "withheld"):
+    if disposition in ("rejected", "cancelled", "expired"):
+        return  # `life` looks at why
+    if disposition not in ("delivered", "withheld"):
         case.note("reason_unexpected", f"disposition {disposition}", "tasks", status.ended_offset)
     elif disposition == "withheld" and case.given_up:
         return
-    elif status.ended_offset < case.bounds["tasks"].settled and not case.outputs_truncated:
+    elif disposition == "delivered" and status.reason in STOPS and any(verdict.delivers for _, verdict in case.judged):
+        return  # it was stopped after some of its parts had been delivered
+    elif status.ended_offset < case.bounds["tasks"].settled and not case.outputs_truncated and not case.unsettled:
         case.note("disposition_without_output", f"ended {disposition}", "tasks", status.ended_offset)

@@ -181,14 +181,15 @@ class DecisionCheck:
         case, output = self._case, self._output
         if self._delivers:
             self.note("verdict_inconsistent", "late, but delivered")
-        if case.session.erased:
+        if case.unsettled:
             return
         if output.disposition is None and not self._is_rest:
             self._check_second()
             return
         if case.deciding:
             first, ended = case.deciding[0][1].last, case.ended_at
-            if first.disposition != output.disposition or (ended is not None and self._place.is_before(ended)):
+            is_before = ended is not None and self._place.is_before(ended)
+            if first.disposition != output.disposition or is_before:
                 told = f"the task ended {first.disposition} by {first.role}/{first.offset}"
                 self.note("late_without_end", f"{output.disposition}; {told}")
             return
@@ -241,7 +242,8 @@ class DecisionCheck:
             case.counts["unverifiable"] += 1
             return
         cut = cut_of(case, result, steps_offset)
-        statements = statements_of(case, result, output)
+        here = self._place if task.role == STEPS_OF[result.role] else None
+        statements = statements_of(case, here, result, output)
         self._check_taken(task)
         ruling = rule(case, task, result.at_ms, self._place, cut, statements)
         if ruling.maybe.keys() != ruling.stale.keys():

@@ -1,0 +1,382 @@
+"""How a task lived and was stopped: its scope, its slot, its time, and what its agent was told, compared with the logs.
+
+Where the topics' interleaving decides, and no verdict tells of it, nothing is held against the gate.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tidegate.audit.case import Case
+from tidegate.audit.logs import NEVER, Redispatch, Status, Task
+from tidegate.audit.oracle import policy_of
+
+STOPS: Final[dict[str, tuple[str, ...]]] = {
+    "cancelled": ("cancelled",),
+    "superseded": ("cancelled",),
+    "parent_ended": ("cancelled", "rejected"),
+    "scope_closed": ("cancelled",),
+    "stale": ("cancelled",),
+    "deadline_passed": ("expired",),
+    "heartbeat_missed": ("expired",),
+    "unknown_parent": ("rejected",),
+}
+"""Reasons to end an open task before its time, and the dispositions that go with them if nothing was delivered."""
+
+REJECTIONS: Final = ("slot_taken", "parent_ended", "unknown_parent", "session_full")
+MAX_CANCELS: Final = 32
+"""The gate remembers so many wishes to cancel tasks whose dispatch has not come."""
+
+
+def check_life(case: Case) -> None:
+    """Check how the task was stopped or rejected, or that it was when it should have been."""
+    task, status = case.task, case.status
+    if task is None or status is None or not status.seen or case.unsettled:
+        return
+    given = case.session.acknowledged.get(case.task_id, ())
+    if status.acknowledged not in (None, *given) and not case.truncated("context"):
+        case.note("acknowledgement_unfounded", str(status.acknowledged), "tasks", status.ended_offset)
+    is_stopped = _is_stopped(case, task, status)
+    if is_stopped:
+        _check_stop(case, task, status)
+    elif case.disposition == "rejected":
+        _check_rejection(case, task, status)
+    elif case.disposition in ("cancelled", "expired"):
+        _unfounded(case, status, f"ended {case.disposition}, reason {status.reason}")
+    _check_commands(case, status, is_stopped=is_stopped)
+    _check_cancels(case, task)
+    _check_scope(case, task, status)
+    _check_slot(case, task, status)
+    if case.is_open and status.waiting_for is None:
+        _check_time(case, task)
+    _check_redispatch(case, task)
+
+
+def _is_stopped(case: Case, task: Task, status: Status) -> bool:
+    """Whether it was stopped while it was open: by a wish, by another task, or by time."""
+    dispositions = STOPS.get(status.reason or "", ())
+    if case.disposition == "delivered":
+        return bool(dispositions) and not case.deciding
+    if case.disposition == "rejected":
+        return status.reason == "unknown_parent" and (status.ended_ms != task.at_ms or status.receipt is not None)
+    return case.disposition in dispositions and case.disposition in ("cancelled", "expired")
+
+
+def _unfounded(case: Case, status: Status, detail: str) -> None:
+    case.note("stopped_without_reason", detail, "tasks", status.ended_offset)
+
+
+def _check_stop(case: Case, task: Task, status: Status) -> None:
+    if status.receipt is None:
+        case.note("receipt_wrong", "there is none", "tasks", status.ended_offset)
+    else:
+        _check_receipt(case, task, status.receipt, status.ended_offset)
+    why_not = _why_not(case, task, status)
+    if why_not is not None:
+        _unfounded(case, status, f"{status.reason}: {why_not}")
+
+
+def _why_not(case: Case, task: Task, status: Status) -> str | None:
+    """What speaks against the reason for which the task was stopped; None where nothing does, as far as can be told."""
+    session, margin = case.session, case.terms.margin_ms
+    ended_ms, reason = status.ended_ms, status.reason
+    if reason == "cancelled":
+        asked = case.task_id in session.cancels or case.truncated("context")
+        return None if asked else "nobody asked for it"
+    if reason == "superseded":
+        newer = [each for each in case.rivals if _interrupts(each, task)]
+        return None if newer and not task.protected else "no newer task of its slot interrupts it"
+    if reason in ("parent_ended", "scope_closed", "unknown_parent"):
+        return _why_not_scope(case, task, status)
+    if reason == "stale":
+        if task.while_stale_grace_ms is None:
+            return "it goes on while stale"
+        since = _stale_since(case, task)
+        return None if since + task.while_stale_grace_ms <= ended_ms + margin else "its grace was not over"
+    if reason == "deadline_passed":
+        if task.deadline_ms is None or ended_ms + margin < task.deadline_ms:
+            return "its deadline had not passed"
+        return _why_not_expired(case, min(ended_ms, task.deadline_ms))
+    if reason == "heartbeat_missed":
+        if task.heartbeat_ms is None:
+            return "it sends no heartbeats"
+        heard = max([task.at_ms, *_signs(case, ended_ms)])
+        if heard + task.heartbeat_ms > ended_ms + margin:
+            return f"it was heard of {ended_ms - heard} ms before"
+        return _why_not_expired(case, ended_ms)
+    return None
+
+
+def _stale_since(case: Case, task: Task) -> int:
+    """The least time since when the task may have been stale: the gate counts from the event that broke its snapshot.
+
+    That may be older than the dispatch, and folded after it.
+    """
+    events = (event.at_ms for facet in case.session.facets.values() for event in facet.events)
+    return min(task.at_ms, *events) if case.session.facets else task.at_ms
+
+
+def _why_not_scope(case: Case, task: Task, status: Status) -> str | None:
+    above = case.family.get(task.parent or "")
+    if task.parent is None:
+        return "it has no parent"
+    if status.reason == "unknown_parent" and status.ended_ms + case.terms.margin_ms < task.at_ms + case.terms.grace_ms:
+        return "the grace for its parent's dispatch was not over"
+    if above is None or above.task is None or above.unsettled:
+        known = above is not None and above.task is not None
+        return (
+            None if known or status.reason == "unknown_parent" or case.truncated("steps", "steps.cold") else "no parent"
+        )
+    terms, ended_ms = case.terms, status.ended_ms
+    if status.reason == "parent_ended":
+        return "its parent is open" if above.is_open else None
+    if status.reason == "scope_closed":
+        grace = terms.scope_grace_ms if above.task.scope_grace_ms is None else above.task.scope_grace_ms
+        waited = min((result.at_ms for result in above.results), default=None)
+        if waited is None:
+            return None if case.truncated("results", "results.cold") else "its parent has no result"
+        return None if waited + grace <= ended_ms + terms.margin_ms else "its parent had not waited so long"
+    was_known = above.disposition != "rejected" and not above.given_up
+    if was_known and above.task.at_ms + terms.margin_ms < ended_ms and not _may_be_over(above, task):
+        return f"its parent was dispatched {ended_ms - above.task.at_ms} ms before"
+    return None
+
+
+def _may_be_over(above: Case, task: Task) -> bool:
+    """Whether the parent may have ended before the child's dispatch was folded, and been forgotten since."""
+    return not above.is_open and above.task is not None and above.task.at_ms <= task.at_ms
+
+
+def _signs(case: Case, before_ms: int) -> list[int]:
+    """Signs of life that were on the topics well before the time; what came before the dispatch is none."""
+    task = case.task
+    at_least = task.at_ms if task is not None else 0
+    signs = case.session.signs.get(case.task_id, ())
+    return [at_ms for at_ms in signs if at_least < at_ms < before_ms - case.terms.margin_ms]
+
+
+def _why_not_expired(case: Case, due_ms: int) -> str | None:
+    """A result in time that was on the topics before the timer's barrier was asked for should have been judged."""
+    at_ms = min((result.at_ms for result in case.results if result.broker_time), default=due_ms)
+    if at_ms + case.terms.margin_ms >= due_ms:
+        return None
+    return f"its result had been there {due_ms - at_ms} ms before that"
+
+
+def _interrupts(newer: Case, task: Task) -> bool:
+    other = newer.task
+    return other is not None and other.on_newer == "interrupt" and other.order > task.order
+
+
+# ---- rejections
+
+
+def _check_rejection(case: Case, task: Task, status: Status) -> None:
+    """The task ended with its dispatch."""
+    reason, detail = status.reason, None
+    if reason not in REJECTIONS:
+        detail = f"reason {reason}"
+    elif reason == "slot_taken":
+        if task.slot is None or task.on_newer != "reject":
+            detail = "it does not ask for a free slot"
+        elif not any(_may_be_open_at(each, task) for each in case.rivals if each is not case):
+            detail = "no older task of its slot was open"
+    elif reason == "parent_ended":
+        detail = _why_not_scope(case, task, status)
+    elif reason == "unknown_parent" and not _is_above_itself(case):
+        detail = "it is not above itself"
+    # A session whose row is full takes no tasks; the logs do not tell how full it is.
+    if detail is not None:
+        case.note("rejected_without_reason", f"{reason}: {detail}", task.role, task.offset)
+
+
+def _is_above_itself(case: Case) -> bool:
+    """Whether following parents leads back to the task: such a dispatch is rejected at once."""
+    above, seen = case.task.parent if case.task is not None else None, set[str]()
+    while above is not None and above not in seen:
+        if above == case.task_id:
+            return True
+        seen.add(above)
+        task = case.session.tasks.get(above)
+        above = task.parent if task is not None else None
+    return False
+
+
+def _may_be_open_at(older: Case, task: Task) -> bool:
+    """Whether the older task may have been open when the newer one's dispatch was folded."""
+    other = older.task
+    if other is None or other.order >= task.order:
+        return False
+    status = older.status
+    if older.disposition == "rejected" and status is not None and not _is_stopped(older, other, status):
+        return False
+    ended = older.ended_at
+    if ended is None or ended.steps_offset is None or other.role != task.role:
+        return True
+    return ended.steps_offset > task.offset
+
+
+def _was_open_at(older: Case, task: Task) -> bool:
+    """Whether the older task surely was open then."""
+    other = older.task
+    if other is None or other.order >= task.order or other.offset >= task.offset or other.role != task.role:
+        return False
+    if older.unsettled or older.given_up:
+        return False
+    ended = older.ended_at
+    return ended is not None and ended.steps_offset is not None and ended.steps_offset > task.offset
+
+
+# ---- commands and receipts
+
+
+def _check_commands(case: Case, status: Status, *, is_stopped: bool) -> None:
+    """`task.cancel` for every task that was stopped, and for no other."""
+    sent = case.session.stops.get(case.task_id, [])
+    case.counts["cancel_commands"] += len(sent)
+    reasons = {reason for reason, _ in sent}
+    if is_stopped and status.reason not in reasons:
+        settled = status.ended_offset < case.bounds["tasks"].settled
+        if settled and not case.bounds["commands"].truncated:
+            case.note("cancel_not_sent", f"it ended {case.disposition}, reason {status.reason}", "tasks")
+    for reason, offset in sent:
+        if offset < case.bounds["commands"].settled and not (is_stopped and reason == status.reason):
+            detail = f"task.cancel, reason {reason}; the task's status says {case.disposition}, reason {status.reason}"
+            case.note("command_unfounded", detail, "commands", offset)
+
+
+def _check_receipt(case: Case, task: Task, receipt: dict[str, list[str]], offset: int) -> None:
+    """The steps a receipt names: that they are on the topic, and that each planned step is accounted for."""
+    if case.truncated("steps", "steps.cold"):
+        return
+    steps, problems = case.session.steps.get(case.task_id, set()), []
+    for name, status in (("done", "completed"), ("failed", "failed"), ("in_flight", "started")):
+        problems += [f"{name} {each}" for each in receipt.get(name, ()) if (each, status) not in steps]
+    begun = {step for name in ("done", "failed", "in_flight") for step in receipt.get(name, ())}
+    left = receipt.get("not_attempted", [])
+    if left != [step for step in task.plan if step not in begun]:
+        problems.append(f"not_attempted {left}")
+    if problems:
+        case.note("receipt_wrong", ", ".join(problems), "tasks", offset)
+
+
+# ---- what should have stopped it
+
+
+def _check_cancels(case: Case, task: Task) -> None:
+    """A wish to cancel below the context that a verdict was given with stops the task before that."""
+    asked = case.session.cancels.get(case.task_id)
+    if not asked or len(case.session.cancels) > MAX_CANCELS or case.given_up:
+        return
+    first = asked[0]
+    for _, verdict in case.judged:
+        last = verdict.last
+        if verdict.decides and last.context_offset > first and not case.truncated("steps", "steps.cold"):
+            case.note_at("cancel_not_obeyed", last, f"asked for at {first}, judged at context {last.context_offset}")
+    if case.is_open and case.handled("context", first) and case.handled(task.role, task.offset):
+        case.note("cancel_not_obeyed", "the task is open", "context", first)
+
+
+def _check_scope(case: Case, task: Task, status: Status) -> None:
+    """No child is open once its parent has ended."""
+    above = case.family.get(task.parent or "")
+    if above is None or above is case or not case.is_open or above.is_open or above.unsettled:
+        return
+    other, over = above.task, above.status
+    if other is None or over is None or not over.dispositions or above.disposition == "rejected" or above.given_up:
+        return
+    if any(verdict.last.shadow is not None for _, verdict in above.judged):
+        return  # nothing is enforced there
+    ended = above.ended_at
+    joined = (
+        other.role == task.role
+        and other.offset < task.offset
+        and ended is not None
+        and ended.steps_offset is not None
+        and ended.steps_offset > task.offset
+    )
+    if joined or case.is_due(max(over.ended_ms, task.at_ms) + case.terms.grace_ms):
+        case.note(
+            "child_outlives_parent", f"its parent {task.parent} ended {above.disposition}", task.role, task.offset
+        )
+    del status
+
+
+def _check_slot(case: Case, task: Task, status: Status) -> None:
+    """What a newer task's policy does to the older ones of its slot, as far as the logs tell that they were open."""
+    if task.on_newer not in ("reject", "interrupt") or case.disposition == "rejected" or case.given_up:
+        return
+    if task.on_newer == "interrupt" and status.reason == "cancelled":
+        return  # it was cancelled before it was dispatched, perhaps
+    for older in case.rivals:
+        other = older.task
+        if other is None or not _was_open_at(older, task):
+            continue
+        if task.on_newer == "reject" or not other.protected:
+            detail = f"{task.on_newer}, but the older task {older.task_id} was open and went on"
+            case.note("slot_not_respected", detail, task.role, task.offset)
+
+
+def _check_time(case: Case, task: Task) -> None:
+    """An open task without a result is neither past its deadline nor silent for too long."""
+    if case.results or not case.handled(task.role, task.offset):
+        return
+    due = [] if task.deadline_ms is None else [task.deadline_ms]
+    if task.heartbeat_ms is not None:
+        due.append(max([task.at_ms, *case.session.signs.get(case.task_id, ())]) + task.heartbeat_ms)
+    if due and case.is_due(max(min(due), task.at_ms)):
+        case.note("not_expired", f"due {case.terms.now_ms - min(due)} ms ago", task.role, task.offset)
+
+
+# ---- redispatch
+
+
+def _check_redispatch(case: Case, task: Task) -> None:
+    """A new attempt is commanded once, where a part was withheld as stale that asks for it, and within the bound."""
+    causes = [
+        verdict.decisions[index].first
+        for result, verdict in case.judged
+        if verdict.was_first
+        for index, decision in enumerate(verdict.decisions)
+        if decision.first.shadow is None
+        for part, judged in ((part, judged) for part in result.parts for judged in decision.first.parts)
+        if part.part_id == judged.part_id
+        and (judged.decision, judged.reason) == ("withheld", "stale")
+        and policy_of(part, task, result) == "redispatch"
+    ]
+    sent = case.session.redispatches.get(case.task_id, [])
+    case.counts["redispatches"] += len(sent)
+    has_attempts = task.attempt <= task.max_redispatches
+    for command in sent:
+        problem = _wrong_with(case, task, command)
+        if problem is None and not causes and not case.outputs_truncated:
+            problem = "no part was withheld as stale that asks for it"
+        if problem is None and not has_attempts:
+            problem = f"attempt {task.attempt}, at most {task.max_redispatches} redispatches"
+        if problem is None and len(sent) > 1:
+            problem = f"it was commanded {len(sent)} times"
+        if problem is not None:
+            case.note("redispatch_wrong", problem, "commands", command.offset)
+        elif len({cause.context_offset for cause in causes}) == 1:
+            _check_snapshot(case, command, causes[0].context_offset)
+    is_due = bool(causes) and has_attempts and not case.bounds["commands"].truncated
+    if is_due and not sent and causes[0].offset < case.bounds[causes[0].role].settled:
+        case.note_at("redispatch_missing", causes[0], "a part withheld as stale asks for it")
+
+
+def _wrong_with(case: Case, task: Task, command: Redispatch) -> str | None:
+    base = case.task_id
+    if task.attempt > 1:
+        base = base.removesuffix(f"~{task.attempt}")
+    due = (f"{base}~{task.attempt + 1}", task.attempt + 1)
+    told = (command.new_task_id, command.attempt)
+    return None if told == due else f"{told}, should be {due}"
+
+
+def _check_snapshot(case: Case, command: Redispatch, context_offset: int) -> None:
+    """The facets a new attempt is to start from: as they stood when the part was withheld."""
+    for name, value in command.snapshot.items():
+        facet = case.session.facets.get(name)
+        actual = facet.at(context_offset)[0] if facet is not None else NEVER
+        if actual is not NEVER and actual != value:
+            case.note("redispatch_wrong", f"{name} is {value!r}, should be {actual!r}", "commands", command.offset)
