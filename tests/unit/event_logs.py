@@ -67,7 +67,7 @@ class Kinds:
 def logs(kinds: Kinds, max_size: int = 40) -> st.SearchStrategy[list[Op]]:
     """Logs of these kinds, in the order in which things happened."""
     change, dispatch, any_step = _steps(kinds)
-    begin = st.tuples(st.lists(change, max_size=2), st.lists(dispatch, min_size=1, max_size=4))
+    begin = st.tuples(st.lists(change, max_size=2), st.lists(dispatch, min_size=3, max_size=6))
     return st.tuples(begin, st.lists(any_step, min_size=8, max_size=max_size)).map(
         lambda drawn: laid_out([*drawn[0][0], *drawn[0][1], *drawn[1]], kinds)
     )

@@ -244,17 +244,17 @@ class PartitionLogs:
         session.acknowledged.setdefault(task_id, set()).add(outcome)
         return True
 
-    def _heartbeat(self, _role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
+    def _heartbeat(self, role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
         task_id = body.get("task_id")
         if type(task_id) is not str:
             return False
-        self._sign(session, task_id, record)
+        self._sign(session, task_id, role, record)
         return True
 
-    def _sign(self, session: Session, task_id: str, record: Record) -> None:
+    def _sign(self, session: Session, task_id: str, role: Role, record: Record) -> None:
         task = session.tasks.get(task_id)
         if task is None or task.heartbeat_ms is not None:
-            session.signs.setdefault(task_id, []).append(record.timestamp)
+            session.signs.setdefault(task_id, []).append((role, record.timestamp))
 
     def _effect_proposed(self, role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
         proposal, key = proposal_of(role, record, body), body.get("idempotency_key")
@@ -318,7 +318,7 @@ class PartitionLogs:
         if type(task_id) is not str or type(status) is not str or type(step_id) is not str:
             return False
         session.steps.setdefault(task_id, set()).add((step_id, status))
-        self._sign(session, task_id, record)
+        self._sign(session, task_id, role, record)
         if reads:
             session.reads.setdefault(task_id, []).append((role, record.offset, reads))
         return True

@@ -203,13 +203,16 @@ def proposals_for(proposals: Iterable[Proposal], answer: Answer) -> list[Proposa
 def _joined(child: Case, above: Case, here: Place | None, seen: frozenset[str]) -> list[Statement]:
     """What a child states, as far and as exactly as it joined the task above it."""
     task, parent, status = child.task, above.task, child.status
-    if task is None or parent is None or child.disposition == "rejected":
+    if task is None or parent is None:
+        return []
+    several_lives = task.again and child.unsettled
+    if child.disposition == "rejected" and not several_lives:
         return []
     told = statements_of(child, here if task.role == parent.role and task.offset > parent.offset else None, seen=seen)
     ended = child.ended_at
     ended_at = ended.steps_offset if ended is not None else None
     is_certain = status is not None and status.seen and task.role == parent.role and not child.given_up
-    if task.role != parent.role:
+    if task.role != parent.role or several_lives:
         return [Statement(parent.offset, END, each.values, is_certain=False) for each in told]
     if ended_at is not None:
         told = [each for each in told if each.low < ended_at]
@@ -264,6 +267,7 @@ def _add_movers(case: Case, cut: Cut, until: float, movers: list[Mover], seen: s
             and status.seen
             and child.disposition != "rejected"
             and not child.given_up
+            and not child.unsettled
             and task.role == parent.role
             and task.offset < cut.least
             and (

@@ -148,11 +148,13 @@ def _may_be_over(above: Case, task: Task) -> bool:
 
 
 def _signs(case: Case, before_ms: int) -> list[int]:
-    """Signs of life that were on the topics well before the time; what came before the dispatch is none."""
+    """Signs of life that were on the topics well before the time; what was folded before the dispatch is none."""
     task = case.task
-    at_least = task.at_ms if task is not None else 0
+    if task is None:
+        return []
     signs = case.session.signs.get(case.task_id, ())
-    return [at_ms for at_ms in signs if at_least < at_ms < before_ms - case.terms.margin_ms]
+    before_ms -= case.terms.margin_ms
+    return [at_ms for role, at_ms in signs if role == task.role and task.at_ms < at_ms < before_ms]
 
 
 def _why_not_expired(case: Case, due_ms: int) -> str | None:
@@ -323,7 +325,7 @@ def _check_time(case: Case, task: Task) -> None:
         return
     due = [] if task.deadline_ms is None else [task.deadline_ms]
     if task.heartbeat_ms is not None:
-        due.append(max([task.at_ms, *case.session.signs.get(case.task_id, ())]) + task.heartbeat_ms)
+        due.append(max([task.at_ms, *(at_ms for _, at_ms in case.session.signs.get(case.task_id, ()))]) + task.heartbeat_ms)
     if due and case.is_due(max(min(due), task.at_ms)):
         case.note("not_expired", f"due {case.terms.now_ms - min(due)} ms ago", task.role, task.offset)
 

@@ -249,8 +249,8 @@ class Session:
     cancels: dict[str, list[int]] = field(default_factory=dict)
     """Offsets of `task.cancel_requested` by task."""
     acknowledged: dict[str, set[str]] = field(default_factory=dict)
-    signs: dict[str, list[int]] = field(default_factory=dict)
-    """Times at which a task that has to send heartbeats sent one, or a step."""
+    signs: dict[str, list[tuple[Role, int]]] = field(default_factory=dict)
+    """Topics and times at which a task that has to send heartbeats sent one, or a step."""
     steps: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
     """Ids and statuses of the steps of a task."""
     proposals: dict[str, list[Proposal]] = field(default_factory=dict)

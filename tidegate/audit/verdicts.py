@@ -234,8 +234,9 @@ class DecisionCheck:
             if output.shadow[1] != output.reason:
                 self.note("verdict_inconsistent", f"shadow reason {output.shadow[1]}, verdict {output.reason}")
             return
-        if task.again and case.session.erased_before(output.context_offset) >= 0:
-            # Which of its dispatches the erasure took away depends on how the topics interleaved.
+        erased = case.session.erased_before(output.context_offset) >= 0
+        if task.again and (erased or (case.unsettled and not case.session.erased)):
+            # Which of its dispatches the gate has forgotten depends on how the topics interleaved.
             case.counts["unverifiable"] += 1
             return
         if case.session.may_have_idled(case.terms.session_ttl_ms):
