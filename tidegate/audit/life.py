@@ -325,7 +325,9 @@ def _check_time(case: Case, task: Task) -> None:
         return
     due = [] if task.deadline_ms is None else [task.deadline_ms]
     if task.heartbeat_ms is not None:
-        due.append(max([task.at_ms, *(at_ms for _, at_ms in case.session.signs.get(case.task_id, ()))]) + task.heartbeat_ms)
+        due.append(
+            max([task.at_ms, *(at_ms for _, at_ms in case.session.signs.get(case.task_id, ()))]) + task.heartbeat_ms
+        )
     if due and case.is_due(max(min(due), task.at_ms)):
         case.note("not_expired", f"due {case.terms.now_ms - min(due)} ms ago", task.role, task.offset)
 
