@@ -123,10 +123,10 @@ def _why_not_scope(case: Case, task: Task, status: Status) -> str | None:
     if status.reason == "unknown_parent" and status.ended_ms + case.terms.margin_ms < task.at_ms + case.terms.grace_ms:
         return "the grace for its parent's dispatch was not over"
     if above is None or above.task is None or above.unsettled:
-        known = above is not None and above.task is not None
-        return (
-            None if known or status.reason == "unknown_parent" or case.truncated("steps", "steps.cold") else "no parent"
-        )
+        # A parent whose result was given up has ended, too, for all the gate knows.
+        known = above is not None and (above.task is not None or above.given_up)
+        cannot_tell = known or status.reason == "unknown_parent" or case.truncated("steps", "steps.cold")
+        return None if cannot_tell else "no parent"
     terms, ended_ms = case.terms, status.ended_ms
     if status.reason == "parent_ended":
         return "its parent is open" if above.is_open else None
