@@ -225,7 +225,7 @@ def _difference(row: SessionRow, task: TaskRow, name: str) -> dict[str, Any]:
 
 
 def _summed_up(parts: list[dict[str, Any]]) -> Judgement:
-    by_decision = {part["decision"]: part for part in reversed(parts)}
+    by_decision = {part["decision"]: part for part in parts[::-1]}
     first = by_decision.get(WITHHELD) or by_decision.get(HELD) or parts[0]
     decision = DELIVERED if DELIVERED in by_decision else HELD if HELD in by_decision else WITHHELD
     held = [part["part_id"] for part in parts if part["decision"] == HELD]

@@ -38,9 +38,10 @@ class EngineConfig:
     transaction_timeout_seconds: float = 15.0
     request_timeout_seconds: float = 20.0
     queue_budget_bytes: int = 16 * 1024 * 1024
-    cycle_max_records: int = 16_384
+    cycle_max_records: int = 65_536
     cold_max_records: int = 256
     lazy_commit_seconds: float = 0.05
+    backlog_commit_seconds: float = 0.5
     state_dir: str = "."
 
     def topic(self, role: Role) -> str:

@@ -6,7 +6,8 @@ events mean is decided in `projections`; taking the partition over is `streams.h
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import NoneType
 from typing import Final
@@ -37,7 +38,9 @@ from streams.transaction import Record, TransactionWriter
 
 _log = structlog.get_logger(__name__)
 
-JUDGED_AT_ONCE: Final = 2048
+FOLDED_AT_ONCE: Final = 4096
+JUDGED_AT_ONCE: Final = 4096
+"""Records of a topic between two looks at what else there is to do."""
 RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 SWEEP_SECONDS: Final = 1.0
 SWEPT_AT_ONCE: Final = 5_000
@@ -236,7 +239,7 @@ class Cycle:
     def _seconds_to_next(self) -> float | None:
         waits = [self._last_sweep + SWEEP_SECONDS - time.monotonic()]
         if self._is_dirty:
-            waits.append(self._last_commit + self._config.lazy_commit_seconds - time.monotonic())
+            waits.append(self._last_commit + self._commit_pause - time.monotonic())
         due = self._known.next_due_ms()
         if due is not None and self._time_barrier is None:
             waits.append(due / 1000 - time.time())
@@ -265,8 +268,7 @@ class Cycle:
         return bool(self._queues["results"]) and not is_blocked
 
     def _fold(self) -> int:
-        half = self._config.cycle_max_records // 2
-        return self._fold_role("context", half) + self._fold_role("steps", half)
+        return self._fold_role("context", FOLDED_AT_ONCE) + self._fold_role("steps", FOLDED_AT_ONCE)
 
     def _fold_role(self, role: Role, limit: int) -> int:
         queue, folded = self._queues[role], 0
@@ -372,8 +374,19 @@ class Cycle:
         return (
             judged
             or self._records >= self._config.cycle_max_records
-            or time.monotonic() >= self._last_commit + self._config.lazy_commit_seconds
+            or time.monotonic() >= self._last_commit + self._commit_pause
         )
+
+    @property
+    def _commit_pause(self) -> float:
+        """How long folding may go on between two transactions.
+
+        Behind a backlog nobody waits for what it writes, and a row that is written once for many events costs less.
+        """
+        barrier = self._barriers.get("hot")
+        behind = barrier is not None and barrier.ends is not None and not barrier.is_reached(self._applied)
+        behind = behind or any(self._queues[role] for role in ("context", *STEPS.values()))
+        return self._config.backlog_commit_seconds if behind else self._config.lazy_commit_seconds
 
     async def _commit(self) -> None:
         async with self._writing:
@@ -398,18 +411,17 @@ class Cycle:
             self._last_commit = time.monotonic()
         self._count(changes, self._last_commit - began)
 
-    def _records_of(self, changes: Changes) -> dict[str, list[Record]]:
-        records: dict[str, list[Record]] = {}
-        changelog = records.setdefault(self._config.topic("sessions.changelog"), [])
-        changelog += [Record(key, value, []) for key, value in changes.rows.items()]
-        changelog.append(Record(PROGRESS_KEY, progress_to_bytes(dict(self._applied)), []))
+    def _records_of(self, changes: Changes) -> dict[str, Sequence[Record]]:
+        """What the transaction writes, by topic: changed rows and the progress row, outputs, dead letters."""
+        outputs: defaultdict[Role, list[Record]] = defaultdict(list)
         for output in changes.outputs:
-            topic = self._outputs[output.role]
-            records.setdefault(topic, []).append(Record(output.key, output.value, output.headers))
+            outputs[output[0]].append(output[1:])
+        outputs["sessions.changelog"] = [(key, value, []) for key, value in changes.rows.items()]
+        outputs["sessions.changelog"].append((PROGRESS_KEY, progress_to_bytes(dict(self._applied)), []))
         if changes.refusals:
-            records[self._config.topic("dlq")] = [self._dead_letter(refusal) for refusal in changes.refusals]
+            outputs["dlq"] = [self._dead_letter(refusal) for refusal in changes.refusals]
             self._tell_dead_letters(changes.refusals)
-        return records
+        return {self._outputs[role]: records for role, records in outputs.items()}
 
     def _dead_letter(self, refusal: Refusal) -> Record:
         batch, index = refusal.batch, refusal.index
@@ -423,7 +435,7 @@ class Cycle:
             ("tidegate_origin_offset", str(batch.offsets[index]).encode()),
             ("tidegate_origin_timestamp", str(batch.timestamps[index]).encode()),
         ]
-        return Record(batch.keys[index], batch.values[index], headers)
+        return batch.keys[index], batch.values[index], headers
 
     # Telling
 

@@ -5,8 +5,8 @@ it unusable; the caller throws it away together with the rows, which were change
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -18,12 +18,8 @@ BATCH_BYTES = 512 * 1024
 STOP_SECONDS = 2.0
 
 
-class Record(NamedTuple):
-    """One record to write, to the partition of the writer."""
-
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes]]
+Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+"""Key, value and headers of one record to write, to the partition of the writer."""
 
 
 class TransactionWriter:
@@ -76,13 +72,16 @@ class TransactionWriter:
         await producer.commit_transaction()
 
     def _batches(self, records: Sequence[Record]) -> Iterator[BatchBuilder]:
+        now_ms = time.time_ns() // 1_000_000  # once: the builder would ask for each record
         builder = self._producer.create_batch()
+        append = builder.append
         for key, value, headers in records:
-            if builder.append(timestamp=None, key=key, value=value, headers=headers) is not None:
+            if append(timestamp=now_ms, key=key, value=value, headers=headers) is not None:
                 continue
             yield builder
             builder = self._producer.create_batch()
-            if builder.append(timestamp=None, key=key, value=value, headers=headers) is None:
+            append = builder.append
+            if append(timestamp=now_ms, key=key, value=value, headers=headers) is None:
                 raise ValueError("an empty batch refused a record")
         if builder.record_count():
             yield builder

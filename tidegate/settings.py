@@ -112,7 +112,7 @@ class Settings(BaseSettings):
         default=16 * _MIB, ge=_MIB, le=1024 * _MIB, description="Fetched bytes that may wait, per partition"
     )
     cycle_max_records: int = Field(
-        default=16_384, ge=1, le=1_000_000, description="Records that one transaction takes at most"
+        default=65_536, ge=1, le=1_000_000, description="Records that one transaction takes at most"
     )
 
     state_dir: Path = Field(default_factory=paths.state_dir, description="Files of this worker and of the local broker")
