@@ -278,11 +278,11 @@ class Partition:
         """
         if self.has_ready or self.store.proposals:
             self.judge_ready(place, now_ms)
-        freed = self._life.freed
+        life = self._life
         for index, event in enumerate(batch.events):
             if event is not None:
                 self._judge_result(_waiting(batch, index), place, now_ms, (batch, index))
-                if freed:
+                if life.freed or life.late:
                     self.judge_ready(place, now_ms)
 
     def judge_ready(self, place: Place, now_ms: int) -> None:

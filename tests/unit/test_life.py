@@ -1,0 +1,47 @@
+"""The life of a task where batches, restarts and other tasks get in its way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.unit.feeding import Feed, make_batch, reason_of
+
+
+def verdicts(feed: Feed) -> list[tuple[str, tuple[str, str]]]:
+    """Task and verdict of every result judged since the last transaction."""
+    return [(body["task_id"], reason_of(body)) for body in feed.verdicts()]
+
+
+def result(event_id: str, task_id: str) -> bytes:
+    body: dict[str, Any] = {
+        "type": "task.result",
+        "source": "test",
+        "event_id": event_id,
+        "session_id": "s",
+        "occurred_at": "2025-11-24T16:00:00Z",
+        "task_id": task_id,
+        "outcome": "completed",
+        "parts": [{"part_id": "text", "kind": "show", "payload": "done"}],
+    }
+    return orjson.dumps(body)
+
+
+@pytest.mark.parametrize("sizes", [[2], [1, 1]], ids=["one batch", "two batches"])
+def test_a_repeat_right_behind_what_stopped_its_task_is_a_repeat(sizes: list[int]) -> None:
+    feed = Feed()
+    feed.dispatched("parent", request_id="r")
+    feed.dispatched("child", {"view": "1"}, parent_task_id="parent", on_stale="hold")
+    feed.changed({"view": "2", "request/r": "archived"})
+    feed.result("child")
+    feed.take()
+    values = [result("r-1", "parent"), result("r-2", "child")]
+    for size in sizes:
+        feed.feed(make_batch("results", feed.ends["results"], values[:size], [feed.now_ms] * size))
+        feed.ends["results"] += size
+        values = values[size:]
+    feed.barrier()
+    assert verdicts(feed) == [("parent", ("withheld", "request_archived")), ("child", ("withheld", "late"))]
+    assert feed.changes[-1].duplicates == {"task.result": 1}
