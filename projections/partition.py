@@ -26,6 +26,7 @@ from projections.row import (
     has_open_tasks,
     has_room,
     last_event_at,
+    order_of,
     readers,
 )
 from projections.rules import Rules
@@ -293,7 +294,7 @@ class Partition:
             for result in ready:
                 self.store.judged(result)
                 self._judge_result(result, place, now_ms, _as_batch(result, self.number))
-            freed = list(self._life.freed)
+            freed = sorted(self._life.freed, key=self._dispatched_at)  # a restart frees in another order
             self._life.freed.clear()
             for session_id, task_id in freed:
                 waiting = self.store.results.get((session_id, task_id))
@@ -308,6 +309,10 @@ class Partition:
             for result in late:
                 self.store.judged(result)
                 self._withhold_late(result, place, now_ms)
+
+    def _dispatched_at(self, name: tuple[str, str]) -> tuple[list[int], tuple[str, str]]:
+        task = self.store.row(name[0])["tasks"].get(name[1])
+        return ([] if task is None else order_of(task)), name
 
     def _answer_proposals(self, place: Place, now_ms: int) -> None:
         proposals, self.store.proposals = self.store.proposals, []

@@ -45,3 +45,19 @@ def test_a_repeat_right_behind_what_stopped_its_task_is_a_repeat(sizes: list[int
     feed.barrier()
     assert verdicts(feed) == [("parent", ("withheld", "request_archived")), ("child", ("withheld", "late"))]
     assert feed.changes[-1].duplicates == {"task.result": 1}
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_waits_is_decided_in_the_order_of_the_dispatches_whatever_happens_in_between(*, restarts: bool) -> None:
+    feed = Feed()
+    feed.dispatched("old", {"view": "1"}, slot="panel", on_stale="hold")
+    feed.dispatched("new", {"view": "1"}, slot="panel", on_stale="hold")
+    feed.changed({"view": "2"})
+    feed.result("new")
+    feed.result("old")
+    feed.changed({"view": "1"})
+    feed.take()
+    if restarts:
+        feed.restart()
+    feed.barrier()
+    assert verdicts(feed) == [("old", ("delivered", "fresh")), ("new", ("delivered", "fresh"))]
