@@ -465,11 +465,11 @@ class Partition:
         """A result that waited when its task was stopped."""
         event: TaskResult = result.event
         ended = self.store.ended.get(event.session_id, event.task_id)
-        if ended is None:
-            return
+        if ended is None:  # so many others ended with it
+            ended = Ended(event.task_id, None, result.timestamp, None, [])
         rest = undecided_rest(result)
         echo = {name: value for name, value in (ended.told or {}).items() if name in _ECHO}
-        judgement = all_parts(rest.event.parts, "withheld", "late")
+        judgement = all_parts(rest.event.parts, "withheld", "unknown_task" if ended.was_unknown else "late")
         self._write_verdict(
             rest, None, judgement, ended.disposition, place, now_ms, _as_batch(result, self.number), echo=echo
         )

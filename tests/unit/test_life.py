@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from projections.rules import Rules
 from tests.unit.feeding import Feed, make_batch, reason_of
 
 
@@ -61,3 +62,20 @@ def test_what_waits_is_decided_in_the_order_of_the_dispatches_whatever_happens_i
         feed.restart()
     feed.barrier()
     assert verdicts(feed) == [("old", ("delivered", "fresh")), ("new", ("delivered", "fresh"))]
+
+
+def test_a_waiting_result_is_withheld_even_if_its_task_is_beyond_the_horizon_as_soon_as_it_is_stopped() -> None:
+    feed = Feed(Rules(ended_tasks_per_session=1))
+    feed.dispatched("parent")
+    for task_id in ("a", "b"):
+        feed.dispatched(task_id, {"view": "1"}, parent_task_id="parent", on_stale="hold")
+    feed.changed({"view": "2"})
+    feed.result("a")
+    feed.result("b")
+    feed.take()
+    feed.send("task.cancel_requested", task_id="parent")
+    feed.barrier()
+    told = feed.verdicts()
+    assert sorted(body["task_id"] for body in told) == ["a", "b"]
+    assert {reason_of(body) for body in told} == {("withheld", "unknown_task")}
+    assert [part["payload"] for body in told for part in body["parts"]] == ["done", "done"]
