@@ -407,6 +407,8 @@ class Partition:
             result, task, judgement, None, place, now_ms, origin, shadow=False
         ):
             return False
+        if judgement.decision == DELIVERED:
+            self._life.deliver_in_part(session_id, row, task)
         if judgement.decision == DELIVERED or (before is not None and before.get("delivered")):
             wait["delivered"] = True
         if before is not None and before["why"] == wait["why"] and before.get("over"):

@@ -79,3 +79,22 @@ def test_a_waiting_result_is_withheld_even_if_its_task_is_beyond_the_horizon_as_
     assert sorted(body["task_id"] for body in told) == ["a", "b"]
     assert {reason_of(body) for body in told} == {("withheld", "unknown_task")}
     assert [part["payload"] for body in told for part in body["parts"]] == ["done", "done"]
+
+
+def test_an_older_result_does_not_land_on_a_part_of_a_newer_one() -> None:
+    feed = Feed()
+    feed.dispatched("waiting", {"view": "1"}, slot="panel", on_stale="hold")
+    feed.dispatched("old", slot="panel")
+    feed.dispatched("new", {"view": "1"}, slot="panel")
+    feed.changed({"view": "2"})
+    feed.result("waiting")
+    feed.result("new", {"part_id": "now", "depends_on": []}, {"part_id": "later", "on_stale": "hold"})
+    feed.result("old")
+    feed.changed({"view": "1"})
+    feed.barrier()
+    assert verdicts(feed) == [
+        ("new", ("delivered", "stale")),
+        ("waiting", ("withheld", "superseded")),
+        ("old", ("withheld", "superseded")),
+        ("new", ("delivered", "fresh")),
+    ]
