@@ -131,8 +131,9 @@ class Partition:
     def _change_context(self, row: SessionRow, event: ContextChanged, offset: int, timestamp: int) -> bool:
         session_id = event.session_id
         over = self.store.ended.get(session_id, event.cause.task_id) if event.cause is not None else None
+        parent = None if over is None else self._open_above(row, session_id, over)
         restaled = fold_context_change(
-            row, event, offset, timestamp, cause_is_over=over is not None, cause_parent=over.parent if over else None
+            row, event, offset, timestamp, cause_is_over=over is not None, cause_parent=parent
         )
         if restaled is None:
             return False
@@ -143,6 +144,15 @@ class Partition:
         if session_id in self.store.waiting_sessions:
             self._life.free_all(session_id, row)
         return True
+
+    def _open_above(self, row: SessionRow, session_id: str, over: Ended) -> str | None:
+        """The nearest open task above one that has ended."""
+        above, seen = over.parent, {over.task_id}
+        while above is not None and above not in row["tasks"] and above not in seen:
+            seen.add(above)
+            ended = self.store.ended.get(session_id, above)
+            above = ended.parent if ended is not None else None
+        return above
 
     def _acknowledge(self, event: ResultAcknowledged, now_ms: int) -> None:
         session_id, task_id = event.session_id, event.task_id

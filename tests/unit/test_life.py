@@ -98,3 +98,45 @@ def test_an_older_result_does_not_land_on_a_part_of_a_newer_one() -> None:
         ("old", ("withheld", "superseded")),
         ("new", ("delivered", "fresh")),
     ]
+
+
+@pytest.mark.parametrize("facets", [{"request/r": "archived"}, {"session": "closed"}])
+def test_what_a_child_archives_or_closes_is_its_parents_own_work(facets: dict[str, str]) -> None:
+    feed = Feed()
+    feed.dispatched("parent", request_id="r")
+    feed.dispatched("child", request_id="r", parent_task_id="parent")
+    feed.dispatched("other", request_id="r")
+    feed.changed(facets, by="child")
+    for task_id in ("child", "parent", "other"):
+        feed.result(task_id)
+    reason = "request_archived" if "request/r" in facets else "session_closed"
+    assert verdicts(feed) == [
+        ("child", ("delivered", "fresh")),
+        ("parent", ("delivered", "fresh")),
+        ("other", ("withheld", reason)),
+    ]
+
+
+def test_what_somebody_else_archived_as_well_is_nobodys_own_work() -> None:
+    feed = Feed()
+    feed.dispatched("parent", request_id="r")
+    feed.dispatched("child", parent_task_id="parent")
+    feed.dispatched("other")
+    feed.changed({"request/r": "archived"}, by="child")
+    feed.changed({"request/r": "archived"}, by="other")
+    feed.result("child")
+    feed.result("parent")
+    assert verdicts(feed)[1] == ("parent", ("withheld", "request_archived"))
+
+
+def test_the_work_of_one_who_has_ended_is_that_of_all_above_who_are_open() -> None:
+    feed = Feed()
+    feed.changed({"doc": "1"})
+    feed.dispatched("top", {"doc": "1"})
+    feed.dispatched("middle", parent_task_id="top")
+    feed.dispatched("bottom", parent_task_id="middle")
+    feed.result("bottom")
+    feed.result("middle")
+    feed.changed({"doc": "2"}, by="bottom")
+    feed.result("top")
+    assert verdicts(feed)[-1] == ("top", ("delivered", "fresh"))
