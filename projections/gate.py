@@ -13,6 +13,7 @@ from projections.row import (
     SOURCE,
     TIMESTAMP,
     VALUE,
+    Facet,
     SessionRow,
     TaskRow,
     Wait,
@@ -138,12 +139,13 @@ def differences(row: SessionRow, task: TaskRow) -> list[dict[str, Any]]:
 def _reason_for_all(row: SessionRow, task_id: str, task: TaskRow, at_ms: int) -> Reason | None:
     facets, echo, policy = row["facets"], task["echo"], task.get("policy", {})
     session = facets.get("session")
-    if session is not None and session[VALUE] == "closed" and session[CAUSE] != task_id:
+    if session is not None and session[VALUE] == "closed" and not _is_own(session, "session", task_id, task):
         return "session_closed"
     request_id = echo.get("request_id")
     if request_id is not None:
-        request = facets.get(f"request/{request_id}")
-        if request is not None and request[VALUE] == "archived" and request[CAUSE] != task_id:
+        name = f"request/{request_id}"
+        request = facets.get(name)
+        if request is not None and request[VALUE] == "archived" and not _is_own(request, name, task_id, task):
             return "request_archived"
     if at_ms > policy.get("deadline_ms", at_ms):
         return "deadline_passed"
@@ -153,6 +155,13 @@ def _reason_for_all(row: SessionRow, task_id: str, task: TaskRow, at_ms: int) ->
         if newest is not None and newest > order_of(task):
             return "superseded"
     return None
+
+
+def _is_own(facet: Facet, name: str, task_id: str, task: TaskRow) -> bool:
+    """Whether the facet has its value by the task's own work, or by that of a task below it, and nobody else's."""
+    if not facet[CAUSE] or facet[CAUSE] == task_id:
+        return bool(facet[CAUSE])
+    return any(change[0] == facet[OFFSET] for change in task.get("own", {}).get(name, ()))
 
 
 def _wait_for_others(row: SessionRow, task_id: str, task: TaskRow, at_ms: int, rules: Rules) -> Wait | None:

@@ -147,18 +147,29 @@ class Life:
         self._store.told.pop((session_id, task_id), None)
         self._tell_end(session_id, task_id, told, task.get("trace"), now_ms)
         self._changed(session_id, row, timestamp)
-        slot = task["echo"].get("slot")
-        if slot is not None and disposition == "delivered":
-            slots = row.setdefault("slots", {})
-            slots[slot] = max(slots.pop(slot, [0, 0]), order_of(task))
-            if len(slots) > MAX_SLOTS:
-                del slots[next(iter(slots))]
+        if disposition == "delivered":
+            self._take_slot(row, task)
         parent = row["tasks"].get(task.get("parent", ""))
         if parent is not None and task_id in parent.get("children", ()):
             parent["children"] = [child for child in parent["children"] if child != task_id]
             if not parent["children"]:
                 del parent["children"]
         self.free_all(session_id, row)
+
+    def deliver_in_part(self, session_id: str, row: SessionRow, task: TaskRow) -> None:
+        """Some parts of the task's result were delivered, and others wait: older results come too late for its slot."""
+        self._take_slot(row, task)
+        if "slot" in task["echo"]:
+            self.free_all(session_id, row)
+
+    def _take_slot(self, row: SessionRow, task: TaskRow) -> None:
+        slot = task["echo"].get("slot")
+        if slot is None:
+            return
+        slots = row.setdefault("slots", {})
+        slots[slot] = max(slots.pop(slot, [0, 0]), order_of(task))
+        if len(slots) > MAX_SLOTS:
+            del slots[next(iter(slots))]
 
     def stop(
         self,

@@ -26,6 +26,7 @@ from projections.row import (
     has_open_tasks,
     has_room,
     last_event_at,
+    order_of,
     readers,
 )
 from projections.rules import Rules
@@ -130,8 +131,9 @@ class Partition:
     def _change_context(self, row: SessionRow, event: ContextChanged, offset: int, timestamp: int) -> bool:
         session_id = event.session_id
         over = self.store.ended.get(session_id, event.cause.task_id) if event.cause is not None else None
+        parent = None if over is None else self._open_above(row, session_id, over)
         restaled = fold_context_change(
-            row, event, offset, timestamp, cause_is_over=over is not None, cause_parent=over.parent if over else None
+            row, event, offset, timestamp, cause_is_over=over is not None, cause_parent=parent
         )
         if restaled is None:
             return False
@@ -142,6 +144,15 @@ class Partition:
         if session_id in self.store.waiting_sessions:
             self._life.free_all(session_id, row)
         return True
+
+    def _open_above(self, row: SessionRow, session_id: str, over: Ended) -> str | None:
+        """The nearest open task above one that has ended."""
+        above, seen = over.parent, {over.task_id}
+        while above is not None and above not in row["tasks"] and above not in seen:
+            seen.add(above)
+            ended = self.store.ended.get(session_id, above)
+            above = ended.parent if ended is not None else None
+        return above
 
     def _acknowledge(self, event: ResultAcknowledged, now_ms: int) -> None:
         session_id, task_id = event.session_id, event.task_id
@@ -278,11 +289,11 @@ class Partition:
         """
         if self.has_ready or self.store.proposals:
             self.judge_ready(place, now_ms)
-        freed = self._life.freed
+        life = self._life
         for index, event in enumerate(batch.events):
             if event is not None:
                 self._judge_result(_waiting(batch, index), place, now_ms, (batch, index))
-                if freed:
+                if life.freed or life.late:
                     self.judge_ready(place, now_ms)
 
     def judge_ready(self, place: Place, now_ms: int) -> None:
@@ -293,7 +304,7 @@ class Partition:
             for result in ready:
                 self.store.judged(result)
                 self._judge_result(result, place, now_ms, _as_batch(result, self.number))
-            freed = list(self._life.freed)
+            freed = sorted(self._life.freed, key=self._dispatched_at)  # a restart frees in another order
             self._life.freed.clear()
             for session_id, task_id in freed:
                 waiting = self.store.results.get((session_id, task_id))
@@ -308,6 +319,10 @@ class Partition:
             for result in late:
                 self.store.judged(result)
                 self._withhold_late(result, place, now_ms)
+
+    def _dispatched_at(self, name: tuple[str, str]) -> tuple[list[int], tuple[str, str]]:
+        task = self.store.row(name[0])["tasks"].get(name[1])
+        return ([] if task is None else order_of(task)), name
 
     def _answer_proposals(self, place: Place, now_ms: int) -> None:
         proposals, self.store.proposals = self.store.proposals, []
@@ -402,6 +417,8 @@ class Partition:
             result, task, judgement, None, place, now_ms, origin, shadow=False
         ):
             return False
+        if judgement.decision == DELIVERED:
+            self._life.deliver_in_part(session_id, row, task)
         if judgement.decision == DELIVERED or (before is not None and before.get("delivered")):
             wait["delivered"] = True
         if before is not None and before["why"] == wait["why"] and before.get("over"):
@@ -460,11 +477,11 @@ class Partition:
         """A result that waited when its task was stopped."""
         event: TaskResult = result.event
         ended = self.store.ended.get(event.session_id, event.task_id)
-        if ended is None:
-            return
+        if ended is None:  # so many others ended with it
+            ended = Ended(event.task_id, None, result.timestamp, None, [])
         rest = undecided_rest(result)
         echo = {name: value for name, value in (ended.told or {}).items() if name in _ECHO}
-        judgement = all_parts(rest.event.parts, "withheld", "late")
+        judgement = all_parts(rest.event.parts, "withheld", "unknown_task" if ended.was_unknown else "late")
         self._write_verdict(
             rest, None, judgement, ended.disposition, place, now_ms, _as_batch(result, self.number), echo=echo
         )

@@ -483,6 +483,16 @@ def request_archived() -> World:
     return w
 
 
+def archived_by_its_child() -> World:
+    w = World()
+    w.dispatch("parent", request_id="r")
+    w.dispatch("child", parent_task_id="parent")
+    w.context({"request/r": "archived"}, cause="child")
+    w.fresh(w.result("child"))
+    w.fresh(w.result("parent"))
+    return w
+
+
 def archived_by_itself() -> World:
     w = World()
     w.dispatch(request_id="r")
@@ -945,6 +955,7 @@ CLEAN: list[tuple[Callable[[], World], dict[tuple[str, str], int]]] = [
     (session_closed, {("withheld", "session_closed"): 1}),
     (request_archived, {("withheld", "request_archived"): 1}),
     (archived_by_itself, {("delivered", "fresh"): 1}),
+    (archived_by_its_child, {("delivered", "fresh"): 2}),
     (user_absent, {("withheld", "user_absent"): 1}),
     (user_half_present, {("delivered", "fresh"): 1}),
     (refused, {}),

@@ -12,7 +12,18 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tidegate.audit.case import Case, Place
-from tidegate.audit.expect import ANYTHING, NOTHING, Cut, Expected, Statement, expected_at, moved_along, movers_of
+from tidegate.audit.expect import (
+    ANYTHING,
+    END,
+    NOTHING,
+    Cut,
+    Expected,
+    Mover,
+    Statement,
+    expected_at,
+    moved_along,
+    movers_of,
+)
 from tidegate.audit.logs import NEVER, ContextEvent, Result, ResultPart, Session, Task
 
 PRESENCE: Final = "presence/"
@@ -69,7 +80,7 @@ def rule(case: Case, task: Task, at_ms: int, place: Place, cut: Cut, statements:
             if expected.isdisjoint((actual, NOTHING, NEVER, ANYTHING)):
                 stale[name] = contradiction
     is_absent = task.when_absent != "deliver" and user_absent(session, offset)
-    blockers = _blockers(case, task, at_ms, place)
+    blockers = _blockers(case, task, at_ms, place, movers)
     if task.when_absent == "withhold" and is_absent:
         blockers["user_absent"] = True
     return Ruling(blockers, task.when_absent == "hold" and is_absent, stale, maybe)
@@ -87,15 +98,16 @@ def policy_of(part: ResultPart, task: Task, result: Result) -> str:
     return part.on_stale or (task.on_stale if result.outcome == "completed" else task.on_stale_failure)
 
 
-def _blockers(case: Case, task: Task, at_ms: int, place: Place) -> dict[str, bool]:
-    session, task_id, offset = case.session, case.task_id, place.context_offset
+def _blockers(case: Case, task: Task, at_ms: int, place: Place, movers: list[Mover]) -> dict[str, bool]:
+    session, offset = case.session, place.context_offset
     reasons = {}
-    if _set_by_another(session, "session", "closed", task_id, offset):
-        reasons["session_closed"] = True
-    if task.request_id is not None and _set_by_another(
-        session, f"request/{task.request_id}", "archived", task_id, offset
-    ):
-        reasons["request_archived"] = True
+    closed = _set_by_another(session, "session", "closed", case.task_id, offset, movers)
+    if closed is not None:
+        reasons["session_closed"] = closed
+    if task.request_id is not None:
+        archived = _set_by_another(session, f"request/{task.request_id}", "archived", case.task_id, offset, movers)
+        if archived is not None:
+            reasons["request_archived"] = archived
     if task.deadline_ms is not None and at_ms > task.deadline_ms - _ROUNDING_MS:
         reasons["deadline_passed"] = at_ms > task.deadline_ms + _ROUNDING_MS
     if (superseded := _superseded(case, task, place)) is not None:
@@ -129,11 +141,21 @@ def _superseded(case: Case, task: Task, place: Place) -> bool | None:
     return found
 
 
-def _set_by_another(session: Session, name: str, value: str, task_id: str, context_offset: int) -> bool:
+def _set_by_another(
+    session: Session, name: str, value: str, task_id: str, context_offset: int, movers: list[Mover]
+) -> bool | None:
+    """Whether the facet has the value, and not by own work alone: surely (True), perhaps (False), or not (None)."""
     facet = session.facets.get(name)
     if facet is None or facet.at(context_offset)[0] != value:
-        return False
-    return any(event.cause != task_id for event in facet.givers(context_offset))
+        return None
+    until = {mover.task_id: mover.until for mover in movers} | {task_id: END}
+    givers = facet.givers(context_offset)
+    if any(event.cause is None or event.cause not in until for event in givers):
+        return True
+    is_own = len({event.cause for event in givers}) == 1 and all(
+        event.offset < until[event.cause or ""] for event in givers
+    )
+    return None if is_own else False
 
 
 def user_absent(session: Session, context_offset: int) -> bool:

@@ -1,0 +1,142 @@
+"""The life of a task where batches, restarts and other tasks get in its way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from projections.rules import Rules
+from tests.unit.feeding import Feed, make_batch, reason_of
+
+
+def verdicts(feed: Feed) -> list[tuple[str, tuple[str, str]]]:
+    """Task and verdict of every result judged since the last transaction."""
+    return [(body["task_id"], reason_of(body)) for body in feed.verdicts()]
+
+
+def result(event_id: str, task_id: str) -> bytes:
+    body: dict[str, Any] = {
+        "type": "task.result",
+        "source": "test",
+        "event_id": event_id,
+        "session_id": "s",
+        "occurred_at": "2025-11-24T16:00:00Z",
+        "task_id": task_id,
+        "outcome": "completed",
+        "parts": [{"part_id": "text", "kind": "show", "payload": "done"}],
+    }
+    return orjson.dumps(body)
+
+
+@pytest.mark.parametrize("sizes", [[2], [1, 1]], ids=["one batch", "two batches"])
+def test_a_repeat_right_behind_what_stopped_its_task_is_a_repeat(sizes: list[int]) -> None:
+    feed = Feed()
+    feed.dispatched("parent", request_id="r")
+    feed.dispatched("child", {"view": "1"}, parent_task_id="parent", on_stale="hold")
+    feed.changed({"view": "2", "request/r": "archived"})
+    feed.result("child")
+    feed.take()
+    values = [result("r-1", "parent"), result("r-2", "child")]
+    for size in sizes:
+        feed.feed(make_batch("results", feed.ends["results"], values[:size], [feed.now_ms] * size))
+        feed.ends["results"] += size
+        values = values[size:]
+    feed.barrier()
+    assert verdicts(feed) == [("parent", ("withheld", "request_archived")), ("child", ("withheld", "late"))]
+    assert feed.changes[-1].duplicates == {"task.result": 1}
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_what_waits_is_decided_in_the_order_of_the_dispatches_whatever_happens_in_between(*, restarts: bool) -> None:
+    feed = Feed()
+    feed.dispatched("old", {"view": "1"}, slot="panel", on_stale="hold")
+    feed.dispatched("new", {"view": "1"}, slot="panel", on_stale="hold")
+    feed.changed({"view": "2"})
+    feed.result("new")
+    feed.result("old")
+    feed.changed({"view": "1"})
+    feed.take()
+    if restarts:
+        feed.restart()
+    feed.barrier()
+    assert verdicts(feed) == [("old", ("delivered", "fresh")), ("new", ("delivered", "fresh"))]
+
+
+def test_a_waiting_result_is_withheld_even_if_its_task_is_beyond_the_horizon_as_soon_as_it_is_stopped() -> None:
+    feed = Feed(Rules(ended_tasks_per_session=1))
+    feed.dispatched("parent")
+    for task_id in ("a", "b"):
+        feed.dispatched(task_id, {"view": "1"}, parent_task_id="parent", on_stale="hold")
+    feed.changed({"view": "2"})
+    feed.result("a")
+    feed.result("b")
+    feed.take()
+    feed.send("task.cancel_requested", task_id="parent")
+    feed.barrier()
+    told = feed.verdicts()
+    assert sorted(body["task_id"] for body in told) == ["a", "b"]
+    assert {reason_of(body) for body in told} == {("withheld", "unknown_task")}
+    assert [part["payload"] for body in told for part in body["parts"]] == ["done", "done"]
+
+
+def test_an_older_result_does_not_land_on_a_part_of_a_newer_one() -> None:
+    feed = Feed()
+    feed.dispatched("waiting", {"view": "1"}, slot="panel", on_stale="hold")
+    feed.dispatched("old", slot="panel")
+    feed.dispatched("new", {"view": "1"}, slot="panel")
+    feed.changed({"view": "2"})
+    feed.result("waiting")
+    feed.result("new", {"part_id": "now", "depends_on": []}, {"part_id": "later", "on_stale": "hold"})
+    feed.result("old")
+    feed.changed({"view": "1"})
+    feed.barrier()
+    assert verdicts(feed) == [
+        ("new", ("delivered", "stale")),
+        ("waiting", ("withheld", "superseded")),
+        ("old", ("withheld", "superseded")),
+        ("new", ("delivered", "fresh")),
+    ]
+
+
+@pytest.mark.parametrize("facets", [{"request/r": "archived"}, {"session": "closed"}])
+def test_what_a_child_archives_or_closes_is_its_parents_own_work(facets: dict[str, str]) -> None:
+    feed = Feed()
+    feed.dispatched("parent", request_id="r")
+    feed.dispatched("child", request_id="r", parent_task_id="parent")
+    feed.dispatched("other", request_id="r")
+    feed.changed(facets, by="child")
+    for task_id in ("child", "parent", "other"):
+        feed.result(task_id)
+    reason = "request_archived" if "request/r" in facets else "session_closed"
+    assert verdicts(feed) == [
+        ("child", ("delivered", "fresh")),
+        ("parent", ("delivered", "fresh")),
+        ("other", ("withheld", reason)),
+    ]
+
+
+def test_what_somebody_else_archived_as_well_is_nobodys_own_work() -> None:
+    feed = Feed()
+    feed.dispatched("parent", request_id="r")
+    feed.dispatched("child", parent_task_id="parent")
+    feed.dispatched("other")
+    feed.changed({"request/r": "archived"}, by="child")
+    feed.changed({"request/r": "archived"}, by="other")
+    feed.result("child")
+    feed.result("parent")
+    assert verdicts(feed)[1] == ("parent", ("withheld", "request_archived"))
+
+
+def test_the_work_of_one_who_has_ended_is_that_of_all_above_who_are_open() -> None:
+    feed = Feed()
+    feed.changed({"doc": "1"})
+    feed.dispatched("top", {"doc": "1"})
+    feed.dispatched("middle", parent_task_id="top")
+    feed.dispatched("bottom", parent_task_id="middle")
+    feed.result("bottom")
+    feed.result("middle")
+    feed.changed({"doc": "2"}, by="bottom")
+    feed.result("top")
+    assert verdicts(feed)[-1] == ("top", ("delivered", "fresh"))
