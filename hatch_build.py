@@ -1,4 +1,4 @@
-"""Compiles the pure core to C where `TIDEGATE_COMPILE=1` asks for it while a wheel is built: a third less CPU for an event.
+"""Compiles the pure core to C while a wheel is built, where `TIDEGATE_COMPILE=1` asks for it.
 
 The modules stay ordinary, typed Python, and are what tests, editable installs and everybody without a C compiler run.
 The image and the benchmarks are built with it. Needs mypy, whose compiler mypyc is, and a C compiler.
@@ -13,6 +13,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+COMPILER = ("mypy>=1.16,<3", "setuptools>=77", "pydantic>=2.11,<3", "msgspec>=0.20,<1")
 COMPILED = (
     "projections/*.py",
     "schemas/decode.py",
@@ -28,7 +29,7 @@ class CompileHook(BuildHookInterface[Any]):
 
     def dependencies(self) -> list[str]:
         """What an isolated build needs for it. Only where it was asked for."""
-        return ["mypy>=1.16,<3", "setuptools>=77", "pydantic>=2.11,<3", "msgspec>=0.20,<1"] if self._is_asked_for else []
+        return [*COMPILER] if self._is_asked_for else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and put the extension modules beside their sources in the wheel."""

@@ -69,13 +69,13 @@ class EndedTasks:
         begin, end = _place(lines, task_id)
         return ended_from_line(lines[begin:end]) if begin >= 0 else None
 
-    def put(self, session_id: str, ended: Ended) -> None:
-        """Remember how a task ended, or replace what is remembered of it."""
+    def put(self, session_id: str, task_id: str, line: bytes) -> None:
+        """Remember how a task ended (`Ended.to_line`), or replace what is remembered of it."""
         lines = self._lines.get(session_id, b"")
-        begin, end = _place(lines, ended.task_id)
+        begin, end = _place(lines, task_id)
         if begin >= 0:
             lines = lines[:begin] + lines[end:]
-        self._lines[session_id] = lines + ended.to_line()
+        self._lines[session_id] = lines + line
 
     def prune(self, session_id: str, now_ms: int) -> list[str]:
         """Forget what is beyond the horizon at `now_ms`: too old, or too many. Returns the task ids forgotten."""

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from projections.changes import Changes
-from projections.ended import Ended, EndedTasks, ended_from_line
+from projections.ended import Ended, EndedTasks
 from projections.outputs import open_status
 from projections.row import SessionRow, TaskRow, has_open_tasks, new_row, row_from_bytes, row_to_bytes
 from projections.rules import Rules
@@ -122,10 +122,11 @@ class Store:
         row = self.row(session_id)
         row["at"] = max(row["at"], ended.at)
         self.dirty[session_id] = None
-        self.ended.put(session_id, ended)
+        line = ended.to_line()
+        self.ended.put(session_id, ended.task_id, line)
         key = _ended_key(session_id, ended.task_id)
         self.changes.rows.pop(key, None)  # written in the order of memory, so that it is restored in that order
-        self.changes.rows[key] = ended.to_line()
+        self.changes.rows[key] = line
         for task_id in self.ended.prune(session_id, ended.at):
             self.changes.rows[_ended_key(session_id, task_id)] = None
 
@@ -211,7 +212,7 @@ class Store:
             if value is None:
                 self.ended.remove(session_id, task_id)
             else:
-                self.ended.put(session_id, ended_from_line(value))
+                self.ended.put(session_id, task_id, value)
         elif kind == WAITING_KEY:
             if value is None:
                 self._restoring.pop(name, None)

@@ -93,19 +93,24 @@ class Decoder:
 
     def decode(self, batch: Batch) -> list[Refusal]:
         """Fill `batch.events`; what is not an event is None there and returned as a refusal. Raises nothing."""
-        decode_one = self._decode
-        events: list[Any] = []
         refusals: list[Refusal] = []
-        for index, value in enumerate(batch.values):
-            try:
-                event = decode_one(value)  # type: ignore[arg-type]  # None is a TypeError
-            except _NOT_AN_EVENT as error:
-                event = self._refused(batch, index, error, refusals)
-            events.append(event)
-        batch.events = events
+        try:
+            batch.events = list(map(self._decode, batch.values))  # type: ignore[arg-type]  # None is a TypeError
+        except _NOT_AN_EVENT:
+            batch.events = self._decode_each(batch, refusals)
         _refuse_other_keys(batch, refusals)
         _refuse_beyond_limits(batch, refusals)
         return refusals
+
+    def _decode_each(self, batch: Batch, refusals: list[Refusal]) -> list[Any]:
+        events: list[Any] = []
+        for index, value in enumerate(batch.values):
+            try:
+                event = self._decode(value)  # type: ignore[arg-type]
+            except _NOT_AN_EVENT as error:
+                event = self._refused(batch, index, error, refusals)
+            events.append(event)
+        return events
 
     def _refused(self, batch: Batch, index: int, error: Exception, refusals: list[Refusal]) -> Any:
         value = batch.values[index]
@@ -190,6 +195,8 @@ def _suspects(batch: Batch) -> Iterable[int]:
     if longest > SHALLOW_BYTES:
         suspects += [index for index, value in enumerate(batch.values) if value and len(value) > SHALLOW_BYTES]
     if batch.role.startswith("steps"):
+        if b'"metadata"' not in blob:
+            return suspects
         suspects += [index for index, event in enumerate(batch.events) if type(event) is _DISPATCHED and event.metadata]
     elif batch.role.startswith("results"):
         suspects += [index for index, event in enumerate(batch.events) if event is not None and len(event.parts) > 1]

@@ -6,6 +6,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 NAMESPACE: Final = uuid5(NAMESPACE_URL, "urn:tidegate:v1")
 _NAMESPACE_BYTES: Final = NAMESPACE.bytes
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 def output_event_id(name: bytes) -> str:
@@ -14,8 +15,7 @@ def output_event_id(name: bytes) -> str:
     Source: RFC 9562, section 5.5.
     """
     text = sha1(_NAMESPACE_BYTES + name, usedforsecurity=False).hexdigest()
-    variant = "89ab"[int(text[16], 16) & 3]
-    return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{variant}{text[17:20]}-{text[20:32]}"
+    return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:32]}"
 
 
 def digest(content: bytes) -> str:

@@ -55,7 +55,7 @@ def test_it_is_a_dictionary_by_session_and_task(actions: list[tuple[str, str, st
     known, model = tasks(), dict[tuple[str, str], Ended]()
     for action, session_id, task_id, at in actions:
         if action == "put":
-            known.put(session_id, ended(task_id, at))
+            known.put(session_id, task_id, ended(task_id, at).to_line())
             model[session_id, task_id] = ended(task_id, at)
         elif action == "remove":
             known.remove(session_id, task_id)
@@ -70,19 +70,19 @@ def test_it_is_a_dictionary_by_session_and_task(actions: list[tuple[str, str, st
 def test_ids_that_begin_alike_are_not_mixed_up() -> None:
     known = tasks()
     for task_id in ODD_IDS:
-        known.put("s", ended(task_id))
+        known.put("s", task_id, ended(task_id).to_line())
     for task_id in ODD_IDS:
         known.remove("s", task_id)
         assert known.get("s", task_id) is None
         assert all(known.get("s", other) is not None for other in ODD_IDS if other != task_id)
-        known.put("s", ended(task_id))
+        known.put("s", task_id, ended(task_id).to_line())
 
 
 def test_no_more_than_a_number_of_tasks_are_remembered_the_newest_ones() -> None:
     known = tasks(count=3)
     forgotten = []
     for number in range(6):
-        known.put("s", ended(f"t{number}", number))
+        known.put("s", f"t{number}", ended(f"t{number}", number).to_line())
         forgotten += known.prune("s", number)
     assert forgotten == ["t0", "t1", "t2"]
     assert [known.get("s", f"t{number}") is not None for number in range(6)] == [False] * 3 + [True] * 3
@@ -93,7 +93,7 @@ def test_a_task_is_forgotten_some_time_after_the_horizon_and_never_before() -> N
     forgotten: list[str] = []
     for number in range(40):
         now = 100 * number
-        known.put("s", ended(f"t{number}", now))
+        known.put("s", f"t{number}", ended(f"t{number}", now).to_line())
         forgotten += known.prune("s", now)
         for each in range(number + 1):
             age = now - 100 * each
@@ -105,9 +105,9 @@ def test_a_task_is_forgotten_some_time_after_the_horizon_and_never_before() -> N
 def test_a_task_touched_again_is_the_newest() -> None:
     known = tasks(count=2)
     for task_id in ("a", "b"):
-        known.put("s", ended(task_id))
-    known.put("s", ended("a").with_result(["i2", "c2"]))
-    known.put("s", ended("c"))
+        known.put("s", task_id, ended(task_id).to_line())
+    known.put("s", "a", ended("a").with_result(["i2", "c2"]).to_line())
+    known.put("s", "c", ended("c").to_line())
     assert known.prune("s", 0) == ["b"]
 
 
@@ -122,7 +122,7 @@ def test_of_many_results_the_first_and_the_last_are_known_again() -> None:
 
 def test_nothing_is_kept_of_a_session_without_ended_tasks() -> None:
     known = tasks()
-    known.put("s", ended("a"))
+    known.put("s", "a", ended("a").to_line())
     known.remove("s", "a")
     known.remove("s", "a")
     assert known.get("s", "a") is None
