@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.compiled import compiled
 from bench.process import ROOT, Worker, environment, pin, until_ready
 from bench.produce import bulk_producer, write
 from bench.watching import Progress
@@ -53,7 +54,7 @@ async def drain(
             request_timeout_seconds=240,
         )
         await create_topics(settings)
-        worker = Worker("worker", settings, Path(directory)).start()
+        worker = Worker("worker", settings, Path(directory), code=compiled()).start()
         try:
             await until_ready([worker])
             pinned = False

@@ -46,10 +46,20 @@ def environment(settings: Settings, **changes: object) -> dict[str, str]:
 
 
 class Worker:
-    """One `tidegate worker`. Its log goes to `log_file`, as JSON lines, over all its starts."""
+    """One `tidegate worker`. Its log goes to `log_file`, as JSON lines, over all its starts.
+
+    `code` is where its packages are: beside this file, or a build of them.
+    """
 
     def __init__(
-        self, name: str, settings: Settings, directory: Path, *, host_name: str | None = None, **changes: object
+        self,
+        name: str,
+        settings: Settings,
+        directory: Path,
+        *,
+        host_name: str | None = None,
+        code: Path = ROOT,
+        **changes: object,
     ) -> None:
         self.name = name
         self.metrics_port = free_port()
@@ -67,7 +77,7 @@ class Worker:
                 "log_format": "json",
                 **changes,
             },
-        )
+        ) | {"PYTHONPATH": str(code)}
         self._process: subprocess.Popen[bytes] | None = None
         self.expected_to_end = False
         """Whoever watches it for an unexpected end may look here whether this one was asked for."""
