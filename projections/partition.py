@@ -565,6 +565,7 @@ class Partition:
         The caller has folded and judged everything that was on the topics of both lanes at that time, so what is on
         them already cannot be missed.
         """
+        self.judge_ready(place, now_ms)  # nothing expires whose result or proposed effect is there
         limit = now_ms - self._rules.unknown_task_grace_ms
         for name in [name for name, parked in self.store.unknown.items() if parked[0].timestamp <= limit]:
             for result in self.store.unpark(*name):

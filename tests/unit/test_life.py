@@ -140,3 +140,19 @@ def test_the_work_of_one_who_has_ended_is_that_of_all_above_who_are_open() -> No
     feed.changed({"doc": "2"}, by="bottom")
     feed.result("top")
     assert verdicts(feed)[-1] == ("top", ("delivered", "fresh"))
+
+
+def test_a_result_that_overtook_its_dispatch_is_judged_before_its_task_expires() -> None:
+    feed = Feed()
+    feed.result("task")
+    feed.dispatched("task", heartbeat_timeout_seconds=10)
+    feed.wait(20)
+    assert verdicts(feed) == [("task", ("delivered", "fresh"))]
+
+
+def test_an_effect_is_answered_before_its_task_expires() -> None:
+    feed = Feed()
+    feed.dispatched("task", heartbeat_timeout_seconds=10)
+    feed.send("task.effect_proposed", task_id="task", idempotency_key="k", effect="pay")
+    feed.wait(20)
+    assert [body["type"] for body in feed.take() if "idempotency_key" in body] == ["effect.cleared"]
