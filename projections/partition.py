@@ -75,11 +75,17 @@ class Partition:
         self._life = Life(self.store)
         self._ready: list[Waiting] = []
         self._sweep: Iterator[tuple[str, bytes]] = iter(())
+        self._idle: list[tuple[str, bytes]] = []
 
     @property
     def has_ready(self) -> bool:
         """Whether results that waited can be judged at the next barrier."""
         return bool(self._ready or self._life.freed or self._life.late)
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether sessions were found idle, to be looked at again past a barrier."""
+        return bool(self._idle)
 
     def has_proposals(self, role: Role) -> bool:
         """Whether effects proposed on this steps topic wait for a barrier."""
@@ -578,16 +584,27 @@ class Partition:
             self.store.dirty[session_id] = None  # its timer is set again when it is taken
         self.judge_ready(place, now_ms)
 
-    def drop_idle(self, now_ms: int, limit: int) -> None:
-        """Look at the next `limit` sessions, and forget those idle for longer than the TTL and without open tasks."""
+    def find_idle(self, now_ms: int, limit: int) -> None:
+        """Look at the next `limit` sessions for those idle for longer than the TTL and without open tasks."""
         oldest = now_ms - self._rules.session_ttl_ms
         for looked, (session_id, raw) in enumerate(self._sweep, start=1):
-            if last_event_at(raw) < oldest and not has_open_tasks(raw) and self.store.is_unchanged(session_id, raw):
-                self.store.forget_ended(session_id)
-                self.store.drop(session_id)
+            if last_event_at(raw) < oldest and not has_open_tasks(raw):
+                self._idle.append((session_id, raw))
             if looked >= limit:
                 return
         self._sweep = iter(list(self.store.rows()))
+
+    def drop_idle(self) -> None:
+        """Forget the sessions that were found idle, and still are.
+
+        The caller has folded everything that was on the topics when they were found: what is on them already may be
+        newer than what the rows know.
+        """
+        for session_id, raw in self._idle:
+            if self.store.is_unchanged(session_id, raw):
+                self.store.forget_ended(session_id)
+                self.store.drop(session_id)
+        self._idle.clear()
 
     # Rows
 

@@ -234,7 +234,7 @@ class Cycle:
             return
 
     def _seconds_to_next(self) -> float | None:
-        waits = [self._last_sweep + SWEEP_SECONDS - time.monotonic()]
+        waits = [self._last_sweep + SWEEP_SECONDS - time.monotonic() if self._time_barrier is None else SWEEP_SECONDS]
         if self._is_dirty:
             waits.append(self._last_commit + self._config.lazy_commit_seconds - time.monotonic())
         due = self._known.next_due_ms()
@@ -303,7 +303,8 @@ class Cycle:
                 barrier = self._barriers[lane] = self._new_barrier(lane)
                 self._ask(barrier, ("context", STEPS[lane]))
         due = self._known.next_due_ms()
-        if self._time_barrier is None and due is not None and due <= _now_ms():
+        is_due = due is not None and due <= _now_ms()
+        if self._time_barrier is None and (is_due or self._known.has_idle):
             self._time_barrier = self._new_barrier("hot")
             self._ask(self._time_barrier, FOLDED_ROLES)
 
@@ -352,15 +353,16 @@ class Cycle:
         return True
 
     def _act_on_time(self) -> bool:
-        """Act on timers past a barrier on every input topic, results included; and look after idle sessions."""
+        """Act on timers, and forget idle sessions, past a barrier on every input topic, results included."""
         now = time.monotonic()
-        if now - self._last_sweep >= SWEEP_SECONDS:
-            self._last_sweep = now
-            self._known.drop_idle(_now_ms(), SWEPT_AT_ONCE)
         barrier = self._time_barrier
+        if barrier is None and now - self._last_sweep >= SWEEP_SECONDS:
+            self._last_sweep = now
+            self._known.find_idle(_now_ms(), SWEPT_AT_ONCE)
         if barrier is None or not barrier.is_reached(self._applied):
             return False
         self._known.act_on_due(self._place("hot", barrier), barrier.asked_ms)
+        self._known.drop_idle()
         self._time_barrier = None
         return True
 

@@ -156,3 +156,18 @@ def test_an_effect_is_answered_before_its_task_expires() -> None:
     feed.send("task.effect_proposed", task_id="task", idempotency_key="k", effect="pay")
     feed.wait(20)
     assert [body["type"] for body in feed.take() if "idempotency_key" in body] == ["effect.cleared"]
+
+
+def test_a_session_found_idle_is_kept_if_something_of_it_was_on_the_topics() -> None:
+    feed = Feed(Rules(session_ttl_ms=3_600_000))
+    feed.changed({"view": "hotels"})
+    feed.take()
+    feed.now_ms += 4_000_000
+    feed.partition.find_idle(feed.now_ms, 100)
+    feed.partition.find_idle(feed.now_ms, 100)
+    assert feed.partition.has_idle
+    feed.dispatched("task", {"view": "flights"})  # it was there, behind what had been folded
+    feed.partition.drop_idle()
+    assert not feed.partition.has_idle
+    feed.result("task")
+    assert verdicts(feed) == [("task", ("withheld", "stale"))]
