@@ -12,6 +12,7 @@ from projections.fold import dispatch_digest, echo_of, fold_dispatch, join_paren
 from projections.outputs import command, ended_status, ending, receipt_of
 from projections.row import MAX_ROW_BYTES, SessionRow, TaskRow, older_in_slot, order_of
 from projections.store import Store, Waiting
+from projections.timers import awaits_both_lanes
 from schemas.events import TaskDispatched
 from schemas.fields import Reason
 
@@ -249,11 +250,14 @@ class Life:
             for task_id in row["tasks"]:
                 self.free(session_id, task_id)
 
-    def fall_due(self, session_id: str, row: SessionRow, now_ms: int) -> None:
-        """Act on what has fallen due by `now_ms` in this session, which has been folded and judged up to a barrier."""
+    def fall_due(self, session_id: str, row: SessionRow, now_ms: int, *, hot_only: bool) -> None:
+        """Act on what has fallen due by `now_ms` in this session, which has been folded and judged up to a barrier.
+
+        `hot_only`: the barrier was one of the hot lane's topics.
+        """
         for task_id in list(row["tasks"]):
             task = row["tasks"].get(task_id)
-            if task is not None:
+            if task is not None and not (hot_only and awaits_both_lanes(row, task)):
                 self._fall_due(session_id, row, task_id, task, now_ms)
 
     def _fall_due(self, session_id: str, row: SessionRow, task_id: str, task: TaskRow, now_ms: int) -> None:

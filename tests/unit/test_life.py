@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from projections.rules import Rules
-from tests.unit.feeding import Feed, make_batch, reason_of
+from tests.unit.feeding import START_MS, Feed, make_batch, reason_of
 
 
 def verdicts(feed: Feed) -> list[tuple[str, tuple[str, str]]]:
@@ -168,6 +168,36 @@ def test_a_session_found_idle_is_kept_if_something_of_it_was_on_the_topics() -> 
     assert feed.partition.has_idle
     feed.dispatched("task", {"view": "flights"})  # it was there, behind what had been folded
     feed.partition.drop_idle()
-    assert not feed.partition.has_idle
     feed.result("task")
     assert verdicts(feed) == [("task", ("withheld", "stale"))]
+
+
+def test_what_the_cold_lane_cannot_keep_from_falling_due_does_not_wait_for_it() -> None:
+    feed = Feed()
+    limit: dict[str, Any] = {"heartbeat_timeout_seconds": 10}
+    feed.dispatched("hot", **limit)
+    feed.send("task.dispatched", role="steps.cold", task_id="cold", task_type="digest", lane="cold", **limit)
+    feed.dispatched("parent", scope_grace_seconds=10)
+    feed.send(
+        "task.dispatched", role="steps.cold", task_id="child", task_type="q", lane="cold", parent_task_id="parent"
+    )
+    feed.dispatched("orphan", parent_task_id="nobody")
+    feed.result("parent")
+    feed.take()
+    assert feed.partition.next_due_ms(hot_only=True) == START_MS + 11_000
+    assert feed.partition.next_due_ms(hot_only=False) == START_MS + 12_000
+    feed.now_ms += 60_000
+    feed.partition.act_on_due(feed.place, feed.now_ms, hot_only=True)
+    assert {task_id: told["status"] for task_id, told in feed.statuses().items()} == {"hot": "ended"}
+    assert feed.partition.next_due_ms(hot_only=True) is None
+    assert feed.partition.next_due_ms() == START_MS + 12_000
+    feed.restart()
+    feed.wait(0)
+    ended = {task_id: told["reason"] for task_id, told in feed.statuses().items()}
+    assert ended == {
+        "cold": "heartbeat_missed",
+        "child": "scope_closed",
+        "parent": "fresh",
+        "orphan": "unknown_parent",
+    }
+    assert feed.partition.next_due_ms() is None
