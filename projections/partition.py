@@ -526,8 +526,9 @@ class Partition:
     ) -> bool:
         echo = task["echo"] if task is not None else echo or {}
         trace = result.traceparent or (task.get("trace") if task is not None else None)
+        facets = self.store.row(result.event.session_id)["facets"] if task is not None else {}
         judged = JudgedResult(
-            result.event, result.offset, result.timestamp, trace, echo, task, judgement, disposition, shadow
+            result.event, result.offset, result.timestamp, trace, echo, task, judgement, disposition, shadow, facets
         )
         outputs = result_outputs(self._rules.source, judged, place, now_ms)
         largest = max(len(output.value or b"") for output in outputs)

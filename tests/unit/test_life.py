@@ -201,3 +201,43 @@ def test_what_the_cold_lane_cannot_keep_from_falling_due_does_not_wait_for_it() 
         "orphan": "unknown_parent",
     }
     assert feed.partition.next_due_ms() is None
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 0, 1)], ids=str)
+def test_what_others_made_of_a_tasks_first_change_may_be_read_again(order: tuple[int, ...]) -> None:
+    feed = Feed()
+    feed.dispatched("task")
+    for what in order:
+        if what == 0:
+            feed.changed({"doc": "mine"}, by="task")
+        elif what == 1:
+            feed.changed({"doc": "theirs"})
+        else:
+            feed.step("task", {"doc": "theirs"})
+    feed.result("task")
+    body = feed.verdict()
+    assert reason_of(body) == ("delivered", "fresh")
+    assert body["snapshot"] == {"doc": "theirs"}
+
+
+def test_and_changed_again() -> None:
+    feed = Feed()
+    feed.dispatched("task")
+    feed.changed({"doc": "mine"}, by="task")
+    feed.changed({"doc": "theirs"})
+    feed.step("task", {"doc": "theirs"})
+    feed.changed({"doc": "mine again"}, by="task")
+    feed.result("task")
+    body = feed.verdict()
+    assert reason_of(body) == ("delivered", "fresh")
+    assert body["snapshot"] == {"doc": "mine again"}
+
+
+def test_what_was_read_before_the_first_change_and_is_not_there_any_more_is_stale() -> None:
+    feed = Feed()
+    feed.dispatched("task", {"doc": "old"})
+    feed.changed({"doc": "mine"}, by="task")
+    feed.changed({"doc": "theirs"})
+    feed.result("task")
+    (told,) = feed.verdict()["verdict"]["parts"]
+    assert (told["differences"][0]["expected"], told["differences"][0]["actual"]) == ("mine", "theirs")

@@ -74,7 +74,7 @@ def rule(case: Case, task: Task, at_ms: int, place: Place, cut: Cut, statements:
         actual = facet.at(offset)[0] if facet is not None else NEVER
         if facet is None or actual is NEVER:
             continue
-        expected = moved_along(case, movers, name, stated, offset) if movers else stated
+        expected = moved_along(case, movers, name, stated, offset, actual) if movers else stated
         if ANYTHING in expected or any(value not in (actual, NOTHING, NEVER) for value in expected):
             maybe[name] = contradiction = Contradiction(expected, actual, facet.givers(offset))
             if expected.isdisjoint((actual, NOTHING, NEVER, ANYTHING)):
