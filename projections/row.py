@@ -105,7 +105,7 @@ class SessionRow(TypedDict):
     own: dict[str, OwnChanges]
     """Own changes of tasks whose dispatch has not been folded yet: topics have no common order."""
     slots: NotRequired[dict[str, list[int]]]
-    """For each slot the [timestamp, offset] of the newest dispatch whose result was delivered into it."""
+    """For each slot the `order_of` the newest dispatch whose result was delivered into it."""
     cancels: NotRequired[dict[str, int]]
     """Tasks that were cancelled before their dispatch was folded."""
     effects: NotRequired[dict[str, list[Any]]]
@@ -201,8 +201,16 @@ def is_user_absent(row: SessionRow) -> bool:
 
 
 def order_of(task: TaskRow) -> list[int]:
-    """Places tasks of one slot in the order of their dispatches."""
-    return [task["at"], task["offset"]]
+    """Places tasks of one slot in the order of their dispatches: time and offset, and a mark for the cold lane's."""
+    return [task["at"], task["offset"], *([1] if task["echo"].get("lane") == "cold" else [])]
+
+
+def is_older(one: list[int], other: list[int]) -> bool:
+    """Whether the one dispatch came before the other: in the log of their lane; between lanes, by the broker's time.
+
+    Not by time within a lane: a broker's clock may be set back, and another leader has another clock.
+    """
+    return one[1] < other[1] if len(one) == len(other) else one < other
 
 
 def older_in_slot(row: SessionRow, task_id: str, slot: str, order: list[int]) -> list[str]:
@@ -210,7 +218,7 @@ def older_in_slot(row: SessionRow, task_id: str, slot: str, order: list[int]) ->
     return [
         other_id
         for other_id, other in row["tasks"].items()
-        if other_id != task_id and other["echo"].get("slot") == slot and order_of(other) < order
+        if other_id != task_id and other["echo"].get("slot") == slot and is_older(order_of(other), order)
     ]
 
 

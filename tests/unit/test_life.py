@@ -241,3 +241,41 @@ def test_what_was_read_before_the_first_change_and_is_not_there_any_more_is_stal
     feed.result("task")
     (told,) = feed.verdict()["verdict"]["parts"]
     assert (told["differences"][0]["expected"], told["differences"][0]["actual"]) == ("mine", "theirs")
+
+
+@pytest.mark.parametrize("on_newer", ["allow", "enqueue", "reject", "interrupt"])
+def test_newer_is_who_comes_later_in_the_log_even_if_the_brokers_clock_was_set_back(on_newer: str) -> None:
+    feed = Feed()
+    feed.dispatched("old", slot="panel")
+    feed.now_ms -= 5_000
+    feed.dispatched("new", slot="panel", on_newer=on_newer)
+    feed.result("new")
+    feed.result("old")
+    told = dict(verdicts(feed))
+    fresh, superseded, late = ("delivered", "fresh"), ("withheld", "superseded"), ("withheld", "late")
+    assert (
+        told
+        == {
+            "allow": {"new": fresh, "old": superseded},
+            "enqueue": {"old": fresh, "new": fresh},
+            "reject": {"new": late, "old": fresh},
+            "interrupt": {"new": fresh, "old": late},
+        }[on_newer]
+    )
+
+
+def test_between_lanes_newer_is_who_was_dispatched_later() -> None:
+    feed = Feed()
+    feed.changed({"view": "1"})
+    feed.dispatched("hot before", slot="panel")
+    feed.step("hot before")
+    feed.step("hot before")
+    feed.send("task.dispatched", role="steps.cold", task_id="cold", task_type="q", lane="cold", slot="panel")
+    feed.dispatched("hot after", slot="panel")
+    for task_id in ("cold", "hot before", "hot after"):
+        feed.result(task_id)
+    assert verdicts(feed) == [
+        ("cold", ("delivered", "fresh")),
+        ("hot before", ("withheld", "superseded")),
+        ("hot after", ("delivered", "fresh")),
+    ]

@@ -120,10 +120,10 @@ def _superseded(case: Case, task: Task, place: Place) -> bool | None:
     if task.slot is None or task.protected:
         return None
     found: bool | None = None
-    for other in reversed(case.rivals):
+    for other in case.rivals:
         newer = other.task
-        if newer is None or newer.order <= task.order:
-            break
+        if newer is None or not task.is_older(newer):
+            continue
         for result, verdict in other.judged:
             if not verdict.delivers:
                 continue
