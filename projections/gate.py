@@ -19,6 +19,7 @@ from projections.row import (
     Wait,
     differs,
     expected_now,
+    is_older,
     is_user_absent,
     older_in_slot,
     order_of,
@@ -152,7 +153,7 @@ def _reason_for_all(row: SessionRow, task_id: str, task: TaskRow, at_ms: int) ->
     slot = echo.get("slot")
     if slot is not None and not policy.get("protected"):
         newest = row.get("slots", {}).get(slot)
-        if newest is not None and newest > order_of(task):
+        if newest is not None and is_older(order_of(task), newest):
             return "superseded"
     return None
 

@@ -10,8 +10,9 @@ import msgspec
 from projections.ended import Ended
 from projections.fold import dispatch_digest, echo_of, fold_dispatch, join_parent
 from projections.outputs import command, ended_status, ending, receipt_of
-from projections.row import MAX_ROW_BYTES, SessionRow, TaskRow, older_in_slot, order_of
+from projections.row import MAX_ROW_BYTES, SessionRow, TaskRow, is_older, older_in_slot, order_of
 from projections.store import Store, Waiting
+from projections.timers import awaits_both_lanes
 from schemas.events import TaskDispatched
 from schemas.fields import Reason
 
@@ -85,7 +86,9 @@ class Life:
             if ended is not None:
                 return "parent_ended", f"parent_task_id: {parent_id!r} has ended ({ended.disposition})"
         if event.slot is not None and event.on_newer == "reject":
-            older = older_in_slot(row, event.task_id, event.slot, [timestamp, offset])
+            older = older_in_slot(
+                row, event.task_id, event.slot, [timestamp, offset, *([1] if event.lane == "cold" else [])]
+            )
             if older:
                 return "slot_taken", f"slot: {event.slot!r} is taken by {older[0]!r}"
         return None
@@ -167,7 +170,8 @@ class Life:
         if slot is None:
             return
         slots = row.setdefault("slots", {})
-        slots[slot] = max(slots.pop(slot, [0, 0]), order_of(task))
+        newest, order = slots.pop(slot, None), order_of(task)
+        slots[slot] = order if newest is None or is_older(newest, order) else newest
         if len(slots) > MAX_SLOTS:
             del slots[next(iter(slots))]
 
@@ -249,11 +253,14 @@ class Life:
             for task_id in row["tasks"]:
                 self.free(session_id, task_id)
 
-    def fall_due(self, session_id: str, row: SessionRow, now_ms: int) -> None:
-        """Act on what has fallen due by `now_ms` in this session, which has been folded and judged up to a barrier."""
+    def fall_due(self, session_id: str, row: SessionRow, now_ms: int, *, hot_only: bool) -> None:
+        """Act on what has fallen due by `now_ms` in this session, which has been folded and judged up to a barrier.
+
+        `hot_only`: the barrier was one of the hot lane's topics.
+        """
         for task_id in list(row["tasks"]):
             task = row["tasks"].get(task_id)
-            if task is not None:
+            if task is not None and not (hot_only and awaits_both_lanes(row, task)):
                 self._fall_due(session_id, row, task_id, task, now_ms)
 
     def _fall_due(self, session_id: str, row: SessionRow, task_id: str, task: TaskRow, now_ms: int) -> None:

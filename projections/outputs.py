@@ -9,7 +9,7 @@ import msgspec
 import orjson
 
 from projections.gate import DELIVERED, HELD, WITHHELD, Judgement, Place
-from projections.row import TaskRow, all_expected_now
+from projections.row import Facet, TaskRow, all_expected_now
 from schemas.envelope import headers_of
 from schemas.events import TaskResult
 from schemas.identity import output_event_id
@@ -36,7 +36,7 @@ class Output(NamedTuple):
 class JudgedResult(NamedTuple):
     """A result and everything its outputs say about it.
 
-    `task` is None where the dispatch is unknown or ended. `shadow`: deliver all the same.
+    `task` is None where the dispatch is unknown or ended. `facets` are the session's. `shadow`: deliver all the same.
     """
 
     event: TaskResult
@@ -48,6 +48,7 @@ class JudgedResult(NamedTuple):
     judgement: Judgement
     disposition: str | None
     shadow: bool = False
+    facets: dict[str, Facet] = {}  # noqa: RUF012 - never changed
 
 
 def result_outputs(source: str, judged: JudgedResult, place: Place, now_ms: int) -> list[Output]:
@@ -111,7 +112,7 @@ def _result_output(
     if judged.shadow:
         body["shadow"] = {"decision": judged.judgement.decision, "reason": judged.judgement.reason}
     if task is not None:
-        body["snapshot"] = all_expected_now(task)
+        body["snapshot"] = all_expected_now(task, judged.facets)
         if decision == DELIVERED and "policy" in task and "valid_until" in task["policy"]:
             body["valid_until"] = task["policy"]["valid_until"]
     role: Role = "withheld"

@@ -75,11 +75,17 @@ class Partition:
         self._life = Life(self.store)
         self._ready: list[Waiting] = []
         self._sweep: Iterator[tuple[str, bytes]] = iter(())
+        self._idle: list[tuple[str, bytes]] = []
 
     @property
     def has_ready(self) -> bool:
         """Whether results that waited can be judged at the next barrier."""
         return bool(self._ready or self._life.freed or self._life.late)
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether sessions were found idle, to be looked at again past a barrier."""
+        return bool(self._idle)
 
     def has_proposals(self, role: Role) -> bool:
         """Whether effects proposed on this steps topic wait for a barrier."""
@@ -192,6 +198,7 @@ class Partition:
                 store.judged(waiting)
                 store.changes.ignored[event_type(type(waiting.event))] += 1
         store.timers.set(session_id, None)
+        store.cold_timers.set(session_id, None)
         store.drop(session_id)
 
     # Steps
@@ -519,8 +526,9 @@ class Partition:
     ) -> bool:
         echo = task["echo"] if task is not None else echo or {}
         trace = result.traceparent or (task.get("trace") if task is not None else None)
+        facets = self.store.row(result.event.session_id)["facets"] if task is not None else {}
         judged = JudgedResult(
-            result.event, result.offset, result.timestamp, trace, echo, task, judgement, disposition, shadow
+            result.event, result.offset, result.timestamp, trace, echo, task, judgement, disposition, shadow, facets
         )
         outputs = result_outputs(self._rules.source, judged, place, now_ms)
         largest = max(len(output.value or b"") for output in outputs)
@@ -552,41 +560,67 @@ class Partition:
 
     # Time
 
-    def next_due_ms(self) -> int | None:
-        """Broker time at which the first thing falls due; None where nothing does."""
-        oldest = next(iter(self.store.unknown.values()), None)
-        unknown_due = oldest[0].timestamp + self._rules.unknown_task_grace_ms if oldest else None
-        timer_due = self.store.timers.next_due_ms()
-        return min((due for due in (unknown_due, timer_due) if due is not None), default=None)
+    def next_due_ms(self, *, hot_only: bool | None = None) -> int | None:
+        """Broker time at which the first thing falls due; None where nothing does.
 
-    def act_on_due(self, place: Place, now_ms: int) -> None:
+        `hot_only`: of what no record of the cold lane can keep from falling due (True), of the rest (False), or of all.
+        """
+        dues = []
+        if hot_only is not False:
+            dues.append(self.store.timers.next_due_ms())
+        if hot_only is not True:
+            oldest = next(iter(self.store.unknown.values()), None)
+            dues.append(oldest[0].timestamp + self._rules.unknown_task_grace_ms if oldest else None)
+            dues.append(self.store.cold_timers.next_due_ms())
+        return min((due for due in dues if due is not None), default=None)
+
+    def act_on_due(self, place: Place, now_ms: int, *, hot_only: bool = False) -> None:
         """Act on what has fallen due at `now_ms`.
 
-        The caller has folded and judged everything that was on the topics of both lanes at that time, so what is on
-        them already cannot be missed.
+        The caller has folded and judged everything that was on the topics of both lanes at that time, with `hot_only`
+        on those of the hot one, so what is on them already cannot be missed.
         """
+        self.judge_ready(place, now_ms)  # nothing expires whose result or proposed effect is there
+        if not hot_only:
+            self._give_up_unknown(place, now_ms)
+        self.store.set_timers()
+        due = list(self.store.timers.take_due(now_ms))
+        if not hot_only:
+            due += self.store.cold_timers.take_due(now_ms)
+        for session_id in dict.fromkeys(due):
+            self._life.fall_due(session_id, self.store.row(session_id), now_ms, hot_only=hot_only)
+            self.store.dirty[session_id] = None  # its timer is set again when it is taken
+        self.judge_ready(place, now_ms)
+
+    def _give_up_unknown(self, place: Place, now_ms: int) -> None:
         limit = now_ms - self._rules.unknown_task_grace_ms
         for name in [name for name, parked in self.store.unknown.items() if parked[0].timestamp <= limit]:
             for result in self.store.unpark(*name):
                 self.store.judged(result)
                 ended = self.store.ended.get(*name) or Ended(name[1], None, result.timestamp, None, [])
                 self._judge_ended(result, ended, place, now_ms, _as_batch(result, self.number))
-        self.store.set_timers()
-        for session_id in list(self.store.timers.take_due(now_ms)):
-            self._life.fall_due(session_id, self.store.row(session_id), now_ms)
-            self.store.dirty[session_id] = None  # its timer is set again when it is taken
-        self.judge_ready(place, now_ms)
 
-    def drop_idle(self, now_ms: int, limit: int) -> None:
-        """Look at the next `limit` sessions, and forget those idle for longer than the TTL and without open tasks."""
+    def find_idle(self, now_ms: int, limit: int) -> None:
+        """Look at the next `limit` sessions for those idle for longer than the TTL and without open tasks."""
         oldest = now_ms - self._rules.session_ttl_ms
         for looked, (session_id, raw) in enumerate(self._sweep, start=1):
-            if last_event_at(raw) < oldest and not has_open_tasks(raw) and self.store.is_unchanged(session_id, raw):
-                self.store.forget_ended(session_id)
-                self.store.drop(session_id)
+            if last_event_at(raw) < oldest and not has_open_tasks(raw):
+                self._idle.append((session_id, raw))
             if looked >= limit:
                 return
         self._sweep = iter(list(self.store.rows()))
+
+    def drop_idle(self) -> None:
+        """Forget the sessions that were found idle, and still are.
+
+        The caller has folded everything that was on the topics when they were found: what is on them already may be
+        newer than what the rows know.
+        """
+        for session_id, raw in self._idle:
+            if self.store.is_unchanged(session_id, raw):
+                self.store.forget_ended(session_id)
+                self.store.drop(session_id)
+        self._idle.clear()
 
     # Rows
 

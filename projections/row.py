@@ -105,7 +105,7 @@ class SessionRow(TypedDict):
     own: dict[str, OwnChanges]
     """Own changes of tasks whose dispatch has not been folded yet: topics have no common order."""
     slots: NotRequired[dict[str, list[int]]]
-    """For each slot the [timestamp, offset] of the newest dispatch whose result was delivered into it."""
+    """For each slot the `order_of` the newest dispatch whose result was delivered into it."""
     cancels: NotRequired[dict[str, int]]
     """Tasks that were cancelled before their dispatch was folded."""
     effects: NotRequired[dict[str, list[Any]]]
@@ -142,23 +142,33 @@ def has_open_tasks(raw: bytes) -> bool:
     return not raw.startswith(b"}", raw.index(b'"tasks":{') + len(b'"tasks":{'))
 
 
-def expected_now(task: TaskRow, facet: str) -> str | None:
+def expected_now(task: TaskRow, facet: str, actual: Any = UNSEEN) -> str | None:
     """The value the task expects of `facet`, moved along by its own changes and its descendants'.
 
     A change moves the expectation along if the expectation matched just before it. Evaluated over the whole history, so
-    it does not matter whether the read or the change was folded first.
+    it does not matter whether the read or the change was folded first. A change of a facet never seen before may have
+    come before the read or after it: if what was read is what there `actual`ly is, it came before.
     """
-    value = task["expected"][facet]
-    for _offset, before, after in task.get("own", {}).get(facet, ()):
+    stated, changes = task["expected"][facet], task.get("own", {}).get(facet, [])
+    value = _moved(stated, changes)
+    if value != actual and changes and changes[0][1] == UNSEEN and _moved(stated, changes[1:]) == actual:
+        return cast("str | None", actual)
+    return value
+
+
+def _moved(value: str | None, changes: list[list[Any]]) -> str | None:
+    for _offset, before, after in changes:
         if before in (UNSEEN, value):
             value = after
     return value
 
 
-def all_expected_now(task: TaskRow) -> dict[str, str | None]:
+def all_expected_now(task: TaskRow, facets: dict[str, Facet]) -> dict[str, str | None]:
     """Every facet the task depends on, with the value it expects now."""
-    expected = task["expected"]
-    return expected if "own" not in task else {facet: expected_now(task, facet) for facet in expected}
+    if "own" not in task:
+        return task["expected"]
+    actual = {facet: facets[facet][VALUE] for facet in task["expected"] if facet in facets}
+    return {facet: expected_now(task, facet, actual.get(facet, UNSEEN)) for facet in task["expected"]}
 
 
 def has_room(row: SessionRow, added_bytes: int) -> bool:
@@ -180,7 +190,8 @@ def differs(row: SessionRow, task: TaskRow, facet: str) -> bool:
     known = row["facets"].get(facet)
     if known is None:
         return False
-    return bool(known[VALUE] != (expected_now(task, facet) if "own" in task else task["expected"][facet]))
+    actual = known[VALUE]
+    return bool(actual != (expected_now(task, facet, actual) if "own" in task else task["expected"][facet]))
 
 
 def is_user_absent(row: SessionRow) -> bool:
@@ -190,8 +201,16 @@ def is_user_absent(row: SessionRow) -> bool:
 
 
 def order_of(task: TaskRow) -> list[int]:
-    """Places tasks of one slot in the order of their dispatches."""
-    return [task["at"], task["offset"]]
+    """Places tasks of one slot in the order of their dispatches: time and offset, and a mark for the cold lane's."""
+    return [task["at"], task["offset"], *([1] if task["echo"].get("lane") == "cold" else [])]
+
+
+def is_older(one: list[int], other: list[int]) -> bool:
+    """Whether the one dispatch came before the other: in the log of their lane; between lanes, by the broker's time.
+
+    Not by time within a lane: a broker's clock may be set back, and another leader has another clock.
+    """
+    return one[1] < other[1] if len(one) == len(other) else one < other
 
 
 def older_in_slot(row: SessionRow, task_id: str, slot: str, order: list[int]) -> list[str]:
@@ -199,7 +218,7 @@ def older_in_slot(row: SessionRow, task_id: str, slot: str, order: list[int]) ->
     return [
         other_id
         for other_id, other in row["tasks"].items()
-        if other_id != task_id and other["echo"].get("slot") == slot and order_of(other) < order
+        if other_id != task_id and other["echo"].get("slot") == slot and is_older(order_of(other), order)
     ]
 
 

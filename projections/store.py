@@ -14,7 +14,7 @@ from projections.ended import Ended, EndedTasks
 from projections.outputs import open_status
 from projections.row import SessionRow, TaskRow, has_open_tasks, new_row, row_from_bytes, row_to_bytes
 from projections.rules import Rules
-from projections.timers import Timers, due_of
+from projections.timers import Timers, dues_of
 from schemas.decode import Decoder
 from schemas.envelope import Headers, traceparent_of
 from schemas.topics import Role
@@ -57,6 +57,8 @@ class Store:
         self.ended = EndedTasks(rules.ended_task_retention_ms, rules.ended_tasks_per_session)
         self.changes = Changes()
         self.timers = Timers()
+        self.cold_timers = Timers()
+        """Of tasks for which something may be on the cold lane's topics."""
         self.told: dict[tuple[str, str], None] = {}
         self.dirty: dict[str, None] = {}
         self.unknown: dict[tuple[str, str], list[Waiting]] = {}
@@ -241,7 +243,7 @@ class Store:
                 self.unknown.setdefault((session_id, task_id), []).append(waiting)
         for session_id, raw in self._rows.items():
             if has_open_tasks(raw):
-                self.timers.set(session_id, due_of(row_from_bytes(raw)))
+                self._set_timers(session_id, row_from_bytes(raw))
         return ready
 
     def _is_known_task(self, session_id: str, task_id: str) -> bool:
@@ -254,8 +256,14 @@ class Store:
         """Set the timers of rows that have changed since the last call of `take`."""
         for session_id in self.dirty:
             row = self.decoded.get(session_id)
-            if row is not None and (row["tasks"] or session_id in self.timers):
-                self.timers.set(session_id, due_of(row))
+            if row is not None:
+                self._set_timers(session_id, row)
+
+    def _set_timers(self, session_id: str, row: SessionRow) -> None:
+        if row["tasks"] or session_id in self.timers or session_id in self.cold_timers:
+            hot, other = dues_of(row)
+            self.timers.set(session_id, hot)
+            self.cold_timers.set(session_id, other)
 
     def take(self, now_ms: int) -> Changes:
         """Everything changed since the last call, to be written in one transaction. `now_ms` is told in statuses."""
@@ -273,8 +281,7 @@ class Store:
             raw = row_to_bytes(row) if row is not None else None
             if raw is not None and row is not None:
                 self._keep(session_id, raw)
-                if row["tasks"] or session_id in self.timers:
-                    self.timers.set(session_id, due_of(row))
+                self._set_timers(session_id, row)
             if raw != before:
                 changes.rows[SESSION_KEY + session_id.encode()] = raw
         self.dirty.clear()

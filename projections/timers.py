@@ -38,14 +38,25 @@ class Timers:
             yield session_id
 
 
-def due_of(row: SessionRow) -> int | None:
-    """When the first of the session's tasks falls due; None where nothing does."""
-    dues = [
-        due
-        for task in row["tasks"].values()
-        if ("policy" in task or "wait" in task or "parentless_until" in task) and (due := task_due(task)) is not None
-    ]
-    return min(dues) if dues else None
+def dues_of(row: SessionRow) -> tuple[int | None, int | None]:
+    """When the first of the session's tasks falls due: of those of the hot lane alone, and of the others."""
+    hot: int | None = None
+    other: int | None = None
+    for task in row["tasks"].values():
+        if ("policy" in task or "wait" in task or "parentless_until" in task) and (due := task_due(task)) is not None:
+            if awaits_both_lanes(row, task):
+                other = due if other is None else min(other, due)
+            else:
+                hot = due if hot is None else min(hot, due)
+    return hot, other
+
+
+def awaits_both_lanes(row: SessionRow, task: TaskRow) -> bool:
+    """Whether what would keep the task from falling due may be on the cold lane's topics."""
+    if task["echo"].get("lane") == "cold" or "parentless_until" in task:
+        return True
+    below = task.get("children", ()) if "wait" in task and task["wait"]["why"] == "children" else ()
+    return any(awaits_both_lanes(row, row["tasks"][child]) for child in below if child in row["tasks"])
 
 
 def task_due(task: TaskRow) -> int | None:

@@ -30,7 +30,7 @@ from schemas.fields import Lane
 from schemas.topics import Role, topics
 from schemas.wire import event_type
 from streams.changelog import PROGRESS_KEY, progress_to_bytes
-from streams.config import FOLDED_ROLES, RESULTS, STEPS, EngineConfig
+from streams.config import FOLDED_ROLES, HOT_ROLES, RESULTS, STEPS, EngineConfig
 from streams.errors import FatalError
 from streams.handover import Surroundings, take_over
 from streams.metrics import LANES, State
@@ -84,7 +84,8 @@ class Cycle:
         self._partition: Partition | None = None
         self._writer: TransactionWriter | None = None
         self._barriers: dict[Lane, Barrier] = {}
-        self._time_barrier: Barrier | None = None
+        self._time_barriers: dict[bool, Barrier] = {}
+        """By whether they are of the hot lane's topics only, or of all."""
         self._asking: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._allowed = asyncio.Event()
@@ -192,7 +193,7 @@ class Cycle:
         for task in self._asking:
             task.cancel()
         self._barriers.clear()
-        self._time_barrier = None
+        self._time_barriers.clear()
         writer, self._writer, self._partition = self._writer, None, None
         if writer is not None:
             self._around.in_background(writer.stop())
@@ -237,12 +238,14 @@ class Cycle:
             return
 
     def _seconds_to_next(self) -> float | None:
-        waits = [self._last_sweep + SWEEP_SECONDS - time.monotonic()]
+        swept = self._last_sweep + SWEEP_SECONDS - time.monotonic()
+        waits = [swept if False not in self._time_barriers else SWEEP_SECONDS]
         if self._is_dirty:
             waits.append(self._last_commit + self._commit_pause - time.monotonic())
-        due = self._known.next_due_ms()
-        if due is not None and self._time_barrier is None:
-            waits.append(due / 1000 - time.time())
+        for hot_only in (True, False):
+            due = self._known.next_due_ms(hot_only=hot_only)
+            if due is not None and hot_only not in self._time_barriers:
+                waits.append(due / 1000 - time.time())
         return max(0.0, min(waits)) + 0.001
 
     @property
@@ -304,10 +307,12 @@ class Cycle:
             ):
                 barrier = self._barriers[lane] = self._new_barrier(lane)
                 self._ask(barrier, ("context", STEPS[lane]))
-        due = self._known.next_due_ms()
-        if self._time_barrier is None and due is not None and due <= _now_ms():
-            self._time_barrier = self._new_barrier("hot")
-            self._ask(self._time_barrier, FOLDED_ROLES)
+        for hot_only, roles in ((True, HOT_ROLES), (False, FOLDED_ROLES)):
+            due = self._known.next_due_ms(hot_only=hot_only)
+            is_due = due is not None and due <= _now_ms()
+            if hot_only not in self._time_barriers and (is_due or (not hot_only and self._known.has_idle)):
+                barrier = self._time_barriers[hot_only] = self._new_barrier("hot")
+                self._ask(barrier, roles)
 
     def _new_barrier(self, lane: Lane) -> Barrier:
         return Barrier(self._next[RESULTS[lane]], self._applied[STEPS[lane]], _now_ms(), time.monotonic())
@@ -354,17 +359,21 @@ class Cycle:
         return True
 
     def _act_on_time(self) -> bool:
-        """Act on timers past a barrier on every input topic, results included; and look after idle sessions."""
+        """Act on timers past a barrier on the input topics, results included: the hot lane's, where that is enough.
+
+        Forget idle sessions past one on all of them.
+        """
         now = time.monotonic()
-        if now - self._last_sweep >= SWEEP_SECONDS:
+        if False not in self._time_barriers and now - self._last_sweep >= SWEEP_SECONDS:
             self._last_sweep = now
-            self._known.drop_idle(_now_ms(), SWEPT_AT_ONCE)
-        barrier = self._time_barrier
-        if barrier is None or not barrier.is_reached(self._applied):
-            return False
-        self._known.act_on_due(self._place("hot", barrier), barrier.asked_ms)
-        self._time_barrier = None
-        return True
+            self._known.find_idle(_now_ms(), SWEPT_AT_ONCE)
+        reached = [each for each in self._time_barriers.items() if each[1].is_reached(self._applied)]
+        for hot_only, barrier in reached:
+            self._known.act_on_due(self._place("hot", barrier), barrier.asked_ms, hot_only=hot_only)
+            if not hot_only:
+                self._known.drop_idle()
+            del self._time_barriers[hot_only]
+        return bool(reached)
 
     # Committing
 

@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaProducer
 
 from bench.process import Worker
 from schemas.topics import Role
-from tests.broker.harness import Gate, Outputs, backlog, changed, dispatched, returned, sessions_on, wait_for
+from tests.broker.harness import Gate, Outputs, backlog, body, changed, dispatched, returned, sessions_on, wait_for
 from tidegate.settings import Settings
 
 BEHIND: Final = 100_000
@@ -210,6 +210,31 @@ async def _restart(worker: Worker) -> None:
 
 def test_an_emptied_partition_holds_nothing_up(make_settings: MakeSettings, tmp_path: Path) -> None:
     asyncio.run(_emptied_later(make_settings, tmp_path))
+
+
+async def _behind_the_cold_lane(make_settings: MakeSettings, tmp_path: Path) -> None:
+    """A hot task whose agent is silent, while a producer's open transaction holds back the cold steps."""
+    async with (
+        AsyncExitStack() as stack,
+        Gate(make_settings(partitions=1), tmp_path) as gate,
+        gate.outputs() as outputs,
+    ):
+        opened = await stack.enter_async_context(gate.transactional("open"))
+        await opened.begin_transaction()
+        held_back = body(dispatched("user", "cold", {}, lane="cold"))
+        await opened.send_and_wait(gate.topic("steps.cold"), held_back, key=b"user")
+        await gate.start("worker")
+        await gate.send(dispatched("user", "hot", {}, heartbeat_timeout_seconds=0.5))
+        await outputs.until(lambda: outputs.endings["hot"], 30, "the hot task expires")
+        await opened.commit_transaction()
+        await gate.drained(30)
+        await gate.audit()
+
+
+def test_an_open_transaction_on_the_cold_lane_does_not_stop_the_hot_lanes_time(
+    make_settings: MakeSettings, tmp_path: Path
+) -> None:
+    asyncio.run(_behind_the_cold_lane(make_settings, tmp_path))
 
 
 async def _deleted_unfolded(make_settings: MakeSettings, tmp_path: Path) -> None:

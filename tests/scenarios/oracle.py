@@ -267,13 +267,18 @@ class Truth:
 
     def _is_contradicted(self, task_id: str, facet: str, stated: str | None, place: int) -> bool:
         own = {task_id, *self._children(task_id, place, whatever_they_are=True)}
-        expected: str | None = stated
-        value: Any = UNSEEN
-        for after, cause in self._history(facet, place):
+        history = list(self._history(facet, place))
+        expected = [self._followed(stated, UNSEEN, history, own)]
+        if history and history[0][1] in own:  # perhaps it read what others had made of its own first change
+            expected.append(self._followed(stated, history[0][0], history[1:], own))
+        return bool(history) and history[-1][0] not in expected
+
+    def _followed(self, expected: Any, value: Any, history: list[tuple[Any, Any]], own: set[str]) -> Any:
+        for after, cause in history:
             if cause in own and value in (UNSEEN, expected):
                 expected = after
             value = after
-        return value is not UNSEEN and value != expected
+        return expected
 
     def _children(self, task_id: str, place: int, *, whatever_they_are: bool) -> Iterator[str]:
         for moment in self._of("task.dispatched", place):

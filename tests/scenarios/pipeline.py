@@ -136,7 +136,8 @@ class _Gate:
     def sweep(self) -> None:
         """Look for idle sessions, all of them."""
         for _ in range(2):
-            self._partition.drop_idle(self._now_ms, 1_000)
+            self._partition.find_idle(self._now_ms, 1_000)
+            self._partition.drop_idle()
             self._write(self._partition.take(self._now_ms))
 
     def _write(self, changes: Changes) -> None:

@@ -287,15 +287,20 @@ class Oracle:
         differing = set()
         for name, stated in self.expected().items():
             history = self.history(name)
-            expected: Any = stated
-            before: Any = ...
-            for value, cause in history:
-                if cause == self.task and before in (..., expected):
-                    expected = value
-                before = value
-            if history and history[-1][0] != expected and (only is None or name in only):
+            begins = [0]
+            if history and history[0][1] == self.task:
+                begins.append(1)  # the task may have read what others made of its own first change
+            expected = {self._moved(stated, history, begin) for begin in begins}
+            if history and history[-1][0] not in expected and (only is None or name in only):
                 differing.add(name)
         return differing
+
+    def _moved(self, stated: str | None, history: Sequence[tuple[str | None, str | None]], begin: int) -> str | None:
+        expected, before = stated, [..., *(value for value, _ in history)]
+        for place, (value, cause) in enumerate(history[begin:], start=begin):
+            if cause == self.task and before[place] in (..., expected):
+                expected = value
+        return expected
 
     def is_by_another(self, name: str, value: str) -> bool:
         """Whether the facet has the value, and not by the task's own work alone."""

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from projections.rules import Rules
-from tests.unit.feeding import Feed, make_batch, reason_of
+from tests.unit.feeding import START_MS, Feed, make_batch, reason_of
 
 
 def verdicts(feed: Feed) -> list[tuple[str, tuple[str, str]]]:
@@ -140,3 +140,142 @@ def test_the_work_of_one_who_has_ended_is_that_of_all_above_who_are_open() -> No
     feed.changed({"doc": "2"}, by="bottom")
     feed.result("top")
     assert verdicts(feed)[-1] == ("top", ("delivered", "fresh"))
+
+
+def test_a_result_that_overtook_its_dispatch_is_judged_before_its_task_expires() -> None:
+    feed = Feed()
+    feed.result("task")
+    feed.dispatched("task", heartbeat_timeout_seconds=10)
+    feed.wait(20)
+    assert verdicts(feed) == [("task", ("delivered", "fresh"))]
+
+
+def test_an_effect_is_answered_before_its_task_expires() -> None:
+    feed = Feed()
+    feed.dispatched("task", heartbeat_timeout_seconds=10)
+    feed.send("task.effect_proposed", task_id="task", idempotency_key="k", effect="pay")
+    feed.wait(20)
+    assert [body["type"] for body in feed.take() if "idempotency_key" in body] == ["effect.cleared"]
+
+
+def test_a_session_found_idle_is_kept_if_something_of_it_was_on_the_topics() -> None:
+    feed = Feed(Rules(session_ttl_ms=3_600_000))
+    feed.changed({"view": "hotels"})
+    feed.take()
+    feed.now_ms += 4_000_000
+    feed.partition.find_idle(feed.now_ms, 100)
+    feed.partition.find_idle(feed.now_ms, 100)
+    assert feed.partition.has_idle
+    feed.dispatched("task", {"view": "flights"})  # it was there, behind what had been folded
+    feed.partition.drop_idle()
+    feed.result("task")
+    assert verdicts(feed) == [("task", ("withheld", "stale"))]
+
+
+def test_what_the_cold_lane_cannot_keep_from_falling_due_does_not_wait_for_it() -> None:
+    feed = Feed()
+    limit: dict[str, Any] = {"heartbeat_timeout_seconds": 10}
+    feed.dispatched("hot", **limit)
+    feed.send("task.dispatched", role="steps.cold", task_id="cold", task_type="digest", lane="cold", **limit)
+    feed.dispatched("parent", scope_grace_seconds=10)
+    feed.send(
+        "task.dispatched", role="steps.cold", task_id="child", task_type="q", lane="cold", parent_task_id="parent"
+    )
+    feed.dispatched("orphan", parent_task_id="nobody")
+    feed.result("parent")
+    feed.take()
+    assert feed.partition.next_due_ms(hot_only=True) == START_MS + 11_000
+    assert feed.partition.next_due_ms(hot_only=False) == START_MS + 12_000
+    feed.now_ms += 60_000
+    feed.partition.act_on_due(feed.place, feed.now_ms, hot_only=True)
+    assert {task_id: told["status"] for task_id, told in feed.statuses().items()} == {"hot": "ended"}
+    assert feed.partition.next_due_ms(hot_only=True) is None
+    assert feed.partition.next_due_ms() == START_MS + 12_000
+    feed.restart()
+    feed.wait(0)
+    ended = {task_id: told["reason"] for task_id, told in feed.statuses().items()}
+    assert ended == {
+        "cold": "heartbeat_missed",
+        "child": "scope_closed",
+        "parent": "fresh",
+        "orphan": "unknown_parent",
+    }
+    assert feed.partition.next_due_ms() is None
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 0, 1)], ids=str)
+def test_what_others_made_of_a_tasks_first_change_may_be_read_again(order: tuple[int, ...]) -> None:
+    feed = Feed()
+    feed.dispatched("task")
+    for what in order:
+        if what == 0:
+            feed.changed({"doc": "mine"}, by="task")
+        elif what == 1:
+            feed.changed({"doc": "theirs"})
+        else:
+            feed.step("task", {"doc": "theirs"})
+    feed.result("task")
+    body = feed.verdict()
+    assert reason_of(body) == ("delivered", "fresh")
+    assert body["snapshot"] == {"doc": "theirs"}
+
+
+def test_and_changed_again() -> None:
+    feed = Feed()
+    feed.dispatched("task")
+    feed.changed({"doc": "mine"}, by="task")
+    feed.changed({"doc": "theirs"})
+    feed.step("task", {"doc": "theirs"})
+    feed.changed({"doc": "mine again"}, by="task")
+    feed.result("task")
+    body = feed.verdict()
+    assert reason_of(body) == ("delivered", "fresh")
+    assert body["snapshot"] == {"doc": "mine again"}
+
+
+def test_what_was_read_before_the_first_change_and_is_not_there_any_more_is_stale() -> None:
+    feed = Feed()
+    feed.dispatched("task", {"doc": "old"})
+    feed.changed({"doc": "mine"}, by="task")
+    feed.changed({"doc": "theirs"})
+    feed.result("task")
+    (told,) = feed.verdict()["verdict"]["parts"]
+    assert (told["differences"][0]["expected"], told["differences"][0]["actual"]) == ("mine", "theirs")
+
+
+@pytest.mark.parametrize("on_newer", ["allow", "enqueue", "reject", "interrupt"])
+def test_newer_is_who_comes_later_in_the_log_even_if_the_brokers_clock_was_set_back(on_newer: str) -> None:
+    feed = Feed()
+    feed.dispatched("old", slot="panel")
+    feed.now_ms -= 5_000
+    feed.dispatched("new", slot="panel", on_newer=on_newer)
+    feed.result("new")
+    feed.result("old")
+    told = dict(verdicts(feed))
+    fresh, superseded, late = ("delivered", "fresh"), ("withheld", "superseded"), ("withheld", "late")
+    assert (
+        told
+        == {
+            "allow": {"new": fresh, "old": superseded},
+            "enqueue": {"old": fresh, "new": fresh},
+            "reject": {"new": late, "old": fresh},
+            "interrupt": {"new": fresh, "old": late},
+        }[on_newer]
+    )
+
+
+def test_between_lanes_newer_is_who_was_dispatched_later() -> None:
+    feed = Feed()
+    feed.changed({"view": "1"})
+    feed.dispatched("hot before", slot="panel")
+    feed.step("hot before")
+    feed.step("hot before")
+    feed.send("task.dispatched", role="steps.cold", task_id="cold", task_type="q", lane="cold", slot="panel")
+    feed.dispatched("hot after", slot="panel")
+    for task_id in ("cold", "hot before", "hot after"):
+        feed.result(task_id)
+    assert verdicts(feed) == [
+        ("cold", ("delivered", "fresh")),
+        ("hot before", ("withheld", "superseded")),
+        ("hot after", ("delivered", "fresh")),
+    ]

@@ -337,7 +337,8 @@ def test_idle_sessions_are_forgotten_but_not_those_with_open_tasks(metadata: dic
     assert feed.partition.store.session_count == 4
     feed.now_ms += 4_000_000
     for _ in range(3):
-        feed.partition.drop_idle(feed.now_ms, 100)
+        feed.partition.find_idle(feed.now_ms, 100)
+        feed.partition.drop_idle()
     feed.take()
     assert [session for session, _ in feed.partition.store.rows()] == ["s"]
     feed.restart(compacted=True)

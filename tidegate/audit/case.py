@@ -140,7 +140,7 @@ class Case:
         """All tasks of the session."""
         self.children: list[Case] = []
         self.rivals: list[Case] = []
-        """All tasks of its slot, itself included, in the order of their dispatches."""
+        """All tasks of its slot, itself included."""
         self.slots = 0
         """How many slots the session has."""
 
@@ -263,10 +263,5 @@ def families(cases: dict[str, Case]) -> None:
         if above is not None:
             above.children.append(case)
     for rivals in slots.values():
-        rivals.sort(key=_order)
         for case in rivals:
             case.rivals, case.slots = rivals, len(slots)
-
-
-def _order(case: Case) -> tuple[int, int]:
-    return case.task.order if case.task is not None else (0, 0)

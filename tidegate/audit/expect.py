@@ -283,8 +283,14 @@ def _add_movers(case: Case, cut: Cut, until: float, movers: list[Mover], seen: s
         _add_movers(child, cut, below, movers, seen)
 
 
-def moved_along(case: Case, movers: list[Mover], name: str, stated: Expected, context_offset: int) -> Expected:
-    """The values expected of a facet after the own changes below `context_offset`."""
+def moved_along(
+    case: Case, movers: list[Mover], name: str, stated: Expected, context_offset: int, actual: Value
+) -> Expected:
+    """The values expected of a facet after the own changes below `context_offset`.
+
+    A first change of a facet never seen before may have come before the read or after it: if what was read is what is
+    there, it came before.
+    """
     session = case.session
     since = session.erased_before(context_offset)
     changes = [
@@ -297,8 +303,15 @@ def moved_along(case: Case, movers: list[Mover], name: str, stated: Expected, co
         return stated
     if len(changes) > _MAX_OWN_CHANGES:
         return frozenset((ANYTHING,))
-    values = stated
-    for _, before, after, is_certain in sorted(changes, key=lambda change: change[0]):
+    changes.sort(key=lambda change: change[0])
+    values = _moved(stated, changes)
+    if changes[0][1] is NEVER and actual not in values and actual in (later := _moved(stated, changes[1:])):
+        return later
+    return values
+
+
+def _moved(values: Expected, changes: list[tuple[int, Value, Value, bool]]) -> Expected:
+    for _, before, after, is_certain in changes:
         moved: set[Value | Odd] = set()
         for value in values:
             if isinstance(value, Odd) or not (before is NEVER or before == value):

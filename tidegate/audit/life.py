@@ -167,7 +167,7 @@ def _why_not_expired(case: Case, due_ms: int) -> str | None:
 
 def _interrupts(newer: Case, task: Task) -> bool:
     other = newer.task
-    return other is not None and other.on_newer == "interrupt" and other.order > task.order
+    return other is not None and other.on_newer == "interrupt" and task.is_older(other)
 
 
 # ---- rejections
@@ -207,7 +207,7 @@ def _is_above_itself(case: Case) -> bool:
 def _may_be_open_at(older: Case, task: Task) -> bool:
     """Whether the older task may have been open when the newer one's dispatch was folded."""
     other = older.task
-    if other is None or other.order >= task.order:
+    if other is None or not other.is_older(task):
         return False
     status = older.status
     if older.disposition == "rejected" and status is not None and not _is_stopped(older, other, status):
@@ -221,7 +221,7 @@ def _may_be_open_at(older: Case, task: Task) -> bool:
 def _was_open_at(older: Case, task: Task) -> bool:
     """Whether the older task surely was open then."""
     other = older.task
-    if other is None or other.order >= task.order or other.offset >= task.offset or other.role != task.role:
+    if other is None or not other.is_older(task) or other.role != task.role:
         return False
     if older.unsettled or older.given_up:
         return False

@@ -94,9 +94,12 @@ class Task:
     again: bool = False
     """Whether there are more dispatches of it."""
 
+    def is_older(self, other: Task) -> bool:
+        """Whether it was dispatched before: in the log of their lane; between lanes, by the broker's time."""
+        return self.offset < other.offset if self.role == other.role else self._order < other._order
+
     @property
-    def order(self) -> tuple[int, int]:
-        """Its place among the tasks of its slot."""
+    def _order(self) -> tuple[int, int]:
         return self.at_ms, self.offset
 
 

@@ -74,7 +74,7 @@ def rule(case: Case, task: Task, at_ms: int, place: Place, cut: Cut, statements:
         actual = facet.at(offset)[0] if facet is not None else NEVER
         if facet is None or actual is NEVER:
             continue
-        expected = moved_along(case, movers, name, stated, offset) if movers else stated
+        expected = moved_along(case, movers, name, stated, offset, actual) if movers else stated
         if ANYTHING in expected or any(value not in (actual, NOTHING, NEVER) for value in expected):
             maybe[name] = contradiction = Contradiction(expected, actual, facet.givers(offset))
             if expected.isdisjoint((actual, NOTHING, NEVER, ANYTHING)):
@@ -120,10 +120,10 @@ def _superseded(case: Case, task: Task, place: Place) -> bool | None:
     if task.slot is None or task.protected:
         return None
     found: bool | None = None
-    for other in reversed(case.rivals):
+    for other in case.rivals:
         newer = other.task
-        if newer is None or newer.order <= task.order:
-            break
+        if newer is None or not task.is_older(newer):
+            continue
         for result, verdict in other.judged:
             if not verdict.delivers:
                 continue

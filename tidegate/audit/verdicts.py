@@ -390,7 +390,7 @@ _UNFOUNDED: Final = {
 
 
 def _is_older(other: Case, task: Task) -> bool:
-    return other.task is not None and other.task.order < task.order
+    return other.task is not None and other.task.is_older(task)
 
 
 def _named(stale: dict[str, Contradiction]) -> str:
