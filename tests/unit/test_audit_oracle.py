@@ -914,6 +914,21 @@ def effect_read() -> World:
     return w
 
 
+def effect_read_after_erasure() -> World:
+    """Erased with its session, an answer is given anew: what that effect was based on counts."""
+    w = World()
+    w.dispatch("before")
+    w.running("before")
+    w.answer(w.propose("k", "before"))
+    w.put("context", "session.erased")
+    w.append("tasks", b'["s-3","before"]', None)
+    w.context({"doc": "2"})
+    w.dispatch(snapshot={"doc": "1"})
+    w.answer(w.propose("k", reads={"doc": "2"}))
+    w.fresh(w.result())
+    return w
+
+
 def shadow() -> World:
     w = World()
     w.dispatch(snapshot={"doc": "1"})
@@ -983,6 +998,7 @@ CLEAN: list[tuple[Callable[[], World], dict[tuple[str, str], int]]] = [
     (acknowledged, {("delivered", "fresh"): 1}),
     (effects, {("withheld", "session_closed"): 1}),
     (effect_read, {("withheld", "stale"): 1}),
+    (effect_read_after_erasure, {("delivered", "fresh"): 1}),
     (shadow, {("shadow", "stale"): 1}),
 ]
 
