@@ -283,7 +283,7 @@ class Partition:
         for index, event in enumerate(batch.events):
             if event is not None:
                 self._judge_result(_waiting(batch, index), place, now_ms, (batch, index))
-                if freed:
+                if freed or self._life.late:
                     self.judge_ready(place, now_ms)
 
     def judge_ready(self, place: Place, now_ms: int) -> None:
