@@ -143,11 +143,15 @@ def ended_status(
     told: dict[str, Any],
     now_ms: int,
     traceparent: str | None,
+    acknowledged_at: int | None = None,
 ) -> Output:
-    """`task.status` with the task's one disposition: `told` is what `ending` made of it, perhaps with more."""
+    """`task.status` with the task's one disposition: `told` is what `ending` made of it, perhaps with more.
+
+    `acknowledged_at`: offset of the acknowledgement that it tells. `shown`, `refused`, `shown` are three records.
+    """
     body = _status_head(source, session_id, task_id, {}, now_ms)
     body |= told
-    identity = [session_id, task_id, told["disposition"], told["reason"], told["ended_at"], told.get("acknowledged")]
+    identity = [session_id, task_id, told["disposition"], told["reason"], told["ended_at"], acknowledged_at]
     return _status(body, traceparent, orjson.dumps(identity))
 
 

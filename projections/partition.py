@@ -130,7 +130,7 @@ class Partition:
                 if not self._life.cancel(session_id, row, event.task_id, timestamp, now_ms):
                     self.store.changes.ignored[event_type(kind)] += 1
             elif kind is _ACKNOWLEDGED:
-                self._acknowledge(event, now_ms)
+                self._acknowledge(event, offset, now_ms)
             elif kind is _ERASED:
                 self._erase(session_id, row)
 
@@ -160,7 +160,7 @@ class Partition:
             above = ended.parent if ended is not None else None
         return above
 
-    def _acknowledge(self, event: ResultAcknowledged, now_ms: int) -> None:
+    def _acknowledge(self, event: ResultAcknowledged, offset: int, now_ms: int) -> None:
         session_id, task_id = event.session_id, event.task_id
         ended = self.store.ended.get(session_id, task_id)
         said: dict[str, Any] = {"acknowledged": event.outcome, **({"detail": event.reason} if event.reason else {})}
@@ -179,7 +179,8 @@ class Partition:
         self.store.changes.acknowledged[event.outcome] += 1
         if told != ended.told:
             self.store.remember(session_id, ended._replace(told=told))
-            self.store.changes.outputs.append(ended_status(self._rules.source, session_id, task_id, told, now_ms, None))
+            status = ended_status(self._rules.source, session_id, task_id, told, now_ms, None, offset)
+            self.store.changes.outputs.append(status)
 
     def _erase(self, session_id: str, row: SessionRow) -> None:
         store = self.store

@@ -404,23 +404,32 @@ class Gate:
 
     async def audit(self, *, tasks: int | None = None) -> dict[str, Any]:
         """Run `tidegate audit --json` and demand a clean verdict; with `tasks`, exactly so many, all with an end."""
-        command = [sys.executable, "-m", "tidegate", "audit", "--json", "--require-drained"]
+        answer = await self._ask("audit", "--json", "--require-drained")
+        assert {name: answer[name] for name in HEADLINES} == dict.fromkeys(HEADLINES, 0)
+        if tasks is not None:
+            assert (answer["tasks"], answer["dispositions"]) == (tasks, tasks)
+        return answer
+
+    async def orphans(self) -> dict[str, Any]:
+        """Run `tidegate orphans --json` and demand that there is none."""
+        answer = await self._ask("orphans", "--json")
+        assert answer["orphans"] == []
+        return answer
+
+    async def _ask(self, *arguments: str) -> dict[str, Any]:
+        """What a command answers, which must find nothing wrong."""
         done = await asyncio.to_thread(
             subprocess.run,
-            command,
+            [sys.executable, "-m", "tidegate", *arguments],
             cwd=self.directory,
             env=environment(self.settings, **self._changes),
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, (
-            f"audit: exit status {done.returncode}\n{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
-        )
+        told = f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
+        assert done.returncode == 0, f"{arguments[0]}: exit status {done.returncode}\n{told}"
         answer: dict[str, Any] = json.loads(done.stdout)
-        assert {name: answer[name] for name in HEADLINES} == dict.fromkeys(HEADLINES, 0)
-        if tasks is not None:
-            assert (answer["tasks"], answer["dispositions"]) == (tasks, tasks)
         return answer
 
 

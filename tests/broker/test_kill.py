@@ -9,6 +9,7 @@ another worker's address, takes healthy workers down with the dead one.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -19,6 +20,8 @@ import pytest
 from bench.process import Worker, until_ready
 from bench.workload import Workload
 from tests.broker.harness import Gate, Load, Outputs, assert_each_once, wait_for
+from tests.broker.lives import Living
+from tests.lives.policies import SETTINGS as LIVES_SETTINGS
 from tidegate.settings import Settings
 
 MakeSettings = Callable[..., Settings]
@@ -26,6 +29,7 @@ MakeSettings = Callable[..., Settings]
 PARTITIONS: Final = 4
 SESSIONS: Final = 400
 PER_SECOND: Final = 2000
+LIVES_SEED: Final = int(os.environ.get("LIVES_SEED", "1"))
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -49,6 +53,7 @@ async def _settle(gate: Gate, load: Load, outputs: Outputs) -> None:
     assert_each_once(outputs, load.workload)
     assert len(outputs.decisions) > 1, "nothing but one kind of verdict: the load shows nothing"
     await gate.audit(tasks=load.workload.dispatches)
+    await gate.orphans()
 
 
 async def kills(make_settings: MakeSettings, tmp_path: Path, *, times: int, seed: int) -> None:
@@ -58,25 +63,49 @@ async def kills(make_settings: MakeSettings, tmp_path: Path, *, times: int, seed
         workers = [gate.worker(name, instance_id=name).start() for name in ("one", "two")]
         await _hold_all_partitions(workers)
         load = await _load(gate, 1)
-        for number in range(times):
-            victim = random.choice(workers)
-            survivor = next(worker for worker in workers if worker is not victim)
-            if number % 2:  # else wherever it happens to be: starting, joining, taking over
-                await until_ready([victim])
-            await asyncio.sleep(random.uniform(0.0, 2.0))
-            assert survivor.is_alive, f"{survivor.name} died of the other's death ({survivor.exit_status})"
-            victim.kill()
-            if number % 4 == 3:  # stays away for longer than its session lives: its partitions move
-                await _hold_all_partitions([survivor])
-            victim.start()
+        await _kill(workers, random, times)
         await until_ready(workers)
         await _settle(gate, load, outputs)
         for worker in workers:
             assert worker.is_alive
 
 
+async def _kill(workers: list[Worker], random: Random, times: int) -> None:
+    """Kill one of two workers so many times at random moments, and start it again."""
+    for number in range(times):
+        victim = random.choice(workers)
+        survivor = next(worker for worker in workers if worker is not victim)
+        if number % 2:  # else wherever it happens to be: starting, joining, taking over
+            await until_ready([victim])
+        await asyncio.sleep(random.uniform(0.0, 2.0))
+        assert survivor.is_alive, f"{survivor.name} died of the other's death ({survivor.exit_status})"
+        victim.kill()
+        if number % 4 == 3:  # stays away for longer than its session lives: its partitions move
+            await _hold_all_partitions([survivor])
+        victim.start()
+
+
 def test_ten_kills_under_load_lose_and_repeat_nothing(make_settings: MakeSettings, tmp_path: Path) -> None:
     asyncio.run(kills(make_settings, tmp_path, times=10, seed=20250602))
+
+
+async def lives_under_kills(
+    make_settings: MakeSettings, tmp_path: Path, *, sessions: int, times: int, seed: int
+) -> None:
+    """The whole life of a task, every rule of it, while workers are killed."""
+    async with Gate(make_settings(partitions=PARTITIONS), tmp_path, **LIVES_SETTINGS) as gate:
+        workers = [gate.worker(name, instance_id=name).start() for name in ("one", "two")]
+        await _hold_all_partitions(workers)
+        async with Living(gate, seed=seed, sessions=sessions) as living:
+            await _kill(workers, Random(seed), times)
+            await until_ready(workers)
+            await living.settle()
+        for worker in workers:
+            assert worker.is_alive
+
+
+def test_every_rule_holds_under_kills(make_settings: MakeSettings, tmp_path: Path) -> None:
+    asyncio.run(lives_under_kills(make_settings, tmp_path, sessions=80, times=4, seed=LIVES_SEED))
 
 
 async def comings_and_goings(make_settings: MakeSettings, tmp_path: Path, *, workers: int, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""The long versions of what `make test` does briefly: an even load for three minutes, kills for three minutes."""
+"""The long versions of what `make test` does briefly: an even load for three minutes, kills for minutes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.test_kill import comings_and_goings, kills
+from tests.broker.test_kill import comings_and_goings, kills, lives_under_kills
 from tests.broker.test_steady_load import steady
 from tidegate.settings import Settings
 
@@ -24,6 +24,11 @@ def test_three_minutes_of_an_even_load(make_settings: MakeSettings, tmp_path: Pa
 @pytest.mark.parametrize("seed", [11, 12, 13])
 def test_thirty_kills(make_settings: MakeSettings, tmp_path: Path, seed: int) -> None:
     asyncio.run(kills(make_settings, tmp_path, times=30, seed=seed))
+
+
+@pytest.mark.parametrize("seed", [31, 32, 33])
+def test_every_rule_under_thirty_kills(make_settings: MakeSettings, tmp_path: Path, seed: int) -> None:
+    asyncio.run(lives_under_kills(make_settings, tmp_path, sessions=100, times=30, seed=seed))
 
 
 def test_thirty_workers_come_and_go(make_settings: MakeSettings, tmp_path: Path) -> None:

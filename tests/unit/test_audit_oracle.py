@@ -759,6 +759,30 @@ def enqueued() -> World:
     return w
 
 
+def enqueued_beside_cold_work() -> World:
+    """Where there is cold work, a verdict that waited does not tell where among the steps it was given."""
+    w = World()
+    w.dispatch("elsewhere", lane="cold")
+    w.running("elsewhere")
+    w.dispatch("old", slot="panel")
+    w.running("old")
+    w.dispatch("new", slot="panel", on_newer="enqueue")
+    result = w.result("new")
+    w.waiting("slot", "new")
+    w.fresh(w.result("old"))
+    w.fresh(result)
+    return w
+
+
+def parent_and_child() -> World:
+    w = World()
+    w.dispatch("parent")
+    w.dispatch("child", parent_task_id="parent")
+    w.fresh(w.result("child"))
+    w.fresh(w.result("parent"))
+    return w
+
+
 def cancelled() -> World:
     w = World()
     w.dispatch()
@@ -924,6 +948,21 @@ def effect_read() -> World:
     return w
 
 
+def effect_read_after_erasure() -> World:
+    """Erased with its session, an answer is given anew: what that effect was based on counts."""
+    w = World()
+    w.dispatch("before")
+    w.running("before")
+    w.answer(w.propose("k", "before"))
+    w.put("context", "session.erased")
+    w.append("tasks", b'["s-3","before"]', None)
+    w.context({"doc": "2"})
+    w.dispatch(snapshot={"doc": "1"})
+    w.answer(w.propose("k", reads={"doc": "2"}))
+    w.fresh(w.result())
+    return w
+
+
 def shadow() -> World:
     w = World()
     w.dispatch(snapshot={"doc": "1"})
@@ -979,6 +1018,8 @@ CLEAN: list[tuple[Callable[[], World], dict[tuple[str, str], int]]] = [
     (protected_from_newer, {("delivered", "fresh"): 2}),
     (interrupted, {("delivered", "fresh"): 1, ("withheld", "late"): 1}),
     (enqueued, {("delivered", "fresh"): 2}),
+    (enqueued_beside_cold_work, {("delivered", "fresh"): 2}),
+    (parent_and_child, {("delivered", "fresh"): 2}),
     (cancelled, {("withheld", "late"): 1}),
     (cancelled_before_dispatch, {}),
     (deadline_passed, {("withheld", "deadline_passed"): 1}),
@@ -994,6 +1035,7 @@ CLEAN: list[tuple[Callable[[], World], dict[tuple[str, str], int]]] = [
     (acknowledged, {("delivered", "fresh"): 1}),
     (effects, {("withheld", "session_closed"): 1}),
     (effect_read, {("withheld", "stale"): 1}),
+    (effect_read_after_erasure, {("delivered", "fresh"): 1}),
     (shadow, {("shadow", "stale"): 1}),
 ]
 
@@ -1170,6 +1212,21 @@ def _much_later(w: World) -> None:
 
 def _told(w: World, **changes: Any) -> None:
     w.edit("commands", lambda body: body.update(changes))
+
+
+def _child_stopped_by_its_parents_result(w: World) -> None:
+    w.drop("delivered", 0)
+    w.drop("results", 0)
+    w.drop("tasks", 0)
+    w.stopped("cancelled", "parent_ended", "child")
+
+
+def _cancelled_before_its_childs_result(w: World) -> None:
+    w.cancel("parent")
+    w.edit("delivered", lambda body: _judged(body, context_offset=1), 0)
+    for role in ("delivered", "results", "tasks"):
+        w.drop(role)
+    w.stopped("cancelled", "cancelled", "parent")
 
 
 def _released_before(w: World) -> None:
@@ -1368,6 +1425,7 @@ CORRUPTIONS: list[tuple[str, Callable[[], World], Callable[[World], object]]] = 
     ("effect_cleared_stale", effects, _clear("nobody")),
     ("cancel_not_obeyed", cancelled, _judged_although_cancelled),
     ("cancel_not_obeyed", cancelled, _then(lambda w: w.drop("withheld"), lambda w: w.drop("results"), _goes_on)),
+    ("cancel_not_obeyed", parent_and_child, _cancelled_before_its_childs_result),
     ("barrier_missed", effects, lambda w: w.edit("commands", lambda b: b["judged"].update(context_offset=0), 0)),
     # fresh withheld
     ("stopped_without_reason", cancelled, lambda w: w.topics["context", 0].clear()),
@@ -1448,7 +1506,9 @@ CORRUPTIONS: list[tuple[str, Callable[[], World], Callable[[World], object]]] = 
     ("verdict_inconsistent", shadow, lambda w: w.edit("delivered", lambda b: b["shadow"].update(reason="late"))),
     ("verdict_inconsistent", held_then_released, lambda w: w.edit("delivered", _as_withheld, 0)),
     ("scope_not_awaited", childs_read, _parent_first),
+    ("scope_not_awaited", parent_and_child, _child_stopped_by_its_parents_result),
     ("slot_not_awaited", enqueued, _released_before),
+    ("slot_not_awaited", enqueued_beside_cold_work, _released_before),
     ("slot_not_respected", enqueued, lambda w: w.edit("steps", lambda body: body.update(on_newer="reject"))),
     ("slot_not_respected", enqueued, lambda w: w.edit("steps", lambda body: body.update(on_newer="interrupt"))),
     ("command_unfounded", fresh, lambda w: w.put("commands", "task.cancel", task_id=T, reason="stale")),

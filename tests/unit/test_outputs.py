@@ -83,6 +83,18 @@ def written() -> list[tuple[Output, dict[str, Any]]]:
     return [(output, orjson.loads(output.value)) for output in feed.outputs if output.value is not None]
 
 
+def test_every_acknowledgement_is_a_record_of_its_own() -> None:
+    feed = Feed(Rules(), "s")
+    feed.dispatched("t")
+    feed.result("t", PARTS[0])
+    for outcome in ("shown", "refused", "shown"):
+        feed.send("result.acknowledged", task_id="t", outcome=outcome)
+    feed.take()
+    told = [orjson.loads(output.value or b"") for output in feed.outputs if output.role == "tasks"]
+    assert [body.get("acknowledged") for body in told] == [None, "shown", "refused", "shown"]
+    assert len({body["event_id"] for body in told}) == len(told)
+
+
 def test_the_story_says_everything(written: list[tuple[Output, dict[str, Any]]]) -> None:
     said = Counter(body["type"] for _, body in written)
     assert said.keys() == MODELS.keys()

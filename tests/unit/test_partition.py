@@ -219,6 +219,35 @@ def test_a_held_result_of_a_task_that_is_cancelled_is_withheld_whole(*, restarte
     assert feed.partition.store.waiting_count == 0
 
 
+def test_a_result_that_waited_when_a_result_stopped_its_task_comes_before_its_repeat_in_the_same_batch() -> None:
+    feed = Feed()
+    feed.dispatched("parent", request_id="r")
+    feed.dispatched("child", parent_task_id="parent")
+    feed.dispatched("grandchild", parent_task_id="child")
+    feed.result("child")  # waits
+    feed.changed({"request/r": "archived"})
+    feed.take()
+    fields = {"source": "test", "session_id": feed.session, "occurred_at": "2025-11-24T16:00:00Z"}
+    parts = [{"part_id": "text", "kind": "show", "payload": "done"}]
+    results = [
+        {
+            **fields,
+            "type": "task.result",
+            "event_id": f"of {task}",
+            "task_id": task,
+            "outcome": "completed",
+            "parts": parts,
+        }
+        for task in ("parent", "child")
+    ]
+    feed.feed(make_batch("results", 1, [orjson.dumps(result) for result in results], [feed.now_ms] * 2))
+    assert [(body["task_id"], *reason_of(body)) for body in feed.verdicts()] == [
+        ("parent", "withheld", "request_archived"),
+        ("child", "withheld", "late"),
+    ]
+    assert feed.changes[-1].duplicates == {"task.result": 1}
+
+
 def test_what_a_result_frees_comes_before_the_next_result_in_one_batch_or_two() -> None:
     def run(*, together: bool) -> list[tuple[str, str, str]]:
         feed = Feed()

@@ -7,13 +7,10 @@ from typing import Final
 from schemas.topics import Role
 from tidegate.audit.case import Case, Place, Terms
 from tidegate.audit.collect import PartitionLogs
-from tidegate.audit.expect import BEFORE, Cut, Statement, exactly, proposals_for, statements_of
+from tidegate.audit.expect import BEFORE, MAX_EFFECTS, Cut, Statement, exactly, proposals_for, statements_of
 from tidegate.audit.findings import Example
 from tidegate.audit.logs import Answer, Proposal, Session
 from tidegate.audit.oracle import rule
-
-MAX_EFFECTS: Final = 256
-"""The gate remembers the answers to so many keys of a session."""
 
 
 class EffectsCheck:

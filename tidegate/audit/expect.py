@@ -15,6 +15,8 @@ from typing import Final
 from tidegate.audit.case import STEPS_OF, Case, Place
 from tidegate.audit.logs import NEVER, Answer, Facets, Output, Proposal, Result, Value
 
+MAX_EFFECTS: Final = 256
+"""The gate remembers the answers to so many keys of a session."""
 _MAX_OWN_CHANGES: Final = 64
 """The gate keeps so many changes of a facet by one task's own work; beyond that it joins some."""
 
@@ -175,6 +177,12 @@ def _reads_of_effects(case: Case, here: Place | None) -> Iterator[Statement]:
     """A proposed effect's reads are folded when it is answered, if its task is open then."""
     task, session = case.task, case.session
     if task is None or not session.answers:
+        return
+    if case.unsettled or len(session.proposals) > MAX_EFFECTS:
+        # The answer to a key may be forgotten: then a later proposal with it counts like the first.
+        for proposal in (each for several in session.proposals.values() for each in several):
+            if proposal.task_id == case.task_id and proposal.reads:
+                yield Statement(task.offset, END, exactly(proposal.reads), is_certain=False)
         return
     for key, answers in session.answers.items():
         answer = answers[0]

@@ -282,6 +282,7 @@ def _check_cancels(case: Case, task: Task) -> None:
 def _check_scope(case: Case, task: Task, status: Status) -> None:
     """No child is open once its parent has ended."""
     above = case.family.get(task.parent or "")
+    _check_cancelled_scope(case, task, above)
     if above is None or above is case or not case.is_open or above.is_open or above.unsettled:
         return
     other, over = above.task, above.status
@@ -302,6 +303,21 @@ def _check_scope(case: Case, task: Task, status: Status) -> None:
             "child_outlives_parent", f"its parent {task.parent} ended {above.disposition}", task.role, task.offset
         )
     del status
+
+
+def _check_cancelled_scope(case: Case, task: Task, above: Case | None) -> None:
+    """A wish to cancel a parent that was there before its child stops the child, too."""
+    if above is None or above.status is None or above.unsettled or case.given_up:
+        return
+    asked, other = above.session.cancels.get(above.task_id), above.task
+    if not asked or (above.disposition, above.status.reason) != ("cancelled", "cancelled"):
+        return
+    if other is None or other.role != task.role or other.offset > task.offset:
+        return
+    for _, verdict in case.judged:
+        if verdict.decides and verdict.last.context_offset > asked[0]:
+            detail = f"its parent {task.parent} was to be cancelled at {asked[0]}"
+            case.note_at("cancel_not_obeyed", verdict.last, detail)
 
 
 def _check_slot(case: Case, task: Task, status: Status) -> None:

@@ -270,14 +270,20 @@ class DecisionCheck:
     def _check_waited(self, task: Task) -> None:
         """That the result waited for the tasks it had to wait for."""
         case, steps_offset = self._case, self._place.steps_offset
-        if case.unsettled or steps_offset is None or task.role != STEPS_OF[self._result.role]:
+        if case.unsettled:
             return
+        for child in case.children if self._verdict.decides and not self._decision.held else ():
+            if child.status is not None and (child.disposition, child.status.reason) == ("cancelled", "parent_ended"):
+                self.note("scope_not_awaited", f"task {child.task_id} was open, and stopped by it")
+        if task.role != STEPS_OF[self._result.role]:
+            return
+        folded = case.least_steps(self._result) if steps_offset is None else steps_offset
         awaited = [(child, "scope_not_awaited") for child in case.children]
         if task.on_newer == "enqueue":
             awaited += [(rival, "slot_not_awaited") for rival in case.rivals if _is_older(rival, task)]
         for other, kind in awaited:
             there = other.task
-            if there is None or there.role != task.role or there.offset >= steps_offset:
+            if there is None or there.role != task.role or there.offset >= folded:
                 continue
             if kind == "scope_not_awaited" and there.offset < task.offset:
                 continue  # it may have ended before it joined
