@@ -28,7 +28,7 @@ def command(
     *,
     bootstrap_servers: str,
     inputs_prefix: str,
-    output_topic: str,
+    output_prefix: str,
     group: str,
     partitions: int,
     commit_interval_ms: int = 1000,
@@ -37,7 +37,8 @@ def command(
     """The words that start the peer; downloads jars and compiles first, where that was not done before.
 
     It says `running <application id>` on its output when all partitions are assigned. A line on its input ends that
-    application and starts it once more in the same virtual machine: group `<group>-warm`, from the topics' beginning.
+    application and starts it once more in the same virtual machine, from the topics' beginning: group `<group>-warm`,
+    outputs under `<output_prefix>-warm`. It keeps files in its working directory.
 
     Of `commit_interval_ms` and `max_task_idle_ms` see `java/Configuration.java`.
     """
@@ -56,7 +57,7 @@ def command(
         "StreamsPeer",
         *("--bootstrap", bootstrap_servers),
         *("--inputs-prefix", inputs_prefix),
-        *("--output-topic", output_topic),
+        *("--output-prefix", output_prefix),
         *("--group", group),
         *("--partitions", str(partitions)),
         *("--commit-interval-ms", str(commit_interval_ms)),

@@ -1,4 +1,3 @@
-import java.nio.file.Path;
 import java.util.Properties;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
 import org.apache.kafka.clients.producer.ProducerConfig;
@@ -6,16 +5,14 @@ import org.apache.kafka.streams.StreamsConfig;
 
 /** What Kafka Streams is told. Everything that is not a name or an address is there to make it faster. */
 final class Configuration {
-    static final boolean CACHED = !Boolean.getBoolean("uncached");
-
     private Configuration() {}
 
     static Properties of(
-            String applicationId, String bootstrap, Path stateDirectory, String commitIntervalMs, String maxTaskIdleMs) {
+            String applicationId, String bootstrap, String commitIntervalMs, String maxTaskIdleMs) {
         Properties all = new Properties();
         all.put(StreamsConfig.APPLICATION_ID_CONFIG, applicationId);
         all.put(StreamsConfig.BOOTSTRAP_SERVERS_CONFIG, bootstrap);
-        all.put(StreamsConfig.STATE_DIR_CONFIG, stateDirectory.toString());
+        all.put(StreamsConfig.STATE_DIR_CONFIG, "state");
         all.put(StreamsConfig.PROCESSING_GUARANTEE_CONFIG, StreamsConfig.EXACTLY_ONCE_V2);
         all.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, 1);
         all.put(StreamsConfig.REPLICATION_FACTOR_CONFIG, 1);
@@ -24,7 +21,6 @@ final class Configuration {
         // broker it waits in any case.
         all.put(StreamsConfig.MAX_TASK_IDLE_MS_CONFIG, maxTaskIdleMs);
         all.put(StreamsConfig.COMMIT_INTERVAL_MS_CONFIG, commitIntervalMs);
-        all.put(StreamsConfig.STATESTORE_CACHE_MAX_BYTES_CONFIG, 256L << 20);
         all.put(StreamsConfig.BUFFERED_RECORDS_PER_PARTITION_CONFIG, 10_000);
         consumer(all, ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "earliest");
         consumer(all, ConsumerConfig.MAX_POLL_RECORDS_CONFIG, 10_000);

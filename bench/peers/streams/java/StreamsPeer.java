@@ -1,15 +1,10 @@
 import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStreamReader;
-import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.time.Duration;
-import java.util.Comparator;
 import java.util.HashMap;
 import java.util.Map;
-import java.util.stream.Stream;
 import org.apache.kafka.common.serialization.Serdes;
 import org.apache.kafka.streams.KafkaStreams;
 import org.apache.kafka.streams.StreamsConfig;
@@ -21,17 +16,15 @@ import org.apache.kafka.streams.state.Stores;
  * The gate's work as a Kafka Streams application: three topics, one processor, one store, one thread.
  *
  * <p>Says {@code running <application id>} on its output when all its tasks run. A line on its input ends that
- * application and starts a second one in this same, now warm, virtual machine: application id {@code <group>-warm}, from
- * the beginning of the topics. SIGTERM ends it.
+ * application and starts a second one in this same, now warm, virtual machine, from the beginning of the topics: with
+ * {@code -warm} behind the application id and behind the prefix of the outputs. SIGTERM ends it.
  */
 public final class StreamsPeer {
     private final Map<String, String> arguments;
-    private final Path stateDirectory;
     private KafkaStreams running;
 
-    private StreamsPeer(Map<String, String> arguments) throws IOException {
+    private StreamsPeer(Map<String, String> arguments) {
         this.arguments = arguments;
-        this.stateDirectory = Files.createTempDirectory("streams-peer-");
     }
 
     public static void main(String[] words) throws IOException {
@@ -40,13 +33,12 @@ public final class StreamsPeer {
             arguments.put(words[i], words[i + 1]);
         }
         StreamsPeer peer = new StreamsPeer(arguments);
-        Runtime.getRuntime().addShutdownHook(new Thread(peer::end));
-        String group = peer.argument("--group");
-        peer.start(group);
+        Runtime.getRuntime().addShutdownHook(new Thread(peer::stop));
+        peer.start("");
         BufferedReader input = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         if (input.readLine() != null) {
             peer.stop();
-            peer.start(group + "-warm");
+            peer.start("-warm");
         }
     }
 
@@ -58,14 +50,14 @@ public final class StreamsPeer {
         return value;
     }
 
-    private synchronized void start(String applicationId) {
+    private synchronized void start(String pass) {
+        String applicationId = argument("--group") + pass;
         StreamsConfig config = new StreamsConfig(Configuration.of(
                 applicationId,
                 argument("--bootstrap"),
-                stateDirectory,
                 argument("--commit-interval-ms"),
                 argument("--max-task-idle-ms")));
-        KafkaStreams streams = new KafkaStreams(topology(), config);
+        KafkaStreams streams = new KafkaStreams(topology(argument("--output-prefix") + pass + ".verdicts"), config);
         int partitions = Integer.parseInt(argument("--partitions"));
         streams.setStateListener((now, before) -> {
             if (now == KafkaStreams.State.RUNNING && tasks(streams) == partitions) {
@@ -85,7 +77,7 @@ public final class StreamsPeer {
         return streams.metadataForLocalThreads().stream().mapToInt(thread -> thread.activeTasks().size()).sum();
     }
 
-    private Topology topology() {
+    private Topology topology(String verdicts) {
         String inputs = argument("--inputs-prefix");
         Topology topology = new Topology();
         String[] roles = {"context", "steps", "results"};
@@ -94,12 +86,15 @@ public final class StreamsPeer {
                     role, Serdes.String().deserializer(), Serdes.ByteArray().deserializer(), inputs + "." + role + ".v1");
         }
         topology.addProcessor("gate", GateProcessor::new, roles);
+        // Without a record cache: it spares the changelog some records, but looking things up in it costs more than it saves.
         var store = Stores.keyValueStoreBuilder(
-                Stores.inMemoryKeyValueStore(GateProcessor.STORE), Serdes.String(), SessionSerde.serde());
-        topology.addStateStore(Configuration.CACHED ? store.withCachingEnabled() : store.withCachingDisabled(), "gate");
+                        Stores.inMemoryKeyValueStore(GateProcessor.STORE), Serdes.String(), SessionSerde.serde())
+                .withCachingDisabled()
+                .withLoggingEnabled(Map.of());
+        topology.addStateStore(store, "gate");
         topology.addSink(
                 "verdicts",
-                argument("--output-topic"),
+                verdicts,
                 Serdes.String().serializer(),
                 Serdes.ByteArray().serializer(),
                 "gate");
@@ -110,17 +105,6 @@ public final class StreamsPeer {
         if (running != null) {
             running.close(Duration.ofSeconds(20));
             running = null;
-        }
-    }
-
-    private void end() {
-        stop();
-        try (Stream<Path> files = Files.walk(stateDirectory)) {
-            for (Path file : files.sorted(Comparator.reverseOrder()).toList()) {
-                Files.deleteIfExists(file);
-            }
-        } catch (IOException error) {
-            throw new UncheckedIOException(error);
         }
     }
 }
