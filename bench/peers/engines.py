@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.peers import streams
 from bench.peers.environments import python_of
 from bench.peers.verdicts import JudgedAt
 from tidegate import __version__
+from tidegate.kafka_jars import KAFKA_VERSION
 
 GATE = "tidegate"
 
@@ -68,6 +70,10 @@ def _python(environment: str, distribution: str, *arguments: str) -> Callable[[]
     return prepare
 
 
+def _streams() -> Start:
+    return Start(streams.command(), f"kafka-streams {KAFKA_VERSION}")
+
+
 def _version(python: str | Path, distribution: str) -> str:
     code = f"from importlib.metadata import version; print(version({distribution!r}))"
     return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
@@ -77,4 +83,10 @@ ENGINES = (
     Engine(GATE, "exactly-once", _gate, judged_at="delivery", validates=True),
     Engine("confluent-kafka loop, aligned", "exactly-once", _python("confluent", "confluent-kafka", "--aligned")),
     Engine("confluent-kafka loop", "exactly-once", _python("confluent", "confluent-kafka")),
+    Engine(
+        "kafka-streams",
+        "exactly-once",
+        _streams,
+        passes=(Pass("kafka-streams-cold"), Pass("kafka-streams-warm", "-warm")),
+    ),
 )

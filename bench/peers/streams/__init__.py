@@ -22,46 +22,32 @@ SOURCES = _DIRECTORY / "java"
 CLASSES = _DIRECTORY / ".classes"
 
 HEAP_MB = 2048
+COMMIT_INTERVAL_MS = 250
+"""For a drain. Each commit costs some milliseconds; a longer interval leaves more to wait for at the end."""
 
 
-def command(
-    *,
-    bootstrap_servers: str,
-    inputs_prefix: str,
-    output_prefix: str,
-    group: str,
-    partitions: int,
-    commit_interval_ms: int = 1000,
-    max_task_idle_ms: int = 0,
-) -> list[str]:
-    """The words that start the peer; downloads jars and compiles first, where that was not done before.
+def command(*, commit_interval_ms: int = COMMIT_INTERVAL_MS) -> list[str]:
+    """The words that start it, before the arguments that all peers have in common.
 
-    It says `running <application id>` on its output when all partitions are assigned. A line on its input ends that
-    application and starts it once more in the same virtual machine, from the topics' beginning: group `<group>-warm`,
-    outputs under `<output_prefix>-warm`. It keeps files in its working directory.
-
-    Of `commit_interval_ms` and `max_task_idle_ms` see `java/Configuration.java`.
+    Downloads jars and compiles first, where that was not done before. It says `running <group>` on its output when it
+    has all partitions. A line on its input ends that pass and starts the next, with `-warm` behind the group and the
+    outputs. It keeps files in its working directory.
     """
+    java = find_java()
     jars = [*classpath(), extra_jar(STREAMS)]
-    classes = compiled(find_java(), jars)
     return [
-        str(find_java()),
-        # One core: a collector without threads of its own, and a young generation that rows outlive
+        str(java),
+        # One core: a collector without threads of its own. Much of the heap for the young, that is, for what a record
+        # leaves behind; sessions are few beside it.
         "-XX:+UseSerialGC",
         f"-Xms{HEAP_MB}m",
         f"-Xmx{HEAP_MB}m",
         f"-Xmn{HEAP_MB // 2}m",
         f"-Dlog4j2.configurationFile={SOURCES / 'log4j2.properties'}",
         "-cp",
-        os.pathsep.join(map(str, [classes, *jars])),
+        os.pathsep.join(map(str, [compiled(java, jars), *jars])),
         "StreamsPeer",
-        *("--bootstrap", bootstrap_servers),
-        *("--inputs-prefix", inputs_prefix),
-        *("--output-prefix", output_prefix),
-        *("--group", group),
-        *("--partitions", str(partitions)),
         *("--commit-interval-ms", str(commit_interval_ms)),
-        *("--max-task-idle-ms", str(max_task_idle_ms)),
     ]
 
 

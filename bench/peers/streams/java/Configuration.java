@@ -7,8 +7,7 @@ import org.apache.kafka.streams.StreamsConfig;
 final class Configuration {
     private Configuration() {}
 
-    static Properties of(
-            String applicationId, String bootstrap, String commitIntervalMs, String maxTaskIdleMs) {
+    static Properties of(String applicationId, String bootstrap, String commitIntervalMs) {
         Properties all = new Properties();
         all.put(StreamsConfig.APPLICATION_ID_CONFIG, applicationId);
         all.put(StreamsConfig.BOOTSTRAP_SERVERS_CONFIG, bootstrap);
@@ -17,9 +16,9 @@ final class Configuration {
         all.put(StreamsConfig.NUM_STREAM_THREADS_CONFIG, 1);
         all.put(StreamsConfig.REPLICATION_FACTOR_CONFIG, 1);
         all.put(StreamsConfig.ENABLE_METRICS_PUSH_CONFIG, false);
-        // A task with an empty queue waits that long for records it does not know of yet; for those it knows are on the
-        // broker it waits in any case.
-        all.put(StreamsConfig.MAX_TASK_IDLE_MS_CONFIG, maxTaskIdleMs);
+        // A task with an empty queue does not wait for records that may yet be written, and does wait for those that it
+        // knows are on the broker: all that alignment needs where the topics were filled before.
+        all.put(StreamsConfig.MAX_TASK_IDLE_MS_CONFIG, 0);
         all.put(StreamsConfig.COMMIT_INTERVAL_MS_CONFIG, commitIntervalMs);
         all.put(StreamsConfig.BUFFERED_RECORDS_PER_PARTITION_CONFIG, 10_000);
         consumer(all, ConsumerConfig.AUTO_OFFSET_RESET_CONFIG, "earliest");
@@ -28,9 +27,6 @@ final class Configuration {
         consumer(all, ConsumerConfig.FETCH_MAX_BYTES_CONFIG, 64 << 20);
         consumer(all, ConsumerConfig.RECEIVE_BUFFER_CONFIG, 1 << 20);
         consumer(all, ConsumerConfig.CHECK_CRCS_CONFIG, false); // as the other clients compared here
-        // Held still while the topics are filled, it must not be taken for dead.
-        consumer(all, ConsumerConfig.SESSION_TIMEOUT_MS_CONFIG, 240_000);
-        consumer(all, ConsumerConfig.HEARTBEAT_INTERVAL_MS_CONFIG, 3_000);
         producer(all, ProducerConfig.LINGER_MS_CONFIG, 100);
         producer(all, ProducerConfig.BATCH_SIZE_CONFIG, 512 << 10);
         producer(all, ProducerConfig.BUFFER_MEMORY_CONFIG, 128L << 20);

@@ -2,8 +2,6 @@ import com.fasterxml.jackson.core.JsonFactory;
 import com.fasterxml.jackson.core.JsonParser;
 import com.fasterxml.jackson.core.JsonToken;
 import java.io.IOException;
-import java.util.ArrayList;
-import java.util.List;
 
 /**
  * The fields of an event that the gate looks at. One object for all events, read anew for each: streaming, without a
@@ -19,9 +17,7 @@ final class Event {
     boolean annotateWhenStale;
 
     /** Facets of {@code set}, {@code unset}, {@code snapshot} or {@code reads}, and their values; null for absent. */
-    final List<String> facets = new ArrayList<>();
-
-    final List<String> values = new ArrayList<>();
+    final Facets facets = new Facets();
 
     /** Where in the event's bytes the array of parts begins and ends. */
     int partsFrom;
@@ -33,7 +29,6 @@ final class Event {
         annotateWhenStale = false;
         partsFrom = partsTo = 0;
         facets.clear();
-        values.clear();
         try (JsonParser json = JSON.createParser(bytes)) {
             json.nextToken();
             for (String name = json.nextFieldName(); name != null; name = json.nextFieldName()) {
@@ -63,15 +58,13 @@ final class Event {
 
     private void readFacets(JsonParser json) throws IOException {
         for (String name = json.nextFieldName(); name != null; name = json.nextFieldName()) {
-            facets.add(name);
-            values.add(json.nextTextValue());
+            facets.set(name, json.nextTextValue());
         }
     }
 
     private void readUnset(JsonParser json) throws IOException {
         for (String name = json.nextTextValue(); name != null; name = json.nextTextValue()) {
-            facets.add(name);
-            values.add(null);
+            facets.set(name, null);
         }
     }
 

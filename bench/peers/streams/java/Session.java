@@ -1,17 +1,15 @@
 import java.util.HashMap;
-import java.util.LinkedHashMap;
 import java.util.Map;
-import java.util.Objects;
 
 /** What is known of one session: its facets, null for one that was unset, and its open tasks. */
 final class Session {
-    final Map<String, String> facets = new HashMap<>();
+    final Facets facets = new Facets();
     final Map<String, Task> tasks = new HashMap<>(4);
 
     /** A dispatched task: the facets that it depends on, with the values it expects. */
     static final class Task {
         final boolean annotateWhenStale;
-        final Map<String, String> expected = new LinkedHashMap<>();
+        final Facets expected = new Facets();
 
         Task(boolean annotateWhenStale) {
             this.annotateWhenStale = annotateWhenStale;
@@ -23,23 +21,27 @@ final class Session {
         Task cause = event.causeTaskId == null ? null : tasks.get(event.causeTaskId);
         boolean changed = false;
         for (int i = 0; i < event.facets.size(); i++) {
-            String facet = event.facets.get(i);
-            String value = event.values.get(i);
-            boolean known = facets.containsKey(facet);
-            String before = facets.get(facet);
-            if (known && Objects.equals(before, value)) {
+            String facet = event.facets.name(i);
+            String value = event.facets.value(i);
+            int place = facets.find(facet);
+            if (place != Facets.UNSEEN && facets.has(place, value)) {
                 continue;
             }
-            changed = true;
-            facets.put(facet, value);
-            // its own change: what matched just before moves along
-            if (cause != null
-                    && cause.expected.containsKey(facet)
-                    && (!known || Objects.equals(before, cause.expected.get(facet)))) {
-                cause.expected.put(facet, value);
+            if (cause != null) {
+                moveAlong(cause.expected, facet, place, value);
             }
+            facets.set(place, facet, value);
+            changed = true;
         }
         return changed;
+    }
+
+    /** A task's own change: where what it expects was there just before, it expects the new value. */
+    private void moveAlong(Facets expected, String facet, int place, String value) {
+        int own = expected.find(facet);
+        if (own != Facets.UNSEEN && (place == Facets.UNSEEN || expected.has(own, facets.value(place)))) {
+            expected.set(own, facet, value);
+        }
     }
 
     /** Opens a task. False where it is open already. */
@@ -48,28 +50,24 @@ final class Session {
             return false;
         }
         Task task = new Task(event.annotateWhenStale);
-        expect(task, event);
+        task.expected.setAll(event.facets);
         tasks.put(event.taskId, task);
         return true;
     }
 
-    /** What a step read joins what its task expects, or replaces it. False where that changes nothing. */
+    /** What a step read joins what its task expects, or replaces it. False where it read nothing. */
     boolean step(Event event) {
-        Task task = event.facets.isEmpty() ? null : tasks.get(event.taskId);
-        return task != null && expect(task, event);
-    }
-
-    /** Adds facets of a snapshot or of reads to what the task expects. */
-    static boolean expect(Task task, Event event) {
-        for (int i = 0; i < event.facets.size(); i++) {
-            task.expected.put(event.facets.get(i), event.values.get(i));
+        Task task = event.facets.size() == 0 ? null : tasks.get(event.taskId);
+        if (task == null) {
+            return false;
         }
+        task.expected.setAll(event.facets);
         return true;
     }
 
-    /** Whether a facet is known to have another value than the one expected. A facet never seen contradicts nothing. */
-    boolean differs(String facet, String expected) {
-        String known = facets.get(facet);
-        return known == null ? expected != null && facets.containsKey(facet) : !known.equals(expected);
+    /** Whether a facet that the task expects is known to have another value. One never seen contradicts nothing. */
+    boolean differs(Task task, int place) {
+        int known = facets.find(task.expected.name(place));
+        return known != Facets.UNSEEN && !facets.has(known, task.expected.value(place));
     }
 }

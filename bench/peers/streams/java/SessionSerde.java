@@ -34,11 +34,11 @@ final class SessionSerde {
         return Arrays.copyOf(bytes, size);
     }
 
-    private void writeFacets(Map<String, String> facets) {
+    private void writeFacets(Facets facets) {
         writeShort(facets.size());
-        for (Map.Entry<String, String> facet : facets.entrySet()) {
-            writeString(facet.getKey());
-            writeString(facet.getValue());
+        for (int place = 0; place < facets.size(); place++) {
+            writeString(facets.name(place));
+            writeString(facets.value(place));
         }
     }
 
@@ -78,9 +78,9 @@ final class SessionSerde {
         return session;
     }
 
-    private static void readFacets(ByteBuffer from, Map<String, String> facets) {
+    private static void readFacets(ByteBuffer from, Facets facets) {
         for (int left = from.getShort(); left > 0; left--) {
-            facets.put(readString(from), readString(from));
+            facets.set(readString(from), readString(from));
         }
     }
 

@@ -52,11 +52,8 @@ public final class StreamsPeer {
 
     private synchronized void start(String pass) {
         String applicationId = argument("--group") + pass;
-        StreamsConfig config = new StreamsConfig(Configuration.of(
-                applicationId,
-                argument("--bootstrap"),
-                argument("--commit-interval-ms"),
-                argument("--max-task-idle-ms")));
+        StreamsConfig config = new StreamsConfig(
+                Configuration.of(applicationId, argument("--bootstrap"), argument("--commit-interval-ms")));
         KafkaStreams streams = new KafkaStreams(topology(argument("--output-prefix") + pass + ".verdicts"), config);
         int partitions = Integer.parseInt(argument("--partitions"));
         streams.setStateListener((now, before) -> {

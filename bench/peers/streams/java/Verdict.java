@@ -3,7 +3,6 @@ import com.fasterxml.jackson.core.JsonGenerator;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
-import java.util.Map;
 
 /** Judges a result, and writes what is decided as JSON. */
 final class Verdict {
@@ -14,7 +13,7 @@ final class Verdict {
     /** The verdict record for a result of {@code task}, null if it is not known; {@code value} is the result's bytes. */
     byte[] of(String sessionId, Session session, Session.Task task, Event result, byte[] value) throws IOException {
         if (task != null) {
-            Session.expect(task, result);
+            task.expected.setAll(result.facets);
         }
         boolean stale = task != null && isStale(session, task);
         boolean annotated = stale && (task.annotateWhenStale || "failed".equals(result.outcome));
@@ -40,8 +39,8 @@ final class Verdict {
     }
 
     private static boolean isStale(Session session, Session.Task task) {
-        for (Map.Entry<String, String> each : task.expected.entrySet()) {
-            if (session.differs(each.getKey(), each.getValue())) {
+        for (int place = 0; place < task.expected.size(); place++) {
+            if (session.differs(task, place)) {
                 return true;
             }
         }
@@ -50,12 +49,13 @@ final class Verdict {
 
     private static void writeDifferences(JsonGenerator json, Session session, Session.Task task) throws IOException {
         json.writeArrayFieldStart("differences");
-        for (Map.Entry<String, String> each : task.expected.entrySet()) {
-            if (session.differs(each.getKey(), each.getValue())) {
+        for (int place = 0; place < task.expected.size(); place++) {
+            if (session.differs(task, place)) {
+                String facet = task.expected.name(place);
                 json.writeStartObject();
-                json.writeStringField("facet", each.getKey());
-                json.writeStringField("expected", each.getValue());
-                json.writeStringField("actual", session.facets.get(each.getKey()));
+                json.writeStringField("facet", facet);
+                json.writeStringField("expected", task.expected.value(place));
+                json.writeStringField("actual", session.facets.value(session.facets.find(facet)));
                 json.writeEndObject();
             }
         }
