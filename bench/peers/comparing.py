@@ -49,8 +49,8 @@ async def run(
     """
     with tempfile.TemporaryDirectory() as directory:
         if engine.name == GATE:
-            return {GATE: await _run_gate(inputs, f"gate-{number}", Path(directory), cores, limit_seconds)}
-        return await _run_peer(engine, start, inputs, f"peer-{number}", Path(directory), cores, limit_seconds)
+            return {GATE: await _run_gate(inputs, f"gate-{number:03}", Path(directory), cores, limit_seconds)}
+        return await _run_peer(engine, start, inputs, f"peer-{number:03}", Path(directory), cores, limit_seconds)
 
 
 async def _run_gate(
@@ -83,12 +83,17 @@ async def _run_peer(
     outputs = {each.engine: f"{group}-out{each.suffix}" for each in engine.all_passes}
     await create(settings, [f"{output}.verdicts" for output in outputs.values()])
     await create(settings, [f"{output}.changelog" for output in outputs.values()], COMPACTED)
-    arguments = ["--bootstrap", settings.bootstrap_servers, "--inputs-prefix", settings.topic_prefix]
-    arguments += ["--output-prefix", f"{group}-out", "--group", group, "--partitions", str(settings.partitions)]
+    command = start.command(
+        bootstrap_servers=settings.bootstrap_servers,
+        inputs_prefix=settings.topic_prefix,
+        output_prefix=f"{group}-out",
+        group=group,
+        partitions=settings.partitions,
+    )
     own_directory = directory / "work"
     own_directory.mkdir()
     measured: dict[str, Drain] = {}
-    process = PeerProcess([*start.command, *arguments], settings, own_directory, cores)
+    process = PeerProcess(command, settings, own_directory, cores)
     try:
         for each in engine.all_passes:
             if measured:
@@ -101,7 +106,7 @@ async def _run_peer(
     for name, output in outputs.items():
         verdicts = [of_peer(value) for value in await read_committed(settings, [f"{output}.verdicts"])]
         figures[name] = {**_figures(measured[name]), **held_against(inputs.oracle, verdicts, engine.judged_at)}
-    await delete(settings, beginning=[group])
+    await delete(settings, containing=group)
     return figures
 
 

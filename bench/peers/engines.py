@@ -16,14 +16,14 @@ GATE = "tidegate"
 
 
 class Start(NamedTuple):
-    """How a peer is started, before the arguments that all have in common; and which version of its library that is."""
+    """How a peer is started, with the arguments of README.md as keywords; and which version of its library that is."""
 
-    command: list[str]
+    command: Callable[..., list[str]]
     version: str
 
 
 def _gate() -> Start:
-    return Start([], __version__)
+    return Start(lambda **_: [], f"tidegate {__version__}")
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,13 @@ def _python(environment: str, distribution: str, *arguments: str) -> Callable[[]
 
     def prepare() -> Start:
         python = str(python_of(environment))
-        return Start(
-            [python, "-m", f"bench.peers.{environment}", *arguments],
-            f"{distribution} {_version(python, distribution)}",
-        )
+        program = [python, "-m", f"bench.peers.{environment}", *arguments]
+
+        def command(*, bootstrap_servers: str, **named: object) -> list[str]:
+            options = {"bootstrap": bootstrap_servers, **named}
+            return [*program, *(f"--{name.replace('_', '-')}={value}" for name, value in options.items())]
+
+        return Start(command, f"{distribution} {_version(python, distribution)}")
 
     return prepare
 
@@ -77,4 +80,8 @@ ENGINES = (
     Engine(GATE, "exactly-once", _gate, judged_at="delivery", validates=True),
     Engine("confluent-kafka loop, aligned", "exactly-once", _python("confluent", "confluent-kafka", "--aligned")),
     Engine("confluent-kafka loop", "exactly-once", _python("confluent", "confluent-kafka")),
+    Engine("aiokafka loop, aligned", "exactly-once", _python("aiokafka", "aiokafka", "--aligned")),
+    Engine("aiokafka loop", "exactly-once", _python("aiokafka", "aiokafka")),
+    Engine("Quix Streams", "exactly-once", _python("quix", "quixstreams")),
+    Engine("Faust", "at-least-once", _python("faust", "faust-streaming"), few=True),
 )
