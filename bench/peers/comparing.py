@@ -83,17 +83,12 @@ async def _run_peer(
     outputs = {each.engine: f"{group}-out{each.suffix}" for each in engine.all_passes}
     await create(settings, [f"{output}.verdicts" for output in outputs.values()])
     await create(settings, [f"{output}.changelog" for output in outputs.values()], COMPACTED)
-    command = start.command(
-        bootstrap_servers=settings.bootstrap_servers,
-        inputs_prefix=settings.topic_prefix,
-        output_prefix=f"{group}-out",
-        group=group,
-        partitions=settings.partitions,
-    )
+    arguments = ["--bootstrap", settings.bootstrap_servers, "--inputs-prefix", settings.topic_prefix]
+    arguments += ["--output-prefix", f"{group}-out", "--group", group, "--partitions", str(settings.partitions)]
     own_directory = directory / "work"
     own_directory.mkdir()
     measured: dict[str, Drain] = {}
-    process = PeerProcess(command, settings, own_directory, cores)
+    process = PeerProcess([*start.command, *arguments], settings, own_directory, cores)
     try:
         for each in engine.all_passes:
             if measured:

@@ -16,14 +16,14 @@ GATE = "tidegate"
 
 
 class Start(NamedTuple):
-    """How a peer is started, with the arguments of README.md as keywords; and which version of its library that is."""
+    """How a peer is started, before the arguments that all have in common; and which version of its library that is."""
 
-    command: Callable[..., list[str]]
+    command: list[str]
     version: str
 
 
 def _gate() -> Start:
-    return Start(lambda **_: [], f"tidegate {__version__}")
+    return Start([], f"tidegate {__version__}")
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,10 @@ def _python(environment: str, distribution: str, *arguments: str) -> Callable[[]
 
     def prepare() -> Start:
         python = str(python_of(environment))
-        program = [python, "-m", f"bench.peers.{environment}", *arguments]
-
-        def command(*, bootstrap_servers: str, **named: object) -> list[str]:
-            options = {"bootstrap": bootstrap_servers, **named}
-            return [*program, *(f"--{name.replace('_', '-')}={value}" for name, value in options.items())]
-
-        return Start(command, f"{distribution} {_version(python, distribution)}")
+        return Start(
+            [python, "-m", f"bench.peers.{environment}", *arguments],
+            f"{distribution} {_version(python, distribution)}",
+        )
 
     return prepare
 

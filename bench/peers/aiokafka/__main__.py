@@ -118,7 +118,8 @@ class Loop:
 
     async def _send(self, topic: str, records: Iterable[tuple[int, str, bytes]]) -> list[asyncio.Future[Any]]:
         """Record batches built by hand cost half of what `send` does."""
-        producer, builders, sent = self._producer, {}, []
+        producer, sent = self._producer, []
+        builders: dict[int, Any] = {}
         for partition, key, value in records:
             encoded = key.encode()
             builder = builders.get(partition)
