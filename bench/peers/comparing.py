@@ -49,8 +49,8 @@ async def run(
     """
     with tempfile.TemporaryDirectory() as directory:
         if engine.name == GATE:
-            return {GATE: await _run_gate(inputs, f"gate-{number}", Path(directory), cores, limit_seconds)}
-        return await _run_peer(engine, start, inputs, f"peer-{number}", Path(directory), cores, limit_seconds)
+            return {GATE: await _run_gate(inputs, f"gate-{number:03}", Path(directory), cores, limit_seconds)}
+        return await _run_peer(engine, start, inputs, f"peer-{number:03}", Path(directory), cores, limit_seconds)
 
 
 async def _run_gate(
@@ -101,7 +101,7 @@ async def _run_peer(
     for name, output in outputs.items():
         verdicts = [of_peer(value) for value in await read_committed(settings, [f"{output}.verdicts"])]
         figures[name] = {**_figures(measured[name]), **held_against(inputs.oracle, verdicts, engine.judged_at)}
-    await delete(settings, beginning=[group])
+    await delete(settings, containing=group)
     return figures
 
 

@@ -25,7 +25,7 @@ class Start(NamedTuple):
 
 
 def _gate() -> Start:
-    return Start([], __version__)
+    return Start([], f"tidegate {__version__}")
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,14 @@ ENGINES = (
     Engine(GATE, "exactly-once", _gate, judged_at="delivery", validates=True),
     Engine("confluent-kafka loop, aligned", "exactly-once", _python("confluent", "confluent-kafka", "--aligned")),
     Engine("confluent-kafka loop", "exactly-once", _python("confluent", "confluent-kafka")),
+    Engine("aiokafka loop, aligned", "exactly-once", _python("aiokafka", "aiokafka", "--aligned")),
+    Engine("aiokafka loop", "exactly-once", _python("aiokafka", "aiokafka")),
+    Engine("Quix Streams", "exactly-once", _python("quix", "quixstreams")),
     Engine(
         "kafka-streams",
         "exactly-once",
         _streams,
         passes=(Pass("kafka-streams-cold"), Pass("kafka-streams-warm", "-warm")),
     ),
+    Engine("Faust", "at-least-once", _python("faust", "faust-streaming"), few=True),
 )

@@ -56,12 +56,13 @@ async def remake_gate_outputs(settings: Settings) -> None:
     await create_topics(settings)
 
 
-async def delete(settings: Settings, names: Iterable[str] = (), *, beginning: Iterable[str] = ()) -> None:
-    """Delete those topics of `names`, and those whose names begin with one of `beginning`, that exist."""
-    wanted, beginnings = set(names), tuple(beginning)
+async def delete(settings: Settings, names: Iterable[str] = (), *, containing: str | None = None) -> None:
+    """Delete those topics of `names`, and those with `containing` in their names, that exist."""
+    wanted = set(names)
     async with _admin(settings) as admin:
         while True:
-            there = [name for name in await admin.list_topics() if name in wanted or name.startswith(beginnings)]
+            topics_there = await admin.list_topics()
+            there = [name for name in topics_there if name in wanted or (containing and containing in name)]
             if not there:
                 return
             await admin.delete_topics(there)
