@@ -10,7 +10,8 @@ import org.apache.kafka.streams.state.KeyValueStore;
 /**
  * Folds context and steps into a session, and judges results against it, in the order of their timestamps.
  *
- * <p>Sessions are also kept here, decoded: the store is read once for each after a restore, and written at every change.
+ * <p>Sessions are also kept here, decoded: the store is read once for each after a restore, and written at every
+ * change.
  */
 final class GateProcessor implements Processor<String, byte[], String, byte[]> {
     static final String STORE = "sessions";

@@ -6,8 +6,8 @@ import org.apache.kafka.common.serialization.Serde;
 import org.apache.kafka.common.serialization.Serdes;
 
 /**
- * A session as bytes, as the store and its changelog keep it: counts and strings, each with its length before it, -1 for
- * null.
+ * A session as bytes, as the store and its changelog keep it: counts and strings, each with its length before it, -1
+ * for null.
  */
 final class SessionSerde {
     private byte[] bytes = new byte[4096];

@@ -10,7 +10,7 @@ final class Verdict {
 
     private final ByteArrayOutputStream bytes = new ByteArrayOutputStream(1024);
 
-    /** The verdict record for a result of {@code task}, null if it is not known; {@code value} is the result's bytes. */
+    /** The verdict on a result of {@code task}, null if it is not known; {@code value} is the result's bytes. */
     byte[] of(String sessionId, Session session, Session.Task task, Event result, byte[] value) throws IOException {
         if (task != null) {
             task.expected.setAll(result.facets);
