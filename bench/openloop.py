@@ -1,7 +1,7 @@
 """Sends made-up events on a schedule fixed beforehand, whatever becomes of them: an open loop, a process of its own.
 
 An event's time is the one it was to be sent at, never the one it was sent at; a producer that falls behind thereby
-makes what it sends late, not rarer. Events come in bunches, `BUNCH_SECONDS` apart, as from producers that linger a little;
+makes what it sends late, not rarer. Events come in bunches, `BUNCH_SECONDS` apart, as from producers that linger;
 idle, one result at a time. All records are made, and put into batches, before the clock starts: what is left to do on
 the way is to send.
 
