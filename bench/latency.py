@@ -146,15 +146,20 @@ class _Latencies:
     def __init__(self) -> None:
         self._histogram = HdrHistogram(1, LONGEST_US, 3)
         self._missing = 0
+        self._unknown = 0
         self._achieved: list[float] = []
         self._offered = 0.0
         self._late_p99_ms: list[float] = []
         self._late_max_ms: list[float] = []
         self._behind_ms: list[float] = []
 
-    def take(self, schedule: Schedule, start_ns: int, sent: dict[str, Any], received: dict[str, int]) -> None:
-        """Count a measurement in, but for its warm-up."""
+    def take(self, schedule: Schedule, start_ns: int, sent: dict[str, Any], got: dict[str, Any]) -> None:
+        """Count a measurement in, but for its warm-up. Raises `RuntimeError` where nothing at all was received."""
         intended: dict[str, int] = sent["intended_ns"]
+        received: dict[str, int] = got["received_ns"]
+        if not received:
+            raise RuntimeError(f"none of {len(intended):,} results was answered")
+        self._unknown += got["unknown_tasks"]
         counted_from_ns = start_ns + round(WARM_UP_SECONDS * 1e9)
         for task_id, at_ns in intended.items():
             if task_id not in received:
@@ -165,7 +170,7 @@ class _Latencies:
         self._achieved.append(sent["events"] / max(schedule.seconds, (sent["acknowledged_ns"] - start_ns) / 1e9))
         self._late_p99_ms.append(sent["late_p99_ms"])
         self._late_max_ms.append(sent["late_max_ms"])
-        self._behind_ms.append((max(received.values(), default=0) - max(intended.values())) / 1e6)
+        self._behind_ms.append((max(received.values()) - max(intended.values())) / 1e6)
 
     def figures(self) -> dict[str, Any]:
         """Quantiles, the rate achieved, and whether generator and engine kept up with the schedule."""
@@ -175,6 +180,7 @@ class _Latencies:
             "max_ms": round(self._histogram.get_max_value() / 1000, 2),
             "samples": self._histogram.get_total_count(),
             "missing": self._missing,
+            "unknown_tasks": self._unknown,
             "achieved_per_second": round(achieved, 1),
             "generator_kept_up": achieved >= KEPT_UP * self._offered,
             "sent_late_p99_ms": max(self._late_p99_ms),
@@ -187,7 +193,7 @@ class _Latencies:
 
 
 QUANTILES = {"p50": 50.0, "p99": 99.0, "p99_9": 99.9}
-COLUMNS = ("events/s", "", "p50", "p99", "p99.9", "max", "results", "sent/s", "kept up", "behind")
+COLUMNS = ("events/s", "", "p50", "p99", "p99.9", "max", "results", "missing", "sent/s", "kept up", "behind")
 
 
 def show(rates: Sequence[dict[str, Any]]) -> None:
@@ -203,12 +209,13 @@ def show(rates: Sequence[dict[str, Any]]) -> None:
                 name,
                 *times,
                 f"{figures['samples']:,}",
+                str(figures["missing"]),
                 f"{figures['achieved_per_second']:,}",
                 "yes" if figures["generator_kept_up"] else "no",
                 f"{figures['last_verdict_after_last_result_ms']:,}",
             )
         table.add_row("", "ratio", str(each["ratio_p50"]), str(each["ratio_p99"]), end_section=True)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 110).print(table)
 
 
 def _compared(rate: int | str, gate: _Latencies, floor: _Latencies) -> dict[str, Any]:

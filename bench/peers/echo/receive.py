@@ -3,7 +3,8 @@
 Run by the interpreter of the `confluent` environment: `python receive.py <bootstrap servers> <seconds> <count>
 <topic>...`. Begins at the topics' ends and prints `ready`. A record counts by the first `"task_id"` in its value;
 records that are neither results nor verdicts on one are passed over. Ends when `count` of them have arrived or the
-time is over, and prints when each did, in nanoseconds of the monotonic clock, as JSON.
+time is over, and prints when each did, in nanoseconds of the monotonic clock, as JSON; and how many verdicts said that
+the task is unknown: there a dispatch was overtaken by its result, which is another thing to measure.
 
 librdkafka, because at 50,000 records a second the receiver must take little of the processor that broker and gate
 share.
@@ -15,11 +16,13 @@ import gc
 import json
 import sys
 import time
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 TYPES = (b'{"type":"task.result"', b'{"type":"result.')
 FIELD = b'"task_id":"'
+UNKNOWN = b'"unknown_task"'
 AT_ONCE = 10_000
 
 
@@ -47,8 +50,9 @@ def main(servers: str, seconds: str, count: str, *topics: str) -> None:
     consumer.close()
 
 
-def _receive(consumer: Consumer, seconds: float, count: int) -> dict[str, int]:
+def _receive(consumer: Consumer, seconds: float, count: int) -> dict[str, Any]:
     received: dict[bytes, int] = {}
+    unknown = 0
     deadline = time.monotonic() + seconds
     while len(received) < count and time.monotonic() < deadline:
         first = consumer.poll(0.2)
@@ -63,7 +67,8 @@ def _receive(consumer: Consumer, seconds: float, count: int) -> dict[str, int]:
             if value.startswith(TYPES):
                 begin = value.index(FIELD) + len(FIELD)
                 received.setdefault(value[begin : value.index(b'"', begin)], at)
-    return {task_id.decode(): at for task_id, at in received.items()}
+                unknown += UNKNOWN in value
+    return {"received_ns": {task_id.decode(): at for task_id, at in received.items()}, "unknown_tasks": unknown}
 
 
 def _ends(consumer: Consumer, topics: tuple[str, ...]) -> list[TopicPartition]:
