@@ -11,6 +11,7 @@ import typer
 from bench.drain import drain as run_drain
 from bench.lanes import lanes as run_lanes
 from bench.latency import latency as run_latency
+from bench.latency import show as show_latency
 from bench.pipeline import pipeline as run_pipeline
 from bench.report import median, save, show
 
@@ -73,25 +74,17 @@ def drain(
 
 @app.command()
 def latency(
-    samples: Annotated[int, typer.Option(help="Results to time, in each run.", min=10)] = 500,
-    per_second: Annotated[float, typer.Option(help="Results sent per second.", min=0.1)] = 30.0,
+    rates: Annotated[str, typer.Option(help="Events per second, after idle.")] = "1000,5000,20000,50000",
+    seconds: Annotated[float, typer.Option(help="How long to measure each.", min=1.0)] = 8.0,
     partitions: Partitions = 4,
     seed: Seed = 1,
-    runs: Runs = 3,
     *,
     keep: Keep = True,
 ) -> None:
-    """From sending a result to receiving its verdict, with the gate idle."""
-    measured: list[dict[str, Any]] = []
-    for number in range(runs):
-        figures = asyncio.run(
-            run_latency(samples=samples, per_second=per_second, partitions=partitions, seed=seed + number)
-        )
-        measured.append(figures)
-        if runs > 1:
-            print(f"run {number + 1} of {runs}: p50 {figures['p50_ms']} ms, p99 {figures['p99_ms']} ms")
-    figures = median(measured, "p99_ms", "p50_ms")
-    show("Latency: result sent to verdict received, idle, read_committed", figures)
+    """From a result's intended sending to its verdict's receipt, idle and at each rate, beside an echo."""
+    asked = [int(rate) for rate in rates.split(",") if rate]
+    figures = asyncio.run(run_latency(rates=asked, seconds=seconds, partitions=partitions, seed=seed))
+    show_latency(figures["rates"])
     if keep:
         print(f"saved: {save('latency', figures).name}")
 

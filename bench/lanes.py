@@ -22,7 +22,6 @@ import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from bench.drain import AUDITED, run_audit
-from bench.latency import FETCH_WAIT_MS
 from bench.process import Worker, pin, until_ready
 from bench.produce import bulk_producer, write
 from bench.report import milliseconds
@@ -41,6 +40,7 @@ COLD_SLOTS = "DSSSRDSSSSR"
 THINKING_SECONDS = 0.25
 """How long a hot task takes from its dispatch to its result."""
 
+FETCH_WAIT_MS = 20
 WARM_UP_SECONDS = 2.0
 SETTLING_SECONDS = 0.3
 LEFT = 0.05
