@@ -1,13 +1,16 @@
-"""`python -m bench`: the three that are saved; `python -m bench drain`, `latency`, `lanes` or `pipeline` for one."""
+"""`python -m bench`: the figures that are saved; with a name, such as `python -m bench drain`, one of them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from typing import Annotated, Any
 
 import typer
 
+from bench.check import check as run_check
+from bench.check import write_baseline
 from bench.drain import drain as run_drain
 from bench.lanes import lanes as run_lanes
 from bench.latency import latency as run_latency
@@ -147,19 +150,43 @@ def pipeline(
     partitions: Partitions = 4,
     seed: Seed = 1,
     cycle_records: Annotated[int, typer.Option(help="Records in one cycle.", min=1)] = 8192,
+    runs: Runs = 3,
     *,
-    profile: Annotated[bool, typer.Option("--profile", help="Print where the time goes (cProfile).")] = False,
+    keep: Keep = True,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print where the time goes (cProfile), save nothing.")
+    ] = False,
 ) -> None:
-    """Decode, fold, judge and encode in memory, without Kafka: CPU per event of each stage."""
-    figures = run_pipeline(
-        events=events,
-        sessions=sessions,
-        partitions=partitions,
-        seed=seed,
-        cycle_records=cycle_records,
-        profile=profile,
-    )
+    """The limit: the same work in memory, without Kafka. CPU per event, by stage and in all."""
+    measured = [
+        run_pipeline(
+            events=events,
+            sessions=sessions,
+            partitions=partitions,
+            seed=seed + number,
+            cycle_records=cycle_records,
+            profile=profile,
+        )
+        for number in range(1 if profile else runs)
+    ]
+    figures = median(measured, "events_per_second", "cpu_us_per_event")
     show("Pipeline in memory", figures)
+    if keep and not profile:
+        print(f"saved: {save('pipeline', figures).name}")
+
+
+@app.command()
+def check(
+    *, write: Annotated[bool, typer.Option("--write", help="Write the figures to compare with, instead.")] = False
+) -> None:
+    """Whether an event costs more in memory than what was committed; exit status 1 above the limits."""
+    if write:
+        print(f"saved: {write_baseline().name}")
+        return
+    problems = run_check()
+    if problems:
+        print("\n".join(problems), file=sys.stderr)
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":
