@@ -1,8 +1,8 @@
 """The regression guard: what an event costs in the in-memory pipeline now, against what was committed.
 
 CPU time will not do for a limit of 10 %: it varied by half with the load of the machine, and even against a reference
-work in the same process, slice by slice, by 16 %. What the interpreter is told to do does not vary at all. So these are
-held to 10 %, the same on every machine:
+work in the same process, in turns, by 15 % (3.58 to 4.16 in 20 runs on two cores with ten processes to run). What the
+interpreter is told to do does not vary at all. So these are held to 10 %, the same on every machine:
 
 - bytecode instructions for an event (`sys.settrace`), by function, so that what has grown can be named;
 - calls into C for an event (`sys.setprofile`): decoding, encoding, dictionaries, digests;
@@ -36,17 +36,17 @@ LIMITS: Final[Mapping[str, float]] = {
     "instructions_per_event": 1.10,
     "calls_into_c_per_event": 1.10,
     "bytes_per_event": 1.10,
-    "cpu_in_references": 1.50,
+    "cpu_in_references": 1.35,
 }
 BY_PYTHON: Final = frozenset(LIMITS) - {"bytes_per_event"}
 """Figures that mean something only beside those of the same Python."""
 
-COUNTED_EVENTS: Final = 8_000
+COUNTED_EVENTS: Final = 12_000
 TIMED_EVENTS: Final = 20_000
 TIMED_ROUNDS: Final = 2
 TRIES: Final = 3
-SESSIONS: Final = 1_000
-CYCLE_RECORDS: Final = 1_024
+SESSIONS: Final = 400
+CYCLE_RECORDS: Final = 1_300
 NAMED: Final = 8
 
 
@@ -201,7 +201,7 @@ def cpu_in_references() -> float:
 
 
 def _logs(events: int) -> list[Log]:
-    return logs_of(Workload(sessions=SESSIONS, partitions=2, seed=1).records(events), 2, CYCLE_RECORDS)
+    return logs_of(Workload(sessions=SESSIONS, partitions=1, seed=1).records(events), 1, CYCLE_RECORDS)
 
 
 def _name(code: CodeType) -> str:
