@@ -134,9 +134,9 @@ class Run:
         now_ms = max((batch.timestamps[-1] for batch in batches), default=0)
         place = Place(partition.number, 0, 0)
         for batch in batches:
-            with self._stage("decode"):
+            with self.stage("decode"):
                 self.counts["refused"] += len(self._decoders[batch.role].decode(batch))
-            with self._stage("judge" if batch.role == "results" else "fold"):
+            with self.stage("judge" if batch.role == "results" else "fold"):
                 if batch.role == "context":
                     partition.fold_context(batch, now_ms)
                 elif batch.role == "steps":
@@ -144,14 +144,15 @@ class Run:
                 else:
                     partition.judge(batch, place, now_ms)
             batch.events = []
-        with self._stage("encode"):
+        with self.stage("encode"):
             changes = partition.take(now_ms)
-        with self._stage("batch"):
+        with self.stage("batch"):
             _as_record_batches(changes)
         self._count(changes)
 
     @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the CPU of the block to a stage."""
         began = self._clock()
         yield
         self.cpu_seconds[name] += self._clock() - began
