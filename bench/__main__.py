@@ -15,7 +15,9 @@ from bench.drain import drain as run_drain
 from bench.lanes import lanes as run_lanes
 from bench.latency import latency as run_latency
 from bench.pipeline import pipeline as run_pipeline
+from bench.plots import draw_all
 from bench.report import median, save, show
+from bench.scale import scale as run_scale
 
 app = typer.Typer(help="Throughput and latency of the gate.", add_completion=False, pretty_exceptions_enable=False)
 
@@ -173,6 +175,28 @@ def pipeline(
     show("Pipeline in memory", figures)
     if keep and not profile:
         print(f"saved: {save('pipeline', figures).name}")
+
+
+@app.command()
+def scale(
+    events: Annotated[int, typer.Option(help="Events of each measurement.", min=1000)] = 100_000,
+    real_sessions: Annotated[
+        int, typer.Option(help="Sessions that a real worker restores; 0: none.", min=0)
+    ] = 1_000_000,
+    *,
+    keep: Keep = True,
+) -> None:
+    """Workers and partitions, sessions up to two million, open tasks: what they do to throughput and cost."""
+    figures = asyncio.run(run_scale(events=events, real_sessions=real_sessions))
+    if keep:
+        print(f"saved: {save('scale', figures).name}")
+
+
+@app.command()
+def plots() -> None:
+    """Draw the plots in bench/results again, from the figures beside them."""
+    for file in draw_all():
+        print(f"drawn: {file.name}")
 
 
 @app.command()

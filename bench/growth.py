@@ -34,6 +34,7 @@ SHORT_CYCLE_RECORDS: Final = 64
 ACTIVE: Final = 10_000
 NOW_MS: Final = 1_750_000_000_000
 IDLE_ID: Final = "acme/user-{:07d}"
+IDLE_TASK_ID: Final = b"task-0000001f"
 IDLE_FACETS: Final = {
     "conversation": "conv-00001f",
     "view/tab-1": "calendar/week?at=0000001f",
@@ -50,12 +51,12 @@ def in_own_process(measure: Callable[..., dict[str, Any]], *arguments: Any) -> d
         return pool.submit(measure, *arguments).result()
 
 
-def with_sessions(sessions: int, active: int, events: int, *, with_ended: bool) -> dict[str, Any]:
+def with_sessions(sessions: int, active: int, events: int, ended_tasks: int) -> dict[str, Any]:
     """CPU of an event while `sessions` are in memory and `active` others send events; the memory of an idle session."""
     workload = Workload(sessions=active, partitions=1)
     ramp = logs_of(workload.records(events // 4, finish=False), 1, CYCLE_RECORDS)
     logs = logs_of(workload.records(events), 1, CYCLE_RECORDS)
-    template, ended = idle_session(0)
+    row, ended = idle_session(0)
     partition = Partition(0, Rules())
     with garbage_out_of_the_way():
         idle = max(0, sessions - active)
@@ -63,10 +64,11 @@ def with_sessions(sessions: int, active: int, events: int, *, with_ended: bool) 
         restoring = Run()
         with restoring.stage("decode"):
             for number in range(idle):
-                session_id = IDLE_ID.format(number).encode()
-                partition.restore(b"s" + session_id, template.replace(b"%012x" % 0, b"%012x" % number))
-                if with_ended:
-                    partition.restore(b"e" + orjson.dumps([session_id.decode(), "task-0000001f"]), ended)
+                session_id = IDLE_ID.format(number)
+                partition.restore(b"s" + session_id.encode(), row.replace(b"%012x" % 0, b"%012x" % number))
+                for task in range(ended_tasks):
+                    key = b"e" + orjson.dumps([session_id, f"task-{task:08x}"])
+                    partition.restore(key, ended.replace(IDLE_TASK_ID, b"task-%08x" % task))
             partition.settle()
         grown = psutil.Process().memory_info().rss - before
         Run().feed(partition, ramp[0])
@@ -80,8 +82,8 @@ def with_sessions(sessions: int, active: int, events: int, *, with_ended: bool) 
         **(
             {
                 "bytes_per_idle_session": round(grown / idle),
-                "row_bytes": len(template),
-                "with_an_ended_task": with_ended,
+                "row_bytes": len(row),
+                "ended_tasks": ended_tasks,
                 "restore_us_per_session": round(restoring.cpu_seconds["decode"] / idle * 1e6, 2),
             }
             if idle
@@ -125,7 +127,7 @@ def idle_session(number: int) -> tuple[bytes, bytes]:
             "steps",
             {
                 "type": "task.dispatched",
-                "task_id": "task-0000001f",
+                "task_id": IDLE_TASK_ID.decode(),
                 "task_type": "flight_search",
                 "snapshot": {name: IDLE_FACETS[name] for name in ("conversation", "calendar/1")},
             },
@@ -134,7 +136,7 @@ def idle_session(number: int) -> tuple[bytes, bytes]:
             "results",
             {
                 "type": "task.result",
-                "task_id": "task-0000001f",
+                "task_id": IDLE_TASK_ID.decode(),
                 "outcome": "completed",
                 "parts": [{"part_id": "answer", "kind": "show", "payload": {"text": "The answer."}}],
             },
