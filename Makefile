@@ -56,6 +56,8 @@ chaos: $(READY) ## kills, stalls and comings and goings, for minutes
 
 bench: $(READY) ## throughput and latency, written to bench/results
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench plots
+	$(BIN)/python -m docs.generate
 
 bench-check: $(READY) ## whether an event costs more than what was committed (in memory, 10 s)
 	$(BIN)/python -m bench check

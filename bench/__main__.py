@@ -31,12 +31,13 @@ Keep = Annotated[bool, typer.Option("--save/--no-save", help="Write the figures 
 
 @app.callback(invoke_without_command=True)
 def everything(context: typer.Context) -> None:
-    """Measure throughput, latency and what a cold flood does to it, and save all."""
+    """Measure throughput, latency, what a cold flood does to it, and the limit, and save all."""
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a new topic's first leader, again and again
     if context.invoked_subcommand is None:
         drain()
         latency()
         lanes()
+        pipeline()
 
 
 @app.command()
@@ -180,9 +181,7 @@ def pipeline(
 @app.command()
 def scale(
     events: Annotated[int, typer.Option(help="Events of each measurement.", min=1000)] = 100_000,
-    real_sessions: Annotated[
-        int, typer.Option(help="Sessions that a real worker restores; 0: none.", min=0)
-    ] = 1_000_000,
+    real_sessions: Annotated[int, typer.Option(help="Sessions that a real worker restores; 0: none.", min=0)] = 500_000,
     *,
     keep: Keep = True,
 ) -> None:

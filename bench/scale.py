@@ -5,7 +5,7 @@ filled, all are thawed. Nothing is pinned: workers, broker and this process shar
 as many workers as cores, more cannot be faster. What the figures then show is what dividing the same work costs: CPU
 for an event.
 
-Sessions: in memory (`bench.growth`), and once with a real worker that is given a million sessions, is stopped, and
+Sessions: in memory (`bench.growth`), and once with a real worker that is given half a million sessions, is stopped, and
 restores them: CPU for an event before and after, and the time from the start to the last partition at work again.
 """
 
