@@ -1,19 +1,24 @@
-"""`python -m bench`: the three that are saved; `python -m bench drain`, `latency`, `lanes` or `pipeline` for one."""
+"""`python -m bench`: the figures that are saved; with a name, such as `python -m bench drain`, one of them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from typing import Annotated, Any
 
 import typer
 
+from bench.check import check as run_check
+from bench.check import write_baseline
 from bench.drain import drain as run_drain
 from bench.lanes import lanes as run_lanes
 from bench.latency import latency as run_latency
 from bench.latency import show as show_latency
 from bench.pipeline import pipeline as run_pipeline
+from bench.plots import draw_all
 from bench.report import median, save, show
+from bench.scale import scale as run_scale
 
 app = typer.Typer(help="Throughput and latency of the gate.", add_completion=False, pretty_exceptions_enable=False)
 
@@ -27,12 +32,13 @@ Keep = Annotated[bool, typer.Option("--save/--no-save", help="Write the figures 
 
 @app.callback(invoke_without_command=True)
 def everything(context: typer.Context) -> None:
-    """Measure throughput, latency and what a cold flood does to it, and save all."""
+    """Measure throughput, latency, what a cold flood does to it, and the limit, and save all."""
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a new topic's first leader, again and again
     if context.invoked_subcommand is None:
         drain()
         latency()
         lanes()
+        pipeline()
 
 
 @app.command()
@@ -140,19 +146,63 @@ def pipeline(
     partitions: Partitions = 4,
     seed: Seed = 1,
     cycle_records: Annotated[int, typer.Option(help="Records in one cycle.", min=1)] = 8192,
+    runs: Runs = 3,
     *,
-    profile: Annotated[bool, typer.Option("--profile", help="Print where the time goes (cProfile).")] = False,
+    keep: Keep = True,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print where the time goes (cProfile), save nothing.")
+    ] = False,
 ) -> None:
-    """Decode, fold, judge and encode in memory, without Kafka: CPU per event of each stage."""
-    figures = run_pipeline(
-        events=events,
-        sessions=sessions,
-        partitions=partitions,
-        seed=seed,
-        cycle_records=cycle_records,
-        profile=profile,
-    )
+    """The limit: the same work in memory, without Kafka. CPU per event, by stage and in all."""
+    measured = [
+        run_pipeline(
+            events=events,
+            sessions=sessions,
+            partitions=partitions,
+            seed=seed + number,
+            cycle_records=cycle_records,
+            profile=profile,
+        )
+        for number in range(1 if profile else runs)
+    ]
+    figures = median(measured, "events_per_second", "cpu_us_per_event")
     show("Pipeline in memory", figures)
+    if keep and not profile:
+        print(f"saved: {save('pipeline', figures).name}")
+
+
+@app.command()
+def scale(
+    events: Annotated[int, typer.Option(help="Events of each measurement.", min=1000)] = 100_000,
+    real_sessions: Annotated[int, typer.Option(help="Sessions that a real worker restores; 0: none.", min=0)] = 500_000,
+    *,
+    keep: Keep = True,
+) -> None:
+    """Workers and partitions, sessions up to two million, open tasks: what they do to throughput and cost."""
+    figures = asyncio.run(run_scale(events=events, real_sessions=real_sessions))
+    if keep:
+        print(f"saved: {save('scale', figures).name}")
+
+
+@app.command()
+def plots() -> None:
+    """Draw the plots in bench/results again, from the figures beside them."""
+    for file in draw_all():
+        print(f"drawn: {file.name}")
+
+
+@app.command()
+def check(
+    *, write: Annotated[bool, typer.Option("--write", help="Write the figures to compare with, instead.")] = False
+) -> None:
+    """Whether an event costs more in memory than what was committed; exit status 1 above the limits."""
+    if write:
+        print(f"saved: {write_baseline().name}")
+        return
+    problems = run_check()
+    if problems:
+        print("\n".join(problems), file=sys.stderr)
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings
 
+from bench import tables
 from schemas import fields, outputs
 from schemas.asyncapi import event_type
 from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS, Event
@@ -155,6 +156,7 @@ SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
     "librdkafka": example("librdkafka.py"),
     "settings": settings_table,
     "metrics": metrics_table,
+    **tables.SECTIONS,
 }
 
 
