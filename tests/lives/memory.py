@@ -36,6 +36,7 @@ RULES: Final = Rules(
     hold_ttl_ms=round(float(str(SETTINGS["hold_ttl_seconds"])) * 1000),
     shadow_task_types=frozenset({SHADOWED}),
 )
+HOT_ROLES: Final[tuple[Role, ...]] = ("context", "steps", "results")
 LANES: Final[tuple[tuple[Role, Role], ...]] = (("steps", "results"), ("steps.cold", "results.cold"))
 
 
@@ -68,7 +69,7 @@ class Worker:
     applied: Counter[Role]
     refusals: list[Refusal] = field(default_factory=list)
     barriers: dict[Role, Barrier] = field(default_factory=dict)
-    time_barrier: Barrier | None = None
+    time_barriers: dict[bool, Barrier] = field(default_factory=dict)
 
 
 class Memory:
@@ -152,9 +153,10 @@ class Memory:
             needs = worker.applied[results] < len(self.topics[results]) or worker.partition.has_proposals(steps)
             if steps not in worker.barriers and (needs or (steps == "steps" and worker.partition.has_ready)):
                 worker.barriers[steps] = self._ask(steps, results, ("context", steps))
-        due = worker.partition.next_due_ms()
-        if worker.time_barrier is None and due is not None and due <= self.now_ms:
-            worker.time_barrier = self._ask("steps", "results", INPUT_ROLES)
+        for hot_only, roles in ((True, HOT_ROLES), (False, INPUT_ROLES)):
+            due = worker.partition.next_due_ms(hot_only=hot_only)
+            if hot_only not in worker.time_barriers and due is not None and due <= self.now_ms:
+                worker.time_barriers[hot_only] = self._ask("steps", "results", roles)
         judged = False
         for role in ("context", "steps"):
             self._fold(role)
@@ -195,13 +197,13 @@ class Memory:
         return True
 
     def _act_on_time(self) -> bool:
-        worker, barrier = self._worker, self._worker.time_barrier
-        if barrier is None or not self._is_reached(barrier):
-            return False
-        place = Place(0, worker.applied["context"], worker.applied["steps"], "steps", barrier.folded)
-        worker.partition.act_on_due(place, barrier.asked_ms)
-        worker.time_barrier = None
-        return True
+        worker = self._worker
+        reached = [each for each in worker.time_barriers.items() if self._is_reached(each[1])]
+        for hot_only, barrier in reached:
+            place = Place(0, worker.applied["context"], worker.applied["steps"], "steps", barrier.folded)
+            worker.partition.act_on_due(place, barrier.asked_ms, hot_only=hot_only)
+            del worker.time_barriers[hot_only]
+        return bool(reached)
 
     def _fetch(self, role: Role, end: int) -> Batch | None:
         """The next records of a topic below `end`, some or all of them, decoded; None where there is none."""
@@ -267,4 +269,4 @@ class Memory:
             return False
         if any(self._committed[role] < len(self.topics[role]) for role in INPUT_ROLES):
             return False
-        return self._worker.partition.next_due_ms() is None
+        return all(self._worker.partition.next_due_ms(hot_only=hot_only) is None for hot_only in (True, False))

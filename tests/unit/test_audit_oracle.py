@@ -722,6 +722,23 @@ def superseded() -> World:
     return w
 
 
+def superseded_by_a_part() -> World:
+    """What stands in the slot stands there, even if the rest of it waits and is decided after the older result."""
+    w = World()
+    w.dispatch("old", slot="panel")
+    w.running("old")
+    w.dispatch("new", slot="panel", snapshot={"doc": "1", "list": "a"}, **HOLD)
+    by = w.context({"doc": "2"})
+    newer = w.result("new", parts=TWO)
+    w.verdict(newer, held("p", difference("doc", "1", "2", by)), ("q", "delivered", "fresh", {}))
+    w.waiting("context", "new")
+    w.context({"any": "1"})
+    w.withheld(w.result("old"), "superseded")
+    w.context({"doc": "1"})
+    w.fresh(newer)
+    return w
+
+
 def protected_from_newer() -> World:
     w = World()
     w.dispatch("old", slot="panel", protected=True)
@@ -1015,6 +1032,7 @@ CLEAN: list[tuple[Callable[[], World], dict[tuple[str, str], int]]] = [
     (held_and_cancelled, {("delivered", "fresh"): 1, ("withheld", "late"): 1}),
     (second_while_waiting, {("delivered", "fresh"): 1, ("withheld", "late"): 1}),
     (superseded, {("delivered", "fresh"): 1, ("withheld", "superseded"): 1}),
+    (superseded_by_a_part, {("delivered", "fresh"): 2, ("withheld", "superseded"): 1}),
     (protected_from_newer, {("delivered", "fresh"): 2}),
     (interrupted, {("delivered", "fresh"): 1, ("withheld", "late"): 1}),
     (enqueued, {("delivered", "fresh"): 2}),
@@ -1412,6 +1430,7 @@ CORRUPTIONS: list[tuple[str, Callable[[], World], Callable[[World], object]]] = 
     ("barrier_missed", moved_away_and_back, _older_context_not_folded),
     ("barrier_missed", reads_replace, lambda w: w.edit("delivered", lambda body: _judged(body, steps_offset=1))),
     ("stale_delivered", superseded, _deliver),
+    ("stale_delivered", superseded_by_a_part, _deliver),
     ("stale_delivered", deadline_passed, _deliver),
     ("stale_delivered", childs_read, _deliver),
     ("stale_delivered", effect_read, _deliver),

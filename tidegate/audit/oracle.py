@@ -116,7 +116,10 @@ def _blockers(case: Case, task: Task, at_ms: int, place: Place, movers: list[Mov
 
 
 def _superseded(case: Case, task: Task, place: Place) -> bool | None:
-    """Whether a newer task of the slot was delivered before: surely (True), perhaps (False), or not at all (None)."""
+    """Whether a newer task of the slot was delivered before: surely (True), perhaps (False), or not at all (None).
+
+    A part of its result is enough, whatever became of the others later.
+    """
     if task.slot is None or task.protected:
         return None
     found: bool | None = None
@@ -125,17 +128,18 @@ def _superseded(case: Case, task: Task, place: Place) -> bool | None:
         if newer is None or not task.is_older(newer):
             continue
         for result, verdict in other.judged:
-            if not verdict.delivers:
+            delivering = next((index for index, each in enumerate(verdict.decisions) if each.delivered), None)
+            if delivering is None:
                 continue
-            there = other.place_of(result, verdict, len(verdict.decisions) - 1)
+            there = other.place_of(result, verdict, delivering)
             if newer.role != task.role:
                 there, here = Place(there.context_offset, None), Place(place.context_offset, None)
             else:
                 here = place
             if here.is_before(there):
                 continue
-            settled = case.slots <= MAX_SLOTS and not case.unsettled and verdict.decides
-            if settled and there.is_before(here) and verdict.last.disposition == "delivered":
+            settled = case.slots <= MAX_SLOTS and not case.unsettled and verdict.was_first
+            if settled and there.is_before(here):
                 return True
             found = False
     return found
