@@ -10,7 +10,7 @@ BIN := .venv/bin
 PACKAGES := schemas projections streams tidegate
 READY := .venv/ready
 
-.PHONY: help setup demo test lint format types unit broker-tests scenarios chaos bench schemas dashboards lock clean
+.PHONY: help setup demo test lint format types unit broker-tests scenarios chaos bench bench-peers schemas dashboards lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ chaos: $(READY) ## kills, stalls and comings and goings, for minutes
 bench: $(READY) ## throughput and latency, written to bench/results
 	$(BIN)/python -m bench
 
+bench-peers: $(READY) ## the gate beside what one would otherwise write or run, about 20 minutes
+	$(BIN)/python -m bench.peers
+
 schemas: $(READY) ## generate the JSON Schemas and the AsyncAPI document from the models
 	$(BIN)/python -m schemas.generate
 	$(BIN)/python -m docs.generate
@@ -63,10 +66,14 @@ schemas: $(READY) ## generate the JSON Schemas and the AsyncAPI document from th
 dashboards: $(READY) ## generate Grafana's JSON from code
 	$(BIN)/python -m grafana
 
-lock: ## resolve requirements.lock again, with hashes, for Python 3.11 to 3.13
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --upgrade \
-		--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
-		--quiet --output-file requirements.lock
+LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
+	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" --quiet
+
+lock: ## resolve requirements.lock again, and those of the peers, with hashes, for Python 3.11 to 3.13
+	$(LOCK) pyproject.toml --extra dev --output-file requirements.lock
+	for peer in bench/peers/*/requirements.in; do \
+		$(LOCK) $$peer --output-file $${peer%.in}.lock || exit 1; \
+	done
 
 clean: ## delete what was made here, not the user's caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

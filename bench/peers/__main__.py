@@ -98,7 +98,6 @@ async def _rounds(
                     print(f"round {number + 1}, {engine.name}: {error}")
                     continue
                 for name, figures in found.items():
-                    figures["events"] = inputs[engine.few].events
                     runs.setdefault(name, []).append(figures)
                     print(
                         f"round {number + 1}, {name}: {figures['events_per_second']:,} events/s,"

@@ -67,7 +67,7 @@ async def _run_gate(
         worker.kill()
     topics = [topic_name(role, settings.topic_prefix) for role in ("delivered", "withheld")]
     verdicts = [of_gate(value) for value in await read_committed(settings, topics)]
-    return {**_figures(measured), **held_against(inputs.oracle, verdicts, "delivery")}
+    return {**_figures(measured, inputs.events), **held_against(inputs.oracle, verdicts, "delivery")}
 
 
 async def _run_peer(
@@ -94,21 +94,28 @@ async def _run_peer(
             if measured:
                 process.next_pass()
             async with Progress(settings.model_copy(update={"group_id": group + each.suffix})) as progress:
-                measured[each.engine] = await drain(progress, process, limit_seconds=limit_seconds)
+                measured[each.engine] = await drain(
+                    progress, process, limit_seconds=limit_seconds, later_pass=bool(measured)
+                )
     finally:
         await asyncio.to_thread(process.kill)
     figures = {}
     for name, output in outputs.items():
         verdicts = [of_peer(value) for value in await read_committed(settings, [f"{output}.verdicts"])]
-        figures[name] = {**_figures(measured[name]), **held_against(inputs.oracle, verdicts, engine.judged_at)}
+        figures[name] = {
+            **_figures(measured[name], inputs.events),
+            **held_against(inputs.oracle, verdicts, engine.judged_at),
+        }
     await delete(settings, containing=group)
     return figures
 
 
-def _figures(measured: Drain) -> dict[str, Any]:
+def _figures(measured: Drain, events: int) -> dict[str, Any]:
     return {
         "events_per_second": round(measured.events / measured.seconds),
         "cpu_us_per_event": round(measured.cpu_seconds / measured.events * 1e6, 2),
+        "whole_cpu_us_per_event": round(measured.whole_cpu_seconds / events * 1e6, 2),
+        "events": events,
         "events_timed": measured.events,
         "seconds": round(measured.seconds, 3),
     }

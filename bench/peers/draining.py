@@ -24,14 +24,19 @@ class Drain(NamedTuple):
     events: int
     seconds: float
     cpu_seconds: float
+    whole_cpu_seconds: float
+    """From the start of the pass on: with the start-up, and with what was read ahead before the first commit."""
 
 
-async def drain(progress: Progress, process: EngineProcess, *, limit_seconds: float) -> Drain:
-    """Watch `process` until it has committed everything. Raises `RuntimeError` where it ends or takes too long."""
+async def drain(progress: Progress, process: EngineProcess, *, limit_seconds: float, later_pass: bool = False) -> Drain:
+    """Watch `process` until it has committed everything; in a `later_pass` it has used CPU before.
+
+    Raises `RuntimeError` where it ends or takes too long.
+    """
     ends = await progress.ends()
     total = sum(ends.values())
     first: _Reading | None = None
-    began = time.perf_counter()
+    began, cpu_before = time.perf_counter(), process.cpu_seconds() if later_pass else 0.0
     while True:
         committed = await progress.committed()
         at = time.perf_counter()
@@ -49,4 +54,9 @@ async def drain(progress: Progress, process: EngineProcess, *, limit_seconds: fl
     assert first is not None
     if first.committed == total:
         raise RuntimeError(f"it committed all {total} events at once: more are needed to measure it")
-    return Drain(total - first.committed, reading.at - first.at, reading.cpu_seconds - first.cpu_seconds)
+    return Drain(
+        total - first.committed,
+        reading.at - first.at,
+        reading.cpu_seconds - first.cpu_seconds,
+        reading.cpu_seconds - cpu_before,
+    )

@@ -81,16 +81,16 @@ def _version(python: str | Path, distribution: str) -> str:
 
 ENGINES = (
     Engine(GATE, "exactly-once", _gate, judged_at="delivery", validates=True),
-    Engine("confluent-kafka loop, aligned", "exactly-once", _python("confluent", "confluent-kafka", "--aligned")),
-    Engine("confluent-kafka loop", "exactly-once", _python("confluent", "confluent-kafka")),
-    Engine("aiokafka loop, aligned", "exactly-once", _python("aiokafka", "aiokafka", "--aligned")),
-    Engine("aiokafka loop", "exactly-once", _python("aiokafka", "aiokafka")),
-    Engine("Quix Streams", "exactly-once", _python("quix", "quixstreams")),
+    Engine("confluent-loop-aligned", "exactly-once", _python("confluent", "confluent-kafka", "--aligned")),
+    Engine("confluent-loop-unaligned", "exactly-once", _python("confluent", "confluent-kafka")),
+    Engine("aiokafka-loop-aligned", "exactly-once", _python("aiokafka", "aiokafka", "--aligned")),
+    Engine("aiokafka-loop-unaligned", "exactly-once", _python("aiokafka", "aiokafka")),
+    Engine("quix-streams", "exactly-once", _python("quix", "quixstreams")),
     Engine(
         "kafka-streams",
         "exactly-once",
         _streams,
         passes=(Pass("kafka-streams-cold"), Pass("kafka-streams-warm", "-warm")),
     ),
-    Engine("Faust", "at-least-once", _python("faust", "faust-streaming"), few=True),
+    Engine("faust", "at-least-once", _python("faust", "faust-streaming"), few=True),
 )

@@ -27,7 +27,7 @@ def summarize(
             of_engine = runs.get(each.engine)
             if not of_engine:
                 continue
-            figures = median(of_engine, "events_per_second", "cpu_us_per_event")
+            figures = median(of_engine, "events_per_second", "cpu_us_per_event", "whole_cpu_us_per_event")
             figures |= {name: max(run[name] for run in of_engine) for name in COUNTS}
             about = {
                 "engine": each.engine,
@@ -60,17 +60,19 @@ def show(figures: list[dict[str, Any]]) -> None:
         title="Verdicts: how many of them are not what they should be, in the worst round", title_justify="left"
     )
     for table, columns in (
-        (speed, ("events/s", "least", "most", "CPU µs/event", "tidegate is")),
-        (right, ("judges at", "wrong", "in log order", "unknown", "missing", "twice", "stale delivered")),
+        (speed, ("events/s", "least", "most", "CPU µs/event", "with start", "tidegate is")),
+        (right, ("judges at", "wrong", "log order", "unknown", "missing", "twice", "stale")),
     ):
         table.add_column("engine", no_wrap=True)
         for column in columns:
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", no_wrap=True)
     for each in figures:
         rates = each["runs_events_per_second"]
         speeds = [f"{rate:,}" for rate in (each["events_per_second"], min(rates), max(rates))]
         ratio = f"{each['tidegate_ratio']} times" if "tidegate_ratio" in each else ""
-        speed.add_row(each["engine"], *speeds, str(each["cpu_us_per_event"]), ratio)
+        speed.add_row(
+            each["engine"], *speeds, str(each["cpu_us_per_event"]), str(each["whole_cpu_us_per_event"]), ratio
+        )
         right.add_row(each["engine"], each["judged_at"], *(f"{each[name]:,}" for name in COUNTS))
     console = Console(width=max(100, Console().width))
     console.print(speed)

@@ -22,7 +22,6 @@ from bench.peers.rules import CONTEXT, STEPS, TOPICS, Sessions
 
 BATCH_RECORDS = 50_000
 WAIT_MS = 100
-FETCH_BYTES = 4_000_000
 BATCH_BYTES = 512 * 1024
 
 Fetched = dict[Any, list[Any]]
@@ -159,7 +158,6 @@ class Loop:
             auto_offset_reset="earliest",
             check_crcs=False,
             fetch_max_wait_ms=10,
-            max_partition_fetch_bytes=FETCH_BYTES,
         )
 
 

@@ -153,9 +153,8 @@ class Loop:
                 "enable.partition.eof": True,
                 "check.crcs": False,
                 "fetch.wait.max.ms": 10,
-                "fetch.message.max.bytes": 4_000_000,
                 "queued.min.messages": 1_000_000,
-                "queued.max.messages.kbytes": 1_000_000,
+                "queued.max.messages.kbytes": 16_384,
             }
         )
 

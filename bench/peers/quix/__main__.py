@@ -90,8 +90,8 @@ def main() -> None:
         consumer_extra_config={
             "check.crcs": False,
             "fetch.wait.max.ms": 10,
-            "fetch.message.max.bytes": 4_000_000,
             "queued.min.messages": 1_000_000,
+            "queued.max.messages.kbytes": 16_384,
         },
         producer_extra_config={
             "linger.ms": 20,
