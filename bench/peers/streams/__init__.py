@@ -23,8 +23,8 @@ CLASSES = _DIRECTORY / ".classes"
 
 HEAP_MB = 2048
 COMMIT_INTERVAL_MS = 250
-"""For a drain. Kafka's default of 100 commits more often than it need; 1000 takes a little less CPU, but a drain that is
-over waits up to a second for its last commit."""
+"""For a drain. Kafka's default of 100 commits more often than there is need; 1000 takes a little less CPU, but at the
+end a drain waits up to a second for its last commit."""
 
 
 def command(*, commit_interval_ms: int = COMMIT_INTERVAL_MS) -> list[str]:
