@@ -21,6 +21,7 @@ from typing import Any, Self
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from bench.compiled import compiled
 from bench.drain import AUDITED, run_audit
 from bench.process import Worker, pin, until_ready
 from bench.produce import bulk_producer, write
@@ -73,7 +74,7 @@ async def lanes(
             request_timeout_seconds=240,
         )
         await create_topics(settings)
-        worker = Worker("worker", settings, Path(directory)).start()
+        worker = Worker("worker", settings, Path(directory), code=compiled()).start()
         cold = Workload(sessions=sessions, partitions=partitions, seed=seed, name="cold", slots=COLD_SLOTS, lane="cold")
         try:
             await until_ready([worker])

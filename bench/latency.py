@@ -26,6 +26,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.compiled import compiled
 from bench.openloop import Schedule
 from bench.peers.environments import PEERS, python_of
 from bench.process import ROOT, Worker, until_ready
@@ -58,7 +59,7 @@ async def latency(*, rates: Sequence[int], seconds: float, partitions: int, seed
         )
         await create_topics(settings)
         await _create_echo_topics(settings)
-        worker = Worker("worker", settings, Path(directory)).start()
+        worker = Worker("worker", settings, Path(directory), code=compiled()).start()
         try:
             await until_ready([worker])
             async with _echo(python, settings):

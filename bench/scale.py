@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bench.compiled import compiled
 from bench.growth import IDLE_FACETS, IDLE_ID, in_own_process, with_open_tasks, with_sessions
 from bench.process import Worker, until_ready
 from bench.produce import bulk_producer, write
@@ -91,7 +92,7 @@ async def _topics(broker: LocalBroker, name: str, partitions: int) -> Settings:
 async def _divided(settings: Settings, count: int, events: int) -> dict[str, Any]:
     """A backlog worked off by `count` workers."""
     with tempfile.TemporaryDirectory() as directory:
-        workers = [Worker(f"worker-{number}", settings, Path(directory)) for number in range(count)]
+        workers = [Worker(f"worker-{number}", settings, Path(directory), code=compiled()) for number in range(count)]
         try:
             for worker in workers:
                 worker.start()
@@ -107,7 +108,7 @@ async def _divided(settings: Settings, count: int, events: int) -> dict[str, Any
 async def _restored(settings: Settings, sessions: int, events: int) -> dict[str, Any]:
     """A worker that has met `sessions`, stopped, and started again: the restore, and CPU for an event after it."""
     with tempfile.TemporaryDirectory() as directory:
-        worker = Worker("worker", settings, Path(directory)).start()
+        worker = Worker("worker", settings, Path(directory), code=compiled()).start()
         try:
             await until_ready([worker])
             met = await _drain([worker], settings, _first_events(sessions, settings.partitions))

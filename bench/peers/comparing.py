@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.compiled import compiled
 from bench.peers.draining import Drain, drain
 from bench.peers.engines import GATE, Engine, Start
 from bench.peers.oracle import at_delivery, in_log_order
@@ -58,7 +59,7 @@ async def _run_gate(
 ) -> dict[str, Any]:
     settings = inputs.settings.model_copy(update={"group_id": group})
     await remake_gate_outputs(settings)
-    worker = Worker("worker", settings, directory).start()
+    worker = Worker("worker", settings, directory, code=compiled()).start()
     try:
         worker.pin(cores)
         async with Progress(settings) as progress:
