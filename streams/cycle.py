@@ -324,7 +324,10 @@ class Cycle:
         task.add_done_callback(self._asking.discard)
 
     def _begin_transaction(self, lane: Lane) -> None:
-        """Begin the transaction of the verdicts while the barrier is asked for."""
+        """Begin the transaction of the verdicts while the barrier is asked for.
+
+        Where it then delivers nothing, its marker is all that the topic of deliveries gets.
+        """
         if self._writer is not None:
             roles: tuple[Role, ...] = ("sessions.changelog", "tasks", DELIVERED[lane])
             self._writer.begin(self._config.topic(role) for role in roles)
