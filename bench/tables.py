@@ -7,10 +7,48 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
+from bench.aims import RATIOS, aims
 from bench.estimate import Assumptions, Load, estimate
 from bench.report import RESULTS
 
 NOT_YET: Final = "Not measured yet.\n"
+
+
+def headlines() -> str:
+    """What the README shows."""
+    drain, latency, lanes, pipeline = (figures(name) for name in ("drain", "latency", "lanes", "pipeline"))
+    peers = {each["engine"]: each["events_per_second"] for each in figures("peers") or ()}
+    rows = []
+    if drain:
+        runs = ", ".join(f"{each:,}" for each in drain["runs_events_per_second"])
+        rows += [
+            ("a backlog, one worker on one core", f"**{drain['events_per_second']:,} events/s**, median of {runs}"),
+            ("CPU per event, everything included", f"{drain['cpu_us_per_event']:.1f} µs"),
+        ]
+        if pipeline:
+            rows.append(("the same work in memory, without Kafka", f"{pipeline['cpu_us_per_event']:.1f} µs"))
+    for each in latency.get("rates", ()) if latency else ():
+        if each["events_per_second"] in {"idle", 20_000}:
+            rate = "idle" if each["events_per_second"] == "idle" else f"at {each['events_per_second']:,} events/s"
+            gate, floor = each["gate"], each["floor"]
+            echo = f"an echo without state: {floor['p50_ms']:.1f} and {floor['p99_ms']:.1f} ms"
+            rows.append(
+                (f"result to verdict, {rate}", f"**p50 {gate['p50_ms']:.1f} ms, p99 {gate['p99_ms']:.1f} ms** ({echo})")
+            )
+    if lanes:
+        flooded = f"p99 {lanes['p99_flood_ms']:.1f} ms, without {lanes['p99_ms']:.1f} ms"
+        rows.append((f"hot results beside {lanes['cold_events']:,} cold events", flooded))
+    if "tidegate" in peers:
+        others = [f"{peers['tidegate'] / peers[engine]:.2f} × {name}" for engine, name, _ in RATIOS if engine in peers]
+        rows.append(("throughput beside others, in one run", ", ".join(others)))
+    return table(("", ""), rows).replace("---:", "---") + _about({"backlog": drain, "latency": latency})
+
+
+def aimed() -> str:
+    """The aims, and whether they are met."""
+    found = {name: figures(name) for name in ("peers", "drain", "pipeline", "latency", "lanes", "scale")}
+    rows = [(each.what, each.aim, each.measured, "yes" if each.is_met else "**no**") for each in aims(found)]
+    return table(("", "aim", "measured", "met"), rows) if rows else NOT_YET
 
 
 def limit() -> str:
@@ -184,6 +222,8 @@ def on_paper() -> str:
 
 
 SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
+    "figures-headlines": headlines,
+    "figures-aims": aimed,
     "figures-limit": limit,
     "figures-peers": peers,
     "figures-latency": latency,

@@ -167,7 +167,8 @@ def filled_in(text: str) -> str:
 
 def drifted() -> dict[Path, str]:
     """The documents that differ from what the code gives, with what they should be."""
-    documents = {path: path.read_text(encoding="utf-8") for path in sorted(DIRECTORY.glob("*.md"))}
+    paths = [*DIRECTORY.parent.glob("README.md"), *sorted(DIRECTORY.glob("*.md"))]
+    documents = {path: path.read_text(encoding="utf-8") for path in paths}
     return {path: new for path, old in documents.items() if (new := filled_in(old)) != old}
 
 
