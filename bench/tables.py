@@ -39,7 +39,9 @@ def headlines() -> str:
         flooded = f"p99 {lanes['p99_flood_ms']:.1f} ms, without {lanes['p99_ms']:.1f} ms"
         rows.append((f"hot results beside {lanes['cold_events']:,} cold events", flooded))
     if "tidegate" in peers:
-        others = [f"{peers['tidegate'] / peers[engine]:.2f} × {name}" for engine, name, _ in RATIOS if engine in peers]
+        others = [
+            f"{peers['tidegate'] / peers[engine]:.2f} times {name}" for engine, name, _ in RATIOS if engine in peers
+        ]
         rows.append(("throughput beside others, in one run", ", ".join(others)))
     return table(("", ""), rows).replace("---:", "---") + _about({"backlog": drain, "latency": latency})
 
