@@ -81,7 +81,7 @@ def drain(
 @app.command()
 def latency(
     rates: Annotated[str, typer.Option(help="Events per second, after idle.")] = "1000,5000,20000,50000",
-    seconds: Annotated[float, typer.Option(help="How long to measure each.", min=1.0)] = 8.0,
+    seconds: Annotated[float, typer.Option(help="How long to measure each.", min=1.0)] = 6.0,
     partitions: Partitions = 4,
     seed: Seed = 1,
     *,
