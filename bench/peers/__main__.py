@@ -50,6 +50,10 @@ def peers(
     )
     figures = summarize(chosen, starts, runs)
     show(figures)
+    failed = {each.engine for one in chosen for each in one.all_passes} - {each["engine"] for each in figures}
+    if failed:
+        print(f"no figures of {', '.join(sorted(failed))}: nothing is saved")
+        raise typer.Exit(1)
     if engine is None:
         print(f"saved: {save(figures).name}")
 
