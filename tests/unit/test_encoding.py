@@ -9,6 +9,7 @@ import pytest
 from projections import store
 from projections.encoding import KEPT_FROM, RowEncoder
 from projections.row import row_to_bytes
+from schemas.fields import MAX_INLINE_PART_BYTES
 from tests.unit.feeding import Feed
 from tests.unit.kept_tasks import held_against_rows, kept_from
 
@@ -112,3 +113,19 @@ def test_it_would_be_noticed_if_nobody_said_so(forgotten: str) -> None:
         feed.step("t1") if forgotten == "written" else feed.result("t1")
         with pytest.raises((AssertionError, KeyError)):
             feed.take()
+
+
+def test_a_task_whose_waiting_result_went_to_the_dead_letters_waits_no_more() -> None:
+    feed = with_tasks(3)
+    feed.dispatched("older", slot="panel")
+    feed.dispatched("newer", slot="panel", on_newer="enqueue")
+    for number in range(20):
+        feed.step("newer", {f"never/seen/{number}/{each}": "v" * 1000 for each in range(15)})
+    payload = "x" * (MAX_INLINE_PART_BYTES - 2)
+    feed.result("newer", *({"part_id": str(number), "payload": payload[number * 3000 :]} for number in range(3)))
+    assert b'"wait"' in written_row(feed)
+    feed.result("older")
+    feed.barrier()
+    assert b'"wait"' not in written_row(feed)
+    assert [refusal.error for refusal in feed.changes[-1].refusals] == ["output_too_large"]
+    assert "newer" in feed.row["tasks"]
