@@ -50,6 +50,7 @@ def _decide(
         return ["effect.refused", {**fields, "reason": "late" if ended is not None else "unknown_task"}]
     if event.reads:
         fold_reads(row, task, event.reads, proposal.timestamp)
+        store.encoder.written(event.session_id, row, event.task_id)
     reason = reason_to_refuse(row, event.task_id, task, proposal.timestamp)
     if reason is not None:
         return ["effect.refused", {**fields, "reason": reason}]

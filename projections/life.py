@@ -60,6 +60,7 @@ class Life:
         for child_id, child in row["tasks"].items():
             if "parentless_until" in child and child.get("parent") == task_id:
                 del child["parentless_until"]
+                self._store.encoder.written(session_id, row, child_id)
                 self._join_scope(session_id, row, child_id, child, task_id)
                 self.free(session_id, child_id)
         if cancelled_at is not None:
@@ -98,6 +99,7 @@ class Life:
         if parent is None:
             task["parentless_until"] = task["at"] + self._store.rules.unknown_task_grace_ms
             return
+        self._store.encoder.written(session_id, row, task_id)
         parent["children"] = [*parent.get("children", []), task_id]
         join_parent(row, task)
         self._store.told[session_id, parent_id] = None
@@ -140,6 +142,8 @@ class Life:
         receipt: dict[str, Any] | None = None,
     ) -> None:
         """End an open task: remember how, tell it, and free what waited for it."""
+        if session_id in self._store.encoder.kept:
+            self._store.encoder.ends(session_id, row, task_id)
         task = row["tasks"].pop(task_id)
         row["own"].pop(task_id, None)
         results = [*results, *task.get("seconds", [])]
@@ -286,6 +290,7 @@ class Life:
             self.stop_children(session_id, row, task, "scope_closed", now_ms, now_ms)
         else:
             wait["over"] = True
+            self._store.encoder.written(session_id, row, task_id)
         self._changed(session_id, row, now_ms)
         self.free(session_id, task_id)
 

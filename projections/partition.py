@@ -147,6 +147,10 @@ class Partition:
         self.store.dirty[session_id] = None
         for task_id in restaled:
             self.store.told[session_id, task_id] = None
+        if session_id in self.store.encoder.kept:
+            causes = [event.cause.task_id, parent] if event.cause is not None else []
+            for task_id in (*restaled, *(each for each in causes if each is not None)):
+                self.store.encoder.written(session_id, row, task_id)
         if session_id in self.store.waiting_sessions:
             self._life.free_all(session_id, row)
         return True
@@ -165,9 +169,11 @@ class Partition:
         ended = self.store.ended.get(session_id, task_id)
         said: dict[str, Any] = {"acknowledged": event.outcome, **({"detail": event.reason} if event.reason else {})}
         if ended is None:
-            task = self.store.row(session_id)["tasks"].get(task_id)
+            row = self.store.row(session_id)
+            task = row["tasks"].get(task_id)
             if task is not None and task.get("wait", {}).get("delivered"):
                 task["said"] = said
+                self.store.encoder.written(session_id, row, task_id)
                 self.store.dirty[session_id] = None
                 self.store.told[session_id, task_id] = None
                 self.store.changes.acknowledged[event.outcome] += 1
@@ -207,7 +213,7 @@ class Partition:
     def fold_steps(self, batch: Batch, now_ms: int) -> None:
         """Fold a decoded batch of dispatches, steps, heartbeats and proposed effects, of one lane."""
         store = self.store
-        decoded, dirty = store.decoded, store.dirty
+        decoded, dirty, kept = store.decoded, store.dirty, store.encoder.kept
         records = zip(batch.events, batch.values, batch.headers, batch.timestamps, strict=True)
         for index, (event, value, headers, timestamp) in enumerate(records):
             if event is None:
@@ -230,12 +236,15 @@ class Partition:
             elif kind is _HEARTBEAT:
                 if "heard" in task:
                     task["heard"] = timestamp
+                    store.encoder.written(session_id, row, task_id)
                     row["at"] = max(row["at"], timestamp)
                     dirty[session_id] = None
             elif (
                 has_room(row, _added_by_step(row, task, value or b"")) or event.reads.keys() <= task["expected"].keys()
             ):
                 fold_step(row, task, event, timestamp)
+                if session_id in kept:
+                    store.encoder.written(session_id, row, task_id)
                 if event.reads:
                     self._follow_reads(session_id, row, task)
                 row["at"] = max(row["at"], timestamp)
@@ -322,6 +331,7 @@ class Partition:
                     if not self._decide(row, waiting, row["tasks"][task_id], place, now_ms, origin):
                         self.store.drop_result(session_id, task_id)  # it went to the dead letters
                         del row["tasks"][task_id]["wait"]
+                        self.store.encoder.written(session_id, row, task_id)
                         self.store.dirty[session_id] = None
             late, self._life.late = self._life.late, []
             for result in late:
@@ -364,6 +374,7 @@ class Partition:
             return
         before = [(each, each.copy()) for each in readers(row, task)] if event.reads else []
         if event.reads:
+            self.store.encoder.written(session_id, row, task_id)
             for each, _ in before:
                 each["expected"] = dict(each["expected"])
             fold_reads(row, task, event.reads, result.timestamp)
@@ -433,6 +444,7 @@ class Partition:
             wait["over"] = True
         if before != wait:
             task["wait"] = wait
+            self.store.encoder.written(session_id, row, task_id)
             self.store.keep_result(result)
             self.store.dirty[session_id] = None
             self.store.told[session_id, task_id] = None
@@ -464,6 +476,7 @@ class Partition:
         judgement = all_parts(event.parts, "withheld", "late")
         if self._write_verdict(result, None, judgement, None, place, now_ms, origin, echo=task["echo"]):
             task["seconds"] = [*seconds, digests][-MAX_RESULTS:]
+            self.store.encoder.written(event.session_id, self.store.row(event.session_id), event.task_id)
             self.store.dirty[event.session_id] = None
 
     def _judge_ended(self, result: Waiting, ended: Ended, place: Place, now_ms: int, origin: Origin) -> None:

@@ -10,11 +10,12 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from projections.changes import Changes
+from projections.encoding import KEPT_FROM, RowEncoder
 from projections.ended import Ended, EndedTasks
 from projections.outputs import open_status
 from projections.row import SessionRow, TaskRow, has_open_tasks, new_row, row_from_bytes, row_to_bytes
 from projections.rules import Rules
-from projections.timers import Timers, dues_of
+from projections.timers import Dues, Timers, dues_of
 from schemas.decode import Decoder
 from schemas.envelope import Headers, traceparent_of
 from schemas.topics import Role
@@ -70,6 +71,7 @@ class Store:
         self._restoring: dict[bytes, bytes] = {}
         self._rows: dict[str, bytes] = {}
         self.decoded: dict[str, SessionRow] = {}
+        self.encoder = RowEncoder()
 
     @property
     def session_count(self) -> int:
@@ -111,6 +113,7 @@ class Store:
     def drop(self, session_id: str) -> None:
         """Forget the session's row. Whatever comes next finds a new one."""
         self.decoded.pop(session_id, None)
+        self.encoder.forget(session_id)
         self.dirty.pop(session_id, None)
         raw = self._rows.pop(session_id, None)
         if raw is not None:
@@ -261,9 +264,11 @@ class Store:
 
     def _set_timers(self, session_id: str, row: SessionRow) -> None:
         if row["tasks"] or session_id in self.timers or session_id in self.cold_timers:
-            hot, other = dues_of(row)
-            self.timers.set(session_id, hot)
-            self.cold_timers.set(session_id, other)
+            self._set_dues(session_id, dues_of(row))
+
+    def _set_dues(self, session_id: str, dues: Dues) -> None:
+        self.timers.set(session_id, dues[0])
+        self.cold_timers.set(session_id, dues[1])
 
     def take(self, now_ms: int) -> Changes:
         """Everything changed since the last call, to be written in one transaction. `now_ms` is told in statuses."""
@@ -274,19 +279,26 @@ class Store:
             if task is not None:
                 changes.outputs.append(open_status(source, session_id, task_id, task, now_ms))
         self.told.clear()
+        kept = self.encoder.kept
         for session_id in self.dirty:
             before = self._rows.pop(session_id, None)
             self.row_bytes -= len(before or b"")
             row = self.decoded.get(session_id)
-            raw = row_to_bytes(row) if row is not None else None
-            if raw is not None and row is not None:
+            raw: bytes | None = None
+            if row is not None:
+                if session_id in kept or len(row["tasks"]) >= KEPT_FROM:
+                    raw, dues = self.encoder.encode(session_id, row)
+                    self._set_dues(session_id, dues)
+                else:
+                    raw = row_to_bytes(row)
+                    self._set_timers(session_id, row)
                 self._keep(session_id, raw)
-                self._set_timers(session_id, row)
             if raw != before:
                 changes.rows[SESSION_KEY + session_id.encode()] = raw
         self.dirty.clear()
         if len(self.decoded) > MAX_DECODED_ROWS:
             self.decoded.clear()
+            self.encoder.forget_all()
         return changes
 
     def _keep(self, session_id: str, raw: bytes) -> None:

@@ -1,9 +1,15 @@
 """When something falls due, derived from the rows, so that it survives restarts. Times are the broker's, in ms."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from projections.row import SessionRow, TaskRow
+
+Dues = tuple[int | None, int | None]
+"""When the first of a session's tasks falls due: of those of the hot lane alone, and of the others."""
+
+Timed = tuple[int, bool]
+"""When a task falls due, and whether what would keep it from that may be on the cold lane's topics."""
 
 
 class Timers:
@@ -38,17 +44,34 @@ class Timers:
             yield session_id
 
 
-def dues_of(row: SessionRow) -> tuple[int | None, int | None]:
-    """When the first of the session's tasks falls due: of those of the hot lane alone, and of the others."""
+def dues_of(row: SessionRow) -> Dues:
+    """When the first of the session's tasks falls due."""
+    return earliest(
+        [
+            each
+            for task in row["tasks"].values()
+            if ("policy" in task or "wait" in task or "parentless_until" in task)  # most have none
+            and (each := timed(row, task)) is not None
+        ]
+    )
+
+
+def earliest(tasks: Iterable[Timed]) -> Dues:
+    """The earliest of the hot lane alone, and of the others."""
     hot: int | None = None
     other: int | None = None
-    for task in row["tasks"].values():
-        if ("policy" in task or "wait" in task or "parentless_until" in task) and (due := task_due(task)) is not None:
-            if awaits_both_lanes(row, task):
-                other = due if other is None else min(other, due)
-            else:
-                hot = due if hot is None else min(hot, due)
+    for due, both_lanes in tasks:
+        if both_lanes:
+            other = due if other is None else min(other, due)
+        else:
+            hot = due if hot is None else min(hot, due)
     return hot, other
+
+
+def timed(row: SessionRow, task: TaskRow) -> Timed | None:
+    """When the task falls due; None where it does not."""
+    due = task_due(task)
+    return (due, awaits_both_lanes(row, task)) if due is not None else None
 
 
 def awaits_both_lanes(row: SessionRow, task: TaskRow) -> bool:

@@ -16,6 +16,7 @@ from projections import store
 from projections.rules import Rules
 from tests.unit.event_logs import CUTS, PLAIN, Cut, Kinds, Op, Written, laid_out, logs, run
 from tests.unit.feeding import START_MS
+from tests.unit.kept_tasks import kept_from
 
 EVERYTHING = Kinds()
 cuts = st.lists(st.sampled_from(CUTS), max_size=50)
@@ -39,6 +40,15 @@ def test_batches_transactions_crashes_and_evictions_change_nothing(ops: list[Op]
     whole = run(ops)
     with patch.object(store, "MAX_DECODED_ROWS", kept):
         same(run(ops, drawn), whole)
+
+
+@given(ops=logs(EVERYTHING), drawn=cuts, least=st.sampled_from([1, 2, 3]))
+def test_keeping_encoded_tasks_changes_nothing(ops: list[Op], drawn: list[Cut], least: int) -> None:
+    with kept_from(1_000_000):
+        plain = run(ops, drawn)
+    with kept_from(least):
+        kept = run(ops, drawn)
+    assert kept == plain
 
 
 # (b) No verdict depends on how the topics interleaved

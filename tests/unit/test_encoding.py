@@ -1,0 +1,131 @@
+"""Rows as bytes: what is kept of tasks between two encodings."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+import pytest
+
+from projections import store
+from projections.encoding import KEPT_FROM, RowEncoder
+from projections.row import row_to_bytes
+from schemas.fields import MAX_INLINE_PART_BYTES
+from tests.unit.feeding import Feed
+from tests.unit.kept_tasks import held_against_rows, kept_from
+
+
+def with_tasks(count: int) -> Feed:
+    """A session with tasks of which each depends on a facet of its own, written twice."""
+    feed = Feed()
+    for number in range(count):
+        feed.dispatched(f"t{number}", {f"doc/{number}": "1"})
+    feed.take()
+    feed.changed({"view/a": "1"})
+    feed.take()
+    return feed
+
+
+def written_row(feed: Feed) -> bytes:
+    """The session's row as the changelog has it, held against the row in memory."""
+    feed.take()
+    raw = dict(feed.changelog)[b"s" + feed.session.encode()]
+    assert raw == row_to_bytes(feed.partition.store.row(feed.session))
+    return raw
+
+
+def test_only_what_was_written_to_is_encoded_again() -> None:
+    feed = with_tasks(20)
+    before = dict(feed.partition.store.encoder.kept["s"].pieces)
+    feed.changed({"doc/3": "2"})
+    feed.step("t7")
+    written_row(feed)
+    after = feed.partition.store.encoder.kept["s"].pieces
+    assert [task_id for task_id in after if after[task_id] is not before[task_id]] == ["t3", "t7"]
+
+
+def test_few_tasks_are_not_kept() -> None:
+    with kept_from(KEPT_FROM):
+        assert with_tasks(KEPT_FROM - 1).partition.store.encoder.kept == {}
+        assert with_tasks(KEPT_FROM).partition.store.encoder.kept.keys() == {"s"}
+
+
+def test_nothing_is_kept_of_a_row_that_is_written_once() -> None:
+    feed = Feed()
+    feed.dispatched("t1")
+    feed.take()
+    assert feed.partition.store.encoder.kept["s"].pieces == {}
+
+
+def test_tasks_come_and_go_in_the_rows_order() -> None:
+    feed = with_tasks(4)
+    feed.changed({"doc/9": "1"}, by="t5")  # written to before it is opened, and before another one is
+    feed.dispatched("t4")
+    feed.dispatched("t5", {"doc/9": "1"})
+    feed.result("t1")
+    assert [*feed.row["tasks"]] == ["t0", "t2", "t3", "t4", "t5"]
+    written_row(feed)
+    feed.result("t0")
+    written_row(feed)
+    feed.dispatched("t6")
+    written_row(feed)
+
+
+def test_a_task_that_is_opened_again_stands_last() -> None:
+    feed = with_tasks(3)
+    feed.result("t0")
+    feed.partition.store.forget_ended("s")
+    feed.dispatched("t0", {"doc/0": "2"})
+    assert [*feed.row["tasks"]] == ["t1", "t2", "t0"]
+    written_row(feed)
+
+
+def test_what_falls_due_is_kept_too() -> None:
+    feed = with_tasks(3)
+    feed.dispatched("beating", heartbeat_timeout_seconds=60)
+    written_row(feed)
+    due = feed.partition.next_due_ms()
+    feed.send("task.heartbeat", task_id="beating")
+    written_row(feed)
+    assert due is not None
+    assert feed.partition.next_due_ms() == due + 1000
+    feed.result("beating")
+    written_row(feed)
+    assert feed.partition.next_due_ms() is None
+
+
+@pytest.mark.parametrize("way", ["erased", "evicted"])
+def test_what_is_kept_goes_with_the_decoded_row(way: str) -> None:
+    feed = with_tasks(3)
+    assert feed.partition.store.encoder.kept.keys() == {"s"}
+    if way == "erased":
+        feed.send("session.erased")
+    else:
+        feed.step("t1")
+        with patch.object(store, "MAX_DECODED_ROWS", 0):
+            feed.take()
+    assert feed.partition.store.encoder.kept == {}
+
+
+@pytest.mark.parametrize("forgotten", ["written", "ends"])
+def test_it_would_be_noticed_if_nobody_said_so(forgotten: str) -> None:
+    with held_against_rows(), patch.object(RowEncoder, forgotten):
+        feed = with_tasks(3)
+        feed.step("t1") if forgotten == "written" else feed.result("t1")
+        with pytest.raises((AssertionError, KeyError)):
+            feed.take()
+
+
+def test_a_task_whose_waiting_result_went_to_the_dead_letters_waits_no_more() -> None:
+    feed = with_tasks(3)
+    feed.dispatched("older", slot="panel")
+    feed.dispatched("newer", slot="panel", on_newer="enqueue")
+    for number in range(20):
+        feed.step("newer", {f"never/seen/{number}/{each}": "v" * 1000 for each in range(15)})
+    payload = "x" * (MAX_INLINE_PART_BYTES - 2)
+    feed.result("newer", *({"part_id": str(number), "payload": payload[number * 3000 :]} for number in range(3)))
+    assert b'"wait"' in written_row(feed)
+    feed.result("older")
+    feed.barrier()
+    assert b'"wait"' not in written_row(feed)
+    assert [refusal.error for refusal in feed.changes[-1].refusals] == ["output_too_large"]
+    assert "newer" in feed.row["tasks"]
