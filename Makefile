@@ -10,7 +10,8 @@ BIN := .venv/bin
 PACKAGES := schemas projections streams tidegate
 READY := .venv/ready
 
-.PHONY: help setup demo test lint format types unit broker-tests scenarios chaos bench schemas dashboards lock clean
+.PHONY: help setup demo test lint format types unit broker-tests scenarios chaos bench bench-check bench-baseline \
+	bench-peers schemas dashboards lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +29,7 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## the main job on a real broker: a short story, a load, the audit
 	$(BIN)/tidegate demo
 
-test: lint types unit broker-tests ## everything CI runs: lint, types, unit tests, tests on a real broker
+test: lint types unit bench-check broker-tests ## everything CI runs: lint, types, unit tests, cost per event, tests on a real broker
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -55,6 +56,17 @@ chaos: $(READY) ## kills, stalls and comings and goings, for minutes
 
 bench: $(READY) ## throughput and latency, written to bench/results
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench plots
+	$(BIN)/python -m docs.generate
+
+bench-check: $(READY) ## whether an event costs more than what was committed (in memory, 10 s)
+	$(BIN)/python -m bench check
+
+bench-baseline: $(READY) ## write what bench-check compares with
+	$(BIN)/python -m bench check --write
+
+bench-peers: $(READY) ## the gate beside what one would otherwise write or run, about 20 minutes
+	$(BIN)/python -m bench.peers
 
 schemas: $(READY) ## generate the JSON Schemas and the AsyncAPI document from the models
 	$(BIN)/python -m schemas.generate
@@ -63,10 +75,14 @@ schemas: $(READY) ## generate the JSON Schemas and the AsyncAPI document from th
 dashboards: $(READY) ## generate Grafana's JSON from code
 	$(BIN)/python -m grafana
 
-lock: ## resolve requirements.lock again, with hashes, for Python 3.11 to 3.13
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --upgrade \
-		--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
-		--quiet --output-file requirements.lock
+LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
+	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" --quiet
+
+lock: ## resolve requirements.lock again, and those of the peers, with hashes, for Python 3.11 to 3.13
+	$(LOCK) pyproject.toml --extra dev --output-file requirements.lock
+	for peer in bench/peers/*/requirements.in; do \
+		$(LOCK) $$peer --output-file $${peer%.in}.lock || exit 1; \
+	done
 
 clean: ## delete what was made here, not the user's caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

@@ -1,166 +1,21 @@
-"""`python -m bench`: the three that are saved; `python -m bench drain`, `latency`, `lanes` or `pipeline` for one."""
+"""`python -m bench`: the figures that are saved; with a name, such as `python -m bench drain`, one of them."""
 
-from __future__ import annotations
+import sys
 
-import asyncio
-import logging
-from typing import Annotated, Any
+from bench.compiled import compiled
 
-import typer
-
-from bench.drain import drain as run_drain
-from bench.lanes import lanes as run_lanes
-from bench.latency import latency as run_latency
-from bench.pipeline import pipeline as run_pipeline
-from bench.report import median, save, show
-
-app = typer.Typer(help="Throughput and latency of the gate.", add_completion=False, pretty_exceptions_enable=False)
-
-Events = Annotated[int, typer.Option(help="Events to drain.", min=1000)]
-Sessions = Annotated[int, typer.Option(help="Sessions they belong to.", min=1)]
-Partitions = Annotated[int, typer.Option(help="Partitions of every topic.", min=1)]
-Seed = Annotated[int, typer.Option(help="Seed of the made-up events.")]
-Runs = Annotated[int, typer.Option(help="How often to measure; the median is saved.", min=1)]
-Keep = Annotated[bool, typer.Option("--save/--no-save", help="Write the figures to bench/results.")]
+AS_SOURCES = {"check", "plots", "--help"}
+"""`check` counts what Python carries out: nothing of what is compiled can be counted."""
 
 
-@app.callback(invoke_without_command=True)
-def everything(context: typer.Context) -> None:
-    """Measure throughput, latency and what a cold flood does to it, and save all."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a new topic's first leader, again and again
-    if context.invoked_subcommand is None:
-        drain()
-        latency()
-        lanes()
+def main() -> None:
+    """Run a command, with the gate's packages as the image has them."""
+    if not AS_SOURCES & set(sys.argv[1:]):
+        sys.path.insert(0, str(compiled()))
+    from bench.commands import app
 
-
-@app.command()
-def drain(
-    events: Events = 500_000,
-    sessions: Sessions = 10_000,
-    partitions: Partitions = 4,
-    seed: Seed = 1,
-    runs: Runs = 3,
-    *,
-    keep: Keep = True,
-    audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Audit every run.")] = True,
-    profile: Annotated[bool, typer.Option("--profile", help="Record the worker with py-spy.")] = False,
-) -> None:
-    """One worker on one core works off what has piled up, exactly-once."""
-    measured: list[dict[str, Any]] = []
-    for number in range(runs):
-        figures = asyncio.run(
-            run_drain(
-                events=events,
-                sessions=sessions,
-                partitions=partitions,
-                seed=seed + number,
-                audit=audit,
-                profile=profile,
-            )
-        )
-        measured.append(figures)
-        if runs > 1:
-            print(
-                f"run {number + 1} of {runs}: {figures['events_per_second']:,} events/s,"
-                f" {figures['cpu_us_per_event']} µs CPU per event"
-            )
-    figures = median(measured, "events_per_second")
-    show("Drain: one worker, one core, exactly-once", figures)
-    if keep:
-        print(f"saved: {save('drain', figures).name}")
-
-
-@app.command()
-def latency(
-    samples: Annotated[int, typer.Option(help="Results to time, in each run.", min=10)] = 500,
-    per_second: Annotated[float, typer.Option(help="Results sent per second.", min=0.1)] = 30.0,
-    partitions: Partitions = 4,
-    seed: Seed = 1,
-    runs: Runs = 3,
-    *,
-    keep: Keep = True,
-) -> None:
-    """From sending a result to receiving its verdict, with the gate idle."""
-    measured: list[dict[str, Any]] = []
-    for number in range(runs):
-        figures = asyncio.run(
-            run_latency(samples=samples, per_second=per_second, partitions=partitions, seed=seed + number)
-        )
-        measured.append(figures)
-        if runs > 1:
-            print(f"run {number + 1} of {runs}: p50 {figures['p50_ms']} ms, p99 {figures['p99_ms']} ms")
-    figures = median(measured, "p99_ms", "p50_ms")
-    show("Latency: result sent to verdict received, idle, read_committed", figures)
-    if keep:
-        print(f"saved: {save('latency', figures).name}")
-
-
-@app.command()
-def lanes(
-    cold_events: Annotated[int, typer.Option(help="Cold events in the flood.", min=1000)] = 500_000,
-    sessions: Sessions = 10_000,
-    partitions: Partitions = 4,
-    per_second: Annotated[float, typer.Option(help="Hot results sent per second.", min=0.1)] = 40.0,
-    idle_seconds: Annotated[float, typer.Option(help="How long to measure without the flood.", min=1.0)] = 12.0,
-    flood_seconds: Annotated[float, typer.Option(help="How long to measure with it at most.", min=1.0)] = 20.0,
-    seed: Seed = 1,
-    runs: Runs = 3,
-    *,
-    keep: Keep = True,
-    audit: Annotated[
-        bool, typer.Option("--audit/--no-audit", help="Audit the last run, if the flood was over in time.")
-    ] = True,
-) -> None:
-    """Hot latency without and with a flood of cold events, in one run."""
-    measured: list[dict[str, Any]] = []
-    for number in range(runs):
-        figures = asyncio.run(
-            run_lanes(
-                cold_events=cold_events,
-                sessions=sessions,
-                partitions=partitions,
-                per_second=per_second,
-                idle_seconds=idle_seconds,
-                flood_seconds=flood_seconds,
-                seed=seed + number,
-                audit=audit and number == runs - 1,
-            )
-        )
-        measured.append(figures)
-        if runs > 1:
-            print(
-                f"run {number + 1} of {runs}: p99 {figures['p99_ms']} ms, with the flood {figures['p99_flood_ms']} ms,"
-                f" {figures['cold_events_per_second']:,} cold events/s"
-            )
-    figures = median(measured, "ratio_p99", "p99_ms", "p99_flood_ms")
-    figures["audit"] = measured[-1]["audit"]
-    show("Lanes: hot result sent to verdict received, without and with a cold flood", figures)
-    if keep:
-        print(f"saved: {save('lanes', figures).name}")
-
-
-@app.command()
-def pipeline(
-    events: Events = 500_000,
-    sessions: Sessions = 10_000,
-    partitions: Partitions = 4,
-    seed: Seed = 1,
-    cycle_records: Annotated[int, typer.Option(help="Records in one cycle.", min=1)] = 8192,
-    *,
-    profile: Annotated[bool, typer.Option("--profile", help="Print where the time goes (cProfile).")] = False,
-) -> None:
-    """Decode, fold, judge and encode in memory, without Kafka: CPU per event of each stage."""
-    figures = run_pipeline(
-        events=events,
-        sessions=sessions,
-        partitions=partitions,
-        seed=seed,
-        cycle_records=cycle_records,
-        profile=profile,
-    )
-    show("Pipeline in memory", figures)
+    app()
 
 
 if __name__ == "__main__":
-    app()
+    main()

@@ -21,8 +21,8 @@ from typing import Any, Self
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from bench.compiled import compiled
 from bench.drain import AUDITED, run_audit
-from bench.latency import FETCH_WAIT_MS
 from bench.process import Worker, pin, until_ready
 from bench.produce import bulk_producer, write
 from bench.report import milliseconds
@@ -41,6 +41,7 @@ COLD_SLOTS = "DSSSRDSSSSR"
 THINKING_SECONDS = 0.25
 """How long a hot task takes from its dispatch to its result."""
 
+FETCH_WAIT_MS = 20
 WARM_UP_SECONDS = 2.0
 SETTLING_SECONDS = 0.3
 LEFT = 0.05
@@ -73,7 +74,7 @@ async def lanes(
             request_timeout_seconds=240,
         )
         await create_topics(settings)
-        worker = Worker("worker", settings, Path(directory)).start()
+        worker = Worker("worker", settings, Path(directory), code=compiled()).start()
         cold = Workload(sessions=sessions, partitions=partitions, seed=seed, name="cold", slots=COLD_SLOTS, lane="cold")
         try:
             await until_ready([worker])

@@ -1,7 +1,7 @@
-"""CPU per event of decode, fold, judge and encode on bytes in memory: the part of the drain that is the project's own.
+"""The limit: decode, fold, judge, encode and build record batches on bytes in memory, without Kafka.
 
-Cycles of the worker's size, one partition after the other; results are judged at the end of each cycle, as a gate that
-keeps up would.
+What a worker on one core could reach at most if fetching, writing and waiting cost nothing. Cycles of the worker's
+size, one partition after the other; results are judged at the end of each cycle, as a gate that keeps up would.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import gc
 import pstats
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from aiokafka.producer.message_accumulator import BatchBuilder
 
@@ -26,47 +26,67 @@ from projections.rules import Rules
 from schemas.decode import Batch, Decoder
 from schemas.topics import Role
 
-FETCHED = 4096
+FETCHED: Final = 4096
 """Records of 1 MiB, the most that one fetch brings of a partition."""
-BATCH_BYTES = 512 * 1024
+BATCH_BYTES: Final = 512 * 1024
+STAGES: Final = ("decode", "fold", "judge", "encode", "batch")
+
+Log = list[list[Batch]]
+"""What one partition is fed: its batches, by cycle."""
 
 
 def pipeline(
     *, events: int, sessions: int, partitions: int, seed: int, cycle_records: int, profile: bool
 ) -> dict[str, Any]:
     """Run `events` through the stages; returns CPU microseconds per event, by stage and in all."""
-    records = list(Workload(sessions=sessions, partitions=partitions, seed=seed).records(events))
-    logs = [
-        _cycles(number, [record for record in records if record.partition == number], cycle_records)
-        for number in range(partitions)
-    ]
+    workload = Workload(sessions=sessions, partitions=partitions, seed=seed)
+    logs = logs_of(workload.records(events), partitions, cycle_records)
+    run = Run()
     profiler = cProfile.Profile(time.process_time) if profile else None
+    with garbage_out_of_the_way():
+        if profiler is not None:
+            profiler.enable()
+        for number, log in enumerate(logs):
+            run.feed(Partition(number, Rules()), log)
+        if profiler is not None:
+            profiler.disable()
+    if profiler is not None:
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(35)
+    total = sum(run.cpu_seconds.values())
+    return {
+        "events_per_second": round(events / total),
+        "cpu_us_per_event": round(total / events * 1e6, 2),
+        "stages_us_per_event": {stage: round(run.cpu_seconds[stage] / events * 1e6, 2) for stage in STAGES},
+        "events": events,
+        "sessions": sessions,
+        "partitions": partitions,
+        "cycle_records": cycle_records,
+        **run.counts,
+    }
+
+
+@contextmanager
+def garbage_out_of_the_way() -> Iterator[None]:
+    """As in the worker: what is there is frozen, and nothing is collected meanwhile."""
     gc.collect()
     gc.freeze()
     gc.disable()
     try:
-        if profiler is not None:
-            profiler.enable()
-        cpu, counts = _run(logs)
-        if profiler is not None:
-            profiler.disable()
+        yield
     finally:
         gc.enable()
         gc.unfreeze()
-    if profiler is not None:
-        pstats.Stats(profiler).sort_stats("tottime").print_stats(35)
-    total = sum(cpu.values())
-    return {
-        **{f"{stage}_us_per_event": round(seconds / events * 1e6, 2) for stage, seconds in cpu.items()},
-        "cpu_us_per_event": round(total / events * 1e6, 2),
-        "events_per_cpu_second": round(events / total),
-        "events": events,
-        **counts,
-    }
 
 
-def _cycles(partition: int, records: list[Record], cycle_records: int) -> list[list[Batch]]:
-    """The records as batches, by cycle; in a cycle the topics in the order in which the engine works on them."""
+def logs_of(records: Iterable[Record], partitions: int, cycle_records: int) -> list[Log]:
+    """The records by partition and cycle; in a cycle the topics in the order in which the engine works on them."""
+    by_partition: list[list[Record]] = [[] for _ in range(partitions)]
+    for record in records:
+        by_partition[record.partition].append(record)
+    return [_cycles(number, chosen, cycle_records) for number, chosen in enumerate(by_partition)]
+
+
+def _cycles(partition: int, records: list[Record], cycle_records: int) -> Log:
     offsets: Counter[Role] = Counter()
     cycles = []
     for first in range(0, len(records), cycle_records):
@@ -80,7 +100,7 @@ def _cycles(partition: int, records: list[Record], cycle_records: int) -> list[l
     return cycles
 
 
-def _batch(role: Any, partition: int, start: int, records: list[Record]) -> Batch:
+def _batch(role: Role, partition: int, start: int, records: list[Record]) -> Batch:
     end = start + len(records)
     return Batch(
         role,
@@ -95,53 +115,56 @@ def _batch(role: Any, partition: int, start: int, records: list[Record]) -> Batc
     )
 
 
-class Stopwatch:
-    """CPU seconds by stage."""
+class Run:
+    """Feeds partitions, and keeps CPU seconds by stage and what came of the events."""
 
-    def __init__(self) -> None:
-        self.cpu_seconds: dict[str, float] = {}
+    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
+        self.cpu_seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+        self.counts: dict[str, int] = {"rows_written": 0, "row_bytes_written": 0, "output_bytes": 0, "refused": 0}
+        self._clock = clock
+        self._decoders: dict[str, Decoder] = {role: Decoder(role) for role in FOLDED}
+
+    def feed(self, partition: Partition, log: Log) -> None:
+        """Every cycle of a partition's log."""
+        for batches in log:
+            self.cycle(partition, batches)
+
+    def cycle(self, partition: Partition, batches: list[Batch]) -> None:
+        """One cycle: fold and judge the batches, then build what one transaction would write."""
+        now_ms = max((batch.timestamps[-1] for batch in batches), default=0)
+        place = Place(partition.number, 0, 0)
+        for batch in batches:
+            with self.stage("decode"):
+                self.counts["refused"] += len(self._decoders[batch.role].decode(batch))
+            with self.stage("judge" if batch.role == "results" else "fold"):
+                if batch.role == "context":
+                    partition.fold_context(batch, now_ms)
+                elif batch.role == "steps":
+                    partition.fold_steps(batch, now_ms)
+                else:
+                    partition.judge(batch, place, now_ms)
+            batch.events = []
+        with self.stage("encode"):
+            changes = partition.take(now_ms)
+        with self.stage("batch"):
+            _as_record_batches(changes)
+        self._count(changes)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count the block's CPU time to a stage."""
-        began = time.process_time()
+        """Count the CPU of the block to a stage."""
+        began = self._clock()
         yield
-        self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + time.process_time() - began
+        self.cpu_seconds[name] += self._clock() - began
 
-
-def _run(logs: list[list[list[Batch]]]) -> tuple[dict[str, float], dict[str, Any]]:
-    decoders: dict[str, Decoder] = {role: Decoder(role) for role in FOLDED}
-    watch = Stopwatch()
-    counts: Counter[str] = Counter(rows_written=0, row_bytes=0, refused=0)
-    for number, cycles in enumerate(logs):
-        partition = Partition(number, Rules())
-        for batches in cycles:
-            _cycle(partition, batches, decoders, watch, counts)
-        counts["row_bytes"] += partition.store.row_bytes
-    return watch.cpu_seconds, dict(counts)
-
-
-def _cycle(
-    partition: Partition, batches: list[Batch], decoders: dict[str, Decoder], watch: Stopwatch, counts: Counter[str]
-) -> None:
-    now_ms = max(batch.timestamps[-1] for batch in batches)
-    place = Place(partition.number, 0, 0)
-    for batch in batches:
-        with watch.stage("decode"):
-            counts["refused"] += len(decoders[batch.role].decode(batch))
-        with watch.stage("judge" if batch.role == "results" else "fold"):
-            if batch.role == "context":
-                partition.fold_context(batch, now_ms)
-            elif batch.role == "steps":
-                partition.fold_steps(batch, now_ms)
-            else:
-                partition.judge(batch, place, now_ms)
-    with watch.stage("encode"):
-        changes = partition.take(now_ms)
-    with watch.stage("batch"):
-        _as_record_batches(changes)
-    counts["rows_written"] += len(changes.rows)
-    counts.update(f"{verdict.decision}_{verdict.reason}" for verdict in changes.verdicts)
+    def _count(self, changes: Changes) -> None:
+        counts = self.counts
+        counts["rows_written"] += len(changes.rows)
+        counts["row_bytes_written"] += sum(len(value) for value in changes.rows.values() if value is not None)
+        counts["output_bytes"] += sum(len(output.value or b"") for output in changes.outputs)
+        for verdict in changes.verdicts:
+            name = f"{verdict.decision}_{verdict.reason}"
+            counts[name] = counts.get(name, 0) + 1
 
 
 def _as_record_batches(changes: Changes) -> None:

@@ -27,9 +27,13 @@ def bulk_producer(**kafka: Any) -> AIOKafkaProducer:
     )
 
 
-async def write(producer: AIOKafkaProducer, prefix: str, records: Iterable[Record]) -> int:
+async def write(
+    producer: AIOKafkaProducer, prefix: str, records: Iterable[Record], *, first_timestamp_ms: int | None = None
+) -> int:
     """Write `records` to the topics under `prefix`, in order for each partition of a topic; returns how many.
 
+    With `first_timestamp_ms` each record is one millisecond after the one before it, over all topics: kept only by
+    topics whose `message.timestamp.type` is `CreateTime`.
     Returns when every one is acknowledged. Raises `KafkaError`. Cancelled, it leaves an unknown part of them written.
     """
     names: dict[Role, str] = {}
@@ -48,14 +52,15 @@ async def write(producer: AIOKafkaProducer, prefix: str, records: Iterable[Recor
         sent.add(await producer.send_batch(builder, topic, partition=partition))
 
     for role, partition, key, value, _task_id in records:
+        timestamp = None if first_timestamp_ms is None else first_timestamp_ms + count
         count += 1
         builder = builders.get((role, partition))
         if builder is None:
             builder = builders[role, partition] = producer.create_batch()
-        if builder.append(key=key, value=value, timestamp=None) is None:
+        if builder.append(key=key, value=value, timestamp=timestamp) is None:
             await send(role, partition)
             builder = builders[role, partition] = producer.create_batch()
-            builder.append(key=key, value=value, timestamp=None)
+            builder.append(key=key, value=value, timestamp=timestamp)
     for role, partition in list(builders):
         await send(role, partition)
     await asyncio.gather(*sent)

@@ -19,6 +19,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings
 
+from bench import tables
 from schemas import fields, outputs
 from schemas.asyncapi import event_type
 from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS, Event
@@ -155,6 +156,7 @@ SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
     "librdkafka": example("librdkafka.py"),
     "settings": settings_table,
     "metrics": metrics_table,
+    **tables.SECTIONS,
 }
 
 
@@ -165,7 +167,8 @@ def filled_in(text: str) -> str:
 
 def drifted() -> dict[Path, str]:
     """The documents that differ from what the code gives, with what they should be."""
-    documents = {path: path.read_text(encoding="utf-8") for path in sorted(DIRECTORY.glob("*.md"))}
+    paths = [*DIRECTORY.parent.glob("README.md"), *sorted(DIRECTORY.glob("*.md"))]
+    documents = {path: path.read_text(encoding="utf-8") for path in paths}
     return {path: new for path, old in documents.items() if (new := filled_in(old)) != old}
 
 

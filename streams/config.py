@@ -17,6 +17,7 @@ FOLDED_ROLES: tuple[Role, ...] = (*HOT_ROLES, *COLD_ROLES)
 
 STEPS: dict[Lane, Role] = {"hot": "steps", "cold": "steps.cold"}
 RESULTS: dict[Lane, Role] = {"hot": "results", "cold": "results.cold"}
+DELIVERED: dict[Lane, Role] = {"hot": "delivered", "cold": "delivered.cold"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from schemas.fields import Lane
 from schemas.topics import Role, topics
 from schemas.wire import event_type
 from streams.changelog import PROGRESS_KEY, progress_to_bytes
-from streams.config import FOLDED_ROLES, HOT_ROLES, RESULTS, STEPS, EngineConfig
+from streams.config import DELIVERED, FOLDED_ROLES, HOT_ROLES, RESULTS, STEPS, EngineConfig
 from streams.errors import FatalError
 from streams.handover import Surroundings, take_over
 from streams.metrics import LANES, State
@@ -307,6 +307,7 @@ class Cycle:
             ):
                 barrier = self._barriers[lane] = self._new_barrier(lane)
                 self._ask(barrier, ("context", STEPS[lane]))
+                self._begin_transaction(lane)
         for hot_only, roles in ((True, HOT_ROLES), (False, FOLDED_ROLES)):
             due = self._known.next_due_ms(hot_only=hot_only)
             is_due = due is not None and due <= _now_ms()
@@ -321,6 +322,15 @@ class Cycle:
         task = asyncio.get_running_loop().create_task(self._fill_in(barrier, roles))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
+
+    def _begin_transaction(self, lane: Lane) -> None:
+        """Begin the transaction of the verdicts while the barrier is asked for.
+
+        Where it then delivers nothing, its marker is all that the topic of deliveries gets.
+        """
+        if self._writer is not None:
+            roles: tuple[Role, ...] = ("sessions.changelog", "tasks", DELIVERED[lane])
+            self._writer.begin(self._config.topic(role) for role in roles)
 
     async def _fill_in(self, barrier: Barrier, roles: tuple[Role, ...]) -> None:
         partitions: dict[Role, TopicPartition] = {
@@ -379,7 +389,7 @@ class Cycle:
 
     def _must_commit(self, *, judged: bool) -> bool:
         if not (self._is_dirty or self._known.store.has_changes):
-            return False
+            return self._writer is not None and self._writer.is_waiting
         return (
             judged
             or self._records >= self._config.cycle_max_records

@@ -6,13 +6,14 @@ it unusable; the caller throws it away together with the rows, which were change
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from streams.config import EngineConfig
+from streams.sender import TransactionSender
 
 BATCH_BYTES = 512 * 1024
 STOP_SECONDS = 2.0
@@ -42,6 +43,8 @@ class TransactionWriter:
             max_request_size=64 * 1024 * 1024,
             acks="all",
         )
+        self._sender = TransactionSender.of(self._producer)
+        self._begun_at: float | None = None
 
     async def fence(self) -> None:
         """Become the only writer: end any transaction of the last owner, and make its next one fail.
@@ -50,6 +53,23 @@ class TransactionWriter:
         """
         await self._producer.start()
 
+    def begin(self, topics: Iterable[str]) -> None:
+        """Begin the next transaction, if it has not been: what `write` will need of these topics is then done.
+
+        Takes two round trips off `write`, while its caller waits for something else. To be followed by `write` before
+        the transaction times out: see `is_waiting`.
+        """
+        if self._begun_at is None:
+            self._sender.begin(self._config.group_id)
+            self._begun_at = time.monotonic()
+        self._sender.add(TopicPartition(topic, self._partition) for topic in topics)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a transaction was begun a third of its timeout ago and not written yet."""
+        timeout = self._config.transaction_timeout_seconds
+        return self._begun_at is not None and time.monotonic() - self._begun_at > timeout / 3
+
     async def write(self, records: Mapping[str, Sequence[Record]], offsets: Mapping[str, int]) -> None:
         """Write `records` (by topic) and commit `offsets` (by input topic), all or nothing.
 
@@ -57,19 +77,20 @@ class TransactionWriter:
         leaves a transaction that the broker aborts after its timeout, or the next fence before.
         """
         producer, partition = self._producer, self._partition
-        await producer.begin_transaction()
+        self.begin(records)
+        await self._sender.added()
         sent = []
         for topic, topic_records in records.items():
             sent += [
                 await producer.send_batch(batch, topic, partition=partition) for batch in self._batches(topic_records)
             ]
-        waited_for: list[Awaitable[object]] = [*sent]
+        # commit_transaction succeeds even where a batch was refused, so every batch is awaited before it
+        await asyncio.gather(*sent)
         if offsets:  # a timer writes without having read anything
             committed = {TopicPartition(topic, partition): offset for topic, offset in offsets.items()}
-            waited_for.append(producer.send_offsets_to_transaction(committed, self._config.group_id))
-        # commit_transaction succeeds even where a batch was refused, so every batch is awaited before it
-        await asyncio.gather(*waited_for)
+            await producer.send_offsets_to_transaction(committed, self._config.group_id)
         await producer.commit_transaction()
+        self._begun_at = None
 
     def _batches(self, records: Sequence[Record]) -> Iterator[BatchBuilder]:
         now_ms = time.time_ns() // 1_000_000  # once: the builder would ask for each record

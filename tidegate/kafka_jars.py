@@ -50,6 +50,23 @@ def classpath(cache: Path | None = None) -> list[Path]:
     return jars
 
 
+def extra_jar(coordinate: str, cache: Path | None = None) -> Path:
+    """One more jar ("group:artifact:version"), without what it depends on, downloaded if it is missing.
+
+    Kept beside Kafka's. Raises `TidegateError` if the download fails.
+    """
+    root = (cache or paths.cache_dir()) / f"kafka-{KAFKA_VERSION}"
+    group, artifact, version = coordinate.split(":")
+    jar = root / "repository" / group.replace(".", "/") / artifact / version / f"{artifact}-{version}.jar"
+    if jar.exists() and zipfile.is_zipfile(jar):
+        return jar
+    root.mkdir(parents=True, exist_ok=True)
+    with _locked(root / "lock"), _Display() as display, _system_trust(), _no_failed_download(root):
+        _drop_damaged(jar.parent)
+        _fetch(display)(_context(root, display).create_dependency(coordinate).artifact)
+    return jar
+
+
 def _listed(root: Path) -> list[Path] | None:
     """The jars in the list of a finished download, or None if there is no list or a file is missing or cut short."""
     try:
@@ -69,38 +86,48 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _download(root: Path) -> list[Path]:
-    import requests
-    from jgo.config import GlobalSettings
-    from jgo.constants import MAVEN_CENTRAL_URL
-    from jgo.maven import MavenContext, PythonResolver
-
     repository = root / "repository"
     _drop_damaged(repository)
-    with _Display() as display, _system_trust():
-        context = MavenContext(
-            repo_cache=repository,
-            # a mirror named in jgo's own configuration file comes first
-            remote_repos={**GlobalSettings.load().repositories, "central": MAVEN_CENTRAL_URL},
-            timeout=_TIMEOUT_SECONDS,
-            resolver=PythonResolver(progress_callback=display.file),
-        )
-        try:
-            artifacts = _resolve(context)
-            display.count(len(artifacts))
-            with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
-                jars = list(pool.map(_fetch(display), artifacts))
-            _drop_damaged(repository)
-            listed = {str(jar.relative_to(root)): jar.stat().st_size for jar in jars}  # a damaged one is missing now
-        except (requests.RequestException, RuntimeError, OSError) as error:
-            raise TidegateError(
-                f"Could not download Apache Kafka {KAFKA_VERSION} into {root}: {error}",
-                "Check the network and run this again: files that are complete are kept. Behind a mirror, name it under"
-                " [repositories] in jgo's configuration file (~/.config/jgo.conf).",
-            ) from error
+    with _Display() as display, _system_trust(), _no_failed_download(root):
+        artifacts = _resolve(_context(root, display))
+        display.count(len(artifacts))
+        with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
+            jars = list(pool.map(_fetch(display), artifacts))
+        _drop_damaged(repository)
+        listed = {str(jar.relative_to(root)): jar.stat().st_size for jar in jars}  # a damaged one is missing now
     unfinished = root / "classpath.json.new"
     unfinished.write_text(json.dumps(listed, indent=1))
     unfinished.replace(root / "classpath.json")
     return jars
+
+
+def _context(root: Path, display: _Display) -> MavenContext:
+    from jgo.config import GlobalSettings
+    from jgo.constants import MAVEN_CENTRAL_URL
+    from jgo.maven import MavenContext, PythonResolver
+
+    return MavenContext(
+        repo_cache=root / "repository",
+        # a mirror named in jgo's own configuration file comes first
+        remote_repos={**GlobalSettings.load().repositories, "central": MAVEN_CENTRAL_URL},
+        timeout=_TIMEOUT_SECONDS,
+        resolver=PythonResolver(progress_callback=display.file),
+    )
+
+
+@contextmanager
+def _no_failed_download(root: Path) -> Iterator[None]:
+    """Say what to do where a download fails."""
+    import requests
+
+    try:
+        yield
+    except (requests.RequestException, RuntimeError, OSError) as error:
+        raise TidegateError(
+            f"Could not download Apache Kafka {KAFKA_VERSION} into {root}: {error}",
+            "Check the network and run this again: files that are complete are kept. Behind a mirror, name it under"
+            " [repositories] in jgo's configuration file (~/.config/jgo.conf).",
+        ) from error
 
 
 @contextmanager

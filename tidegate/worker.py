@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 from aiokafka.errors import KafkaError
 
+from projections import partition
 from projections.rules import Rules
 from streams.app import build_app
 from streams.config import EngineConfig
@@ -77,7 +78,13 @@ async def _run(settings: Settings) -> None:
     metrics.worker("starting")
     engine = Engine(config, metrics)
     async with serve(settings.metrics_host, settings.metrics_port, metrics, engine) as port:
-        _log.info("worker_starting", group_id=config.group_id, instance_id=config.instance_id, metrics_port=port)
+        _log.info(
+            "worker_starting",
+            group_id=config.group_id,
+            instance_id=config.instance_id,
+            metrics_port=port,
+            core="interpreted" if str(partition.__file__).endswith(".py") else "compiled",
+        )
         try:
             if await _connected(engine, settings, stop):
                 await _work(config, engine, stop)

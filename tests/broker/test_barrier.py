@@ -161,6 +161,29 @@ def test_results_wait_for_steps_that_are_100_000_events_behind(make_settings: Ma
     asyncio.run(_behind(make_settings, tmp_path, "steps", ends_by_itself=True))
 
 
+async def _long_wait(make_settings: MakeSettings, tmp_path: Path) -> None:
+    """The gate begins its own transaction while it asks for a barrier, and must not let it time out if that is far."""
+    async with (
+        Gate(make_settings(partitions=1), tmp_path) as gate,
+        gate.outputs() as outputs,
+        # longer than the broker takes, every 10 s, to look for the transactions to be aborted
+        gate.transactional("open", 11.0) as opened,
+    ):
+        (worker,) = await gate.start("worker", transaction_timeout_seconds=2.0)
+        await gate.send(changed("user", {"view/tab-1": "1"}), dispatched("user", "task", {"view/tab-1": "1"}))
+        await gate.drained(30)
+        await opened.begin_transaction()
+        await gate.send_with(opened, changed("user", {"view/tab-1": "2"}))
+        await gate.send(returned("user", "task"))
+        await outputs.until(lambda: outputs.verdict("task"), 60, "a verdict when the broker has aborted the context")
+        assert outputs.decided(["task"]) == {"task": FRESH}
+        assert not worker.told("partition_starts_afresh")
+
+
+def test_a_far_barrier_does_not_cost_the_gate_its_own_transaction(make_settings: MakeSettings, tmp_path: Path) -> None:
+    asyncio.run(_long_wait(make_settings, tmp_path))
+
+
 async def _race(make_settings: MakeSettings, tmp_path: Path) -> None:
     """An idle gate, each result right behind the context event that makes it stale: which fetch ends first is luck."""
     rounds = 150

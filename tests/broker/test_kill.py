@@ -16,7 +16,7 @@ from typing import Final
 
 import pytest
 
-from bench.process import Worker, until_ready
+from bench.process import ROOT, Worker, until_ready
 from bench.workload import Workload
 from tests.broker.harness import Gate, Load, Outputs, assert_each_once, wait_for
 from tests.broker.lives import Living
@@ -88,11 +88,11 @@ def test_ten_kills_under_load_lose_and_repeat_nothing(make_settings: MakeSetting
 
 
 async def lives_under_kills(
-    make_settings: MakeSettings, tmp_path: Path, *, sessions: int, times: int, seed: int
+    make_settings: MakeSettings, tmp_path: Path, *, sessions: int, times: int, seed: int, code: Path = ROOT
 ) -> None:
-    """The whole life of a task, every rule of it, while workers are killed."""
+    """The whole life of a task, every rule of it, while workers are killed. `code` is where their packages are."""
     async with Gate(make_settings(partitions=PARTITIONS), tmp_path, **LIVES_SETTINGS) as gate:
-        workers = [gate.worker(name, instance_id=name).start() for name in ("one", "two")]
+        workers = [gate.worker(name, instance_id=name, code=code).start() for name in ("one", "two")]
         await _hold_all_partitions(workers)
         async with Living(gate, seed=seed, sessions=sessions) as living:
             await _kill(workers, Random(seed), times)

@@ -295,20 +295,21 @@ def run(ops: Sequence[Op], cuts: Sequence[Cut] = (), rules: Rules = RULES) -> Wr
             after = ops[place + 1]
             if after.body is not None and after.role == ops[place].role:
                 continue
-        _feed(partition, ops[begin : place + 1])
+        feed_ops(partition, ops[begin : place + 1])
         begin = place + 1
         if cut in ("take", "restart", "restart compacted"):
             written.add(partition.take(START_MS))
             taken = begin
         if cut in ("restart", "restart compacted", "crash"):
-            partition = _restored(written.changelog, rules, compacted=cut == "restart compacted")
+            partition = restored(written.changelog, rules, compacted=cut == "restart compacted")
             for op in ops[taken:begin]:
-                _feed(partition, [op])
+                feed_ops(partition, [op])
     written.add(partition.take(START_MS))
     return written
 
 
-def _feed(partition: Partition, ops: Sequence[Op]) -> None:
+def feed_ops(partition: Partition, ops: Sequence[Op]) -> None:
+    """Feed ops that one fetch could have brought, as one batch."""
     last = ops[-1]
     if last.role == "barrier":
         partition.judge_ready(last.place, START_MS)
@@ -326,7 +327,8 @@ def _feed(partition: Partition, ops: Sequence[Op]) -> None:
         partition.judge(batch, last.place, START_MS)
 
 
-def _restored(changelog: Sequence[tuple[bytes, bytes | None]], rules: Rules, *, compacted: bool) -> Partition:
+def restored(changelog: Sequence[tuple[bytes, bytes | None]], rules: Rules, *, compacted: bool) -> Partition:
+    """A partition as another worker restores it."""
     records = list(changelog)
     if compacted:
         newest = {key: at for at, (key, _) in enumerate(records)}

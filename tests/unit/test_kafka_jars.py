@@ -1,6 +1,7 @@
 import json
 import os
 import ssl
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,15 @@ def test_a_jar_that_is_missing_or_cut_short_is_downloaded_again(tmp_path: Path, 
     jar.unlink()
     kafka_jars.classpath(tmp_path)
     assert len(downloads) == 2
+
+
+def test_an_extra_jar_that_is_there_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_jars, "_context", lambda *_: pytest.fail("asked for a download"))
+    jar = tmp_path / f"kafka-{kafka_jars.KAFKA_VERSION}" / "repository/org/example/thing/1.2/thing-1.2.jar"
+    jar.parent.mkdir(parents=True)
+    with zipfile.ZipFile(jar, "w") as archive:
+        archive.writestr("content", "whole")
+    assert kafka_jars.extra_jar("org.example:thing:1.2", tmp_path) == jar
 
 
 def test_files_of_an_interrupted_download_are_dropped(tmp_path: Path) -> None:

@@ -312,9 +312,12 @@ def moved_along(
     if len(changes) > _MAX_OWN_CHANGES:
         return frozenset((ANYTHING,))
     changes.sort(key=lambda change: change[0])
-    values = _moved(stated, changes)
-    if changes[0][1] is NEVER and actual not in values and actual in (later := _moved(stated, changes[1:])):
-        return later
+    if changes[0][1] is not NEVER:
+        return _moved(stated, changes)
+    values: Expected = frozenset()
+    for each in stated:
+        later = _moved(frozenset((each,)), changes[1:])
+        values |= later if later == {actual} else _moved(frozenset((each,)), changes) | (later & {actual})
     return values
 
 

@@ -1,0 +1,66 @@
+"""What the figures were meant to be, beside what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+GATE = "tidegate"
+RATIOS = (
+    ("confluent-loop-aligned", "the aligned hand-written loop over librdkafka", 1.0),
+    ("kafka-streams-warm", "Kafka Streams, warm", 1.5),
+    ("quix-streams", "Quix Streams", 3.0),
+    ("faust", "stock Faust", 18.0),
+)
+"""Engine, what to call it, and how many times its throughput the gate was meant to reach."""
+
+
+class Aim(NamedTuple):
+    """One aim: what for, as it was set, as it was measured, and whether that is enough."""
+
+    what: str
+    aim: str
+    measured: str
+    is_met: bool
+
+
+def aims(found: dict[str, Any]) -> Iterator[Aim]:
+    """Every aim for which there are figures; `found` holds the saved ones by name, empty where there are none."""
+    yield from _beside_peers({each["engine"]: each for each in found["peers"] or ()})
+    drain, pipeline, scale = found["drain"], found["pipeline"], found["scale"]
+    if drain and pipeline:
+        share = pipeline["cpu_us_per_event"] / drain["cpu_us_per_event"]
+        yield Aim("throughput, of the limit in memory", "at least 60 %", f"{share:.0%}", share >= 0.6)
+    yield from _latencies(found["latency"])
+    if found["lanes"]:
+        ratio = found["lanes"]["ratio_p99"]
+        yield Aim("hot p99 under a flood of cold events, of that without", "at most 1.5", f"{ratio:.2f}", ratio <= 1.5)
+    if scale:
+        for each in scale["sessions"]:
+            if each["sessions"] == max(other["sessions"] for other in scale["sessions"]):
+                size = each["bytes_per_idle_session"]
+                yield Aim("memory of an idle session", "at most 1,024 bytes", f"{size:,} bytes", size <= 1024)
+
+
+def _beside_peers(peers: dict[str, Any]) -> Iterator[Aim]:
+    if GATE not in peers:
+        return
+    gate = peers[GATE]
+    for engine, name, least in RATIOS:
+        if engine in peers:
+            ratio = gate["events_per_second"] / peers[engine]["events_per_second"]
+            yield Aim(f"throughput, of {name}", f"at least {least:g}", f"{ratio:.2f}", ratio >= least)
+    stale = gate["stale_delivered"]
+    yield Aim("stale at delivery, of all results", "0", f"{stale:,}", stale == 0)
+
+
+def _latencies(latency: dict[str, Any]) -> Iterator[Aim]:
+    for each in latency.get("rates", ()):
+        rate, gate = each["events_per_second"], each["gate"]
+        if rate == "idle":
+            for name, most in (("p50", 1.5), ("p99", 2.5)):
+                ratio = each[f"ratio_{name}"]
+                yield Aim(f"{name} when idle, of the echo's", f"at most {most:g}", f"{ratio:.2f}", ratio <= most)
+        elif rate == 20_000:
+            p99 = gate["p99_ms"]
+            yield Aim("p99 at 20,000 events/s", "at most 50 ms", f"{p99:.0f} ms", p99 <= 50)

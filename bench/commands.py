@@ -1,0 +1,205 @@
+"""What `python -m bench` takes: a command for each benchmark; without one, those whose figures are saved."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from bench.check import check as run_check
+from bench.check import write_baseline
+from bench.drain import drain as run_drain
+from bench.lanes import lanes as run_lanes
+from bench.latency import latency as run_latency
+from bench.latency import show as show_latency
+from bench.pipeline import pipeline as run_pipeline
+from bench.plots import draw_all
+from bench.report import median, save, show
+from bench.scale import scale as run_scale
+
+app = typer.Typer(help="Throughput and latency of the gate.", add_completion=False, pretty_exceptions_enable=False)
+
+Events = Annotated[int, typer.Option(help="Events to drain.", min=1000)]
+Sessions = Annotated[int, typer.Option(help="Sessions they belong to.", min=1)]
+Partitions = Annotated[int, typer.Option(help="Partitions of every topic.", min=1)]
+Seed = Annotated[int, typer.Option(help="Seed of the made-up events.")]
+Runs = Annotated[int, typer.Option(help="How often to measure; the median is saved.", min=1)]
+Keep = Annotated[bool, typer.Option("--save/--no-save", help="Write the figures to bench/results.")]
+
+
+@app.callback(invoke_without_command=True)
+def everything(context: typer.Context) -> None:
+    """Measure throughput, latency, what a cold flood does to it, and the limit, and save all."""
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # a new topic's first leader, again and again
+    if context.invoked_subcommand is None:
+        drain()
+        latency()
+        lanes()
+        pipeline()
+
+
+@app.command()
+def drain(
+    events: Events = 500_000,
+    sessions: Sessions = 10_000,
+    partitions: Partitions = 4,
+    seed: Seed = 1,
+    runs: Runs = 3,
+    *,
+    keep: Keep = True,
+    audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Audit every run.")] = True,
+    profile: Annotated[bool, typer.Option("--profile", help="Record the worker with py-spy.")] = False,
+) -> None:
+    """One worker on one core works off what has piled up, exactly-once."""
+    measured: list[dict[str, Any]] = []
+    for number in range(runs):
+        figures = asyncio.run(
+            run_drain(
+                events=events,
+                sessions=sessions,
+                partitions=partitions,
+                seed=seed + number,
+                audit=audit,
+                profile=profile,
+            )
+        )
+        measured.append(figures)
+        if runs > 1:
+            print(
+                f"run {number + 1} of {runs}: {figures['events_per_second']:,} events/s,"
+                f" {figures['cpu_us_per_event']} µs CPU per event"
+            )
+    figures = median(measured, "events_per_second")
+    show("Drain: one worker, one core, exactly-once", figures)
+    if keep:
+        print(f"saved: {save('drain', figures).name}")
+
+
+@app.command()
+def latency(
+    rates: Annotated[str, typer.Option(help="Events per second, after idle.")] = "1000,5000,20000,50000",
+    seconds: Annotated[float, typer.Option(help="How long to measure each.", min=1.0)] = 6.0,
+    partitions: Partitions = 4,
+    seed: Seed = 1,
+    *,
+    keep: Keep = True,
+) -> None:
+    """From a result's intended sending to its verdict's receipt, idle and at each rate, beside an echo."""
+    asked = [int(rate) for rate in rates.split(",") if rate]
+    figures = asyncio.run(run_latency(rates=asked, seconds=seconds, partitions=partitions, seed=seed))
+    show_latency(figures["rates"])
+    if keep:
+        print(f"saved: {save('latency', figures).name}")
+
+
+@app.command()
+def lanes(
+    cold_events: Annotated[int, typer.Option(help="Cold events in the flood.", min=1000)] = 500_000,
+    sessions: Sessions = 10_000,
+    partitions: Partitions = 4,
+    per_second: Annotated[float, typer.Option(help="Hot results sent per second.", min=0.1)] = 40.0,
+    idle_seconds: Annotated[float, typer.Option(help="How long to measure without the flood.", min=1.0)] = 12.0,
+    flood_seconds: Annotated[float, typer.Option(help="How long to measure with it at most.", min=1.0)] = 20.0,
+    seed: Seed = 1,
+    runs: Runs = 3,
+    *,
+    keep: Keep = True,
+    audit: Annotated[
+        bool, typer.Option("--audit/--no-audit", help="Audit the last run, if the flood was over in time.")
+    ] = True,
+) -> None:
+    """Hot latency without and with a flood of cold events, in one run."""
+    measured: list[dict[str, Any]] = []
+    for number in range(runs):
+        figures = asyncio.run(
+            run_lanes(
+                cold_events=cold_events,
+                sessions=sessions,
+                partitions=partitions,
+                per_second=per_second,
+                idle_seconds=idle_seconds,
+                flood_seconds=flood_seconds,
+                seed=seed + number,
+                audit=audit and number == runs - 1,
+            )
+        )
+        measured.append(figures)
+        if runs > 1:
+            print(
+                f"run {number + 1} of {runs}: p99 {figures['p99_ms']} ms, with the flood {figures['p99_flood_ms']} ms,"
+                f" {figures['cold_events_per_second']:,} cold events/s"
+            )
+    figures = median(measured, "ratio_p99", "p99_ms", "p99_flood_ms")
+    figures["audit"] = measured[-1]["audit"]
+    show("Lanes: hot result sent to verdict received, without and with a cold flood", figures)
+    if keep:
+        print(f"saved: {save('lanes', figures).name}")
+
+
+@app.command()
+def pipeline(
+    events: Events = 500_000,
+    sessions: Sessions = 10_000,
+    partitions: Partitions = 4,
+    seed: Seed = 1,
+    cycle_records: Annotated[int, typer.Option(help="Records in one cycle.", min=1)] = 8192,
+    runs: Runs = 3,
+    *,
+    keep: Keep = True,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print where the time goes (cProfile), save nothing.")
+    ] = False,
+) -> None:
+    """The limit: the same work in memory, without Kafka. CPU per event, by stage and in all."""
+    measured = [
+        run_pipeline(
+            events=events,
+            sessions=sessions,
+            partitions=partitions,
+            seed=seed + number,
+            cycle_records=cycle_records,
+            profile=profile,
+        )
+        for number in range(1 if profile else runs)
+    ]
+    figures = median(measured, "events_per_second", "cpu_us_per_event")
+    show("Pipeline in memory", figures)
+    if keep and not profile:
+        print(f"saved: {save('pipeline', figures).name}")
+
+
+@app.command()
+def scale(
+    events: Annotated[int, typer.Option(help="Events of each measurement.", min=1000)] = 100_000,
+    real_sessions: Annotated[int, typer.Option(help="Sessions that a real worker restores; 0: none.", min=0)] = 500_000,
+    *,
+    keep: Keep = True,
+) -> None:
+    """Workers and partitions, sessions up to two million, open tasks: what they do to throughput and cost."""
+    figures = asyncio.run(run_scale(events=events, real_sessions=real_sessions))
+    if keep:
+        print(f"saved: {save('scale', figures).name}")
+
+
+@app.command()
+def plots() -> None:
+    """Draw the plots in bench/results again, from the figures beside them."""
+    for file in draw_all():
+        print(f"drawn: {file.name}")
+
+
+@app.command()
+def check(
+    *, write: Annotated[bool, typer.Option("--write", help="Write the figures to compare with, instead.")] = False
+) -> None:
+    """Whether an event costs more in memory than what was committed; exit status 1 above the limits."""
+    if write:
+        print(f"saved: {write_baseline().name}")
+        return
+    problems = run_check()
+    if problems:
+        print("\n".join(problems), file=sys.stderr)
+        raise typer.Exit(1)

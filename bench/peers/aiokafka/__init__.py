@@ -1,0 +1,1 @@
+"""A hand-written loop over aiokafka."""

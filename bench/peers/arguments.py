@@ -1,0 +1,17 @@
+"""The arguments that every peer is started with: see README.md."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+
+def parse_arguments(description: str) -> Namespace:
+    """What the harness has said; `aligned` is for the hand-written loops only."""
+    parser = ArgumentParser(description=description)
+    parser.add_argument("--bootstrap", required=True)
+    parser.add_argument("--inputs-prefix", required=True)
+    parser.add_argument("--output-prefix", required=True)
+    parser.add_argument("--group", required=True)
+    parser.add_argument("--partitions", required=True, type=int)
+    parser.add_argument("--aligned", action="store_true", help="process the topics in the order of their timestamps")
+    return parser.parse_args()

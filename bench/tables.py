@@ -1,0 +1,263 @@
+"""The tables of docs/performance.md, from the figures in `bench/results`: no figure there is typed by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Final
+
+from bench.aims import RATIOS, aims
+from bench.estimate import Assumptions, Load, estimate
+from bench.report import RESULTS
+
+NOT_YET: Final = "Not measured yet.\n"
+
+
+def headlines() -> str:
+    """What the README shows."""
+    drain, latency, lanes, pipeline = (figures(name) for name in ("drain", "latency", "lanes", "pipeline"))
+    peers = {each["engine"]: each["events_per_second"] for each in figures("peers") or ()}
+    rows = []
+    if drain:
+        runs = ", ".join(f"{each:,}" for each in drain["runs_events_per_second"])
+        rows += [
+            ("a backlog, one worker on one core", f"**{drain['events_per_second']:,} events/s**, median of {runs}"),
+            ("CPU per event, everything included", f"{drain['cpu_us_per_event']:.1f} µs"),
+        ]
+        if pipeline:
+            rows.append(("the same work in memory, without Kafka", f"{pipeline['cpu_us_per_event']:.1f} µs"))
+    for each in latency.get("rates", ()) if latency else ():
+        if each["events_per_second"] in {"idle", 20_000}:
+            rate = "idle" if each["events_per_second"] == "idle" else f"at {each['events_per_second']:,} events/s"
+            gate, floor = each["gate"], each["floor"]
+            echo = f"an echo without state: {floor['p50_ms']:.1f} and {floor['p99_ms']:.1f} ms"
+            rows.append(
+                (f"result to verdict, {rate}", f"**p50 {gate['p50_ms']:.1f} ms, p99 {gate['p99_ms']:.1f} ms** ({echo})")
+            )
+    if lanes:
+        flooded = f"p99 {lanes['p99_flood_ms']:.1f} ms, without {lanes['p99_ms']:.1f} ms"
+        rows.append((f"hot results beside {lanes['cold_events']:,} cold events", flooded))
+    if "tidegate" in peers:
+        others = [
+            f"{peers['tidegate'] / peers[engine]:.2f} times {name}" for engine, name, _ in RATIOS if engine in peers
+        ]
+        rows.append(("throughput beside others, in one run", ", ".join(others)))
+    return table(("", ""), rows).replace("---:", "---") + _about({"backlog": drain, "latency": latency})
+
+
+def aimed() -> str:
+    """The aims, and whether they are met."""
+    found = {name: figures(name) for name in ("peers", "drain", "pipeline", "latency", "lanes", "scale")}
+    rows = [(each.what, each.aim, each.measured, "yes" if each.is_met else "**no**") for each in aims(found)]
+    return table(("", "aim", "measured", "met"), rows) if rows else NOT_YET
+
+
+def limit() -> str:
+    """The in-memory pipeline by stage, and the share of it that the worker reaches."""
+    pipeline, drain = figures("pipeline"), figures("drain")
+    if not pipeline:
+        return NOT_YET
+    stages = [(stage, f"{cost:.2f} µs") for stage, cost in pipeline["stages_us_per_event"].items()]
+    rows = [*stages, ("in memory, in all", f"**{pipeline['cpu_us_per_event']:.2f} µs**")]
+    if drain:
+        share = pipeline["cpu_us_per_event"] / drain["cpu_us_per_event"]
+        rest = drain["cpu_us_per_event"] - pipeline["cpu_us_per_event"]
+        rows += [
+            ("fetching, barriers, transactions, Faust and the event loop", f"{rest:.2f} µs"),
+            ("the worker, in all", f"**{drain['cpu_us_per_event']:.2f} µs**"),
+            ("share of the limit that the worker reaches", f"**{share:.0%}**"),
+        ]
+    return table(("stage", "CPU of one core, per event"), rows) + _about({"in memory": pipeline, "worker": drain})
+
+
+def peers() -> str:
+    """Every engine, the fastest first."""
+    found = figures("peers")
+    if not found:
+        return NOT_YET
+    rows = [
+        (
+            f"**{each['engine']}**" if each["engine"] == "tidegate" else each["engine"],
+            each["guarantee"],
+            f"{each['events_per_second']:,}",
+            f"{each['cpu_us_per_event']:.1f}",
+            *(f"{each[name]:,}" for name in ("wrong", "unknown", "stale_delivered")),
+        )
+        for each in sorted(found, key=lambda each: -each["events_per_second"])
+    ]
+    heads = ("engine", "guarantee", "events/s", "CPU µs per event", "wrong", "unknown", "stale at delivery")
+    return table(heads, rows) + _about({"": found[0]})
+
+
+def latency() -> str:
+    """The gate and the echo beside it, by rate."""
+    found = figures("latency")
+    if "rates" not in found:
+        return NOT_YET
+    names = ("p50", "p99", "p99_9", "max")
+    rows = [
+        (
+            str(each["events_per_second"]),
+            *(f"{each['gate'][f'{name}_ms']:.1f}" for name in names),
+            *(f"{each['floor'][f'{name}_ms']:.1f}" for name in names[:3]),
+        )
+        for each in found["rates"]
+    ]
+    heads = (
+        "events/s",
+        *(name.replace("_", ".") for name in names),
+        *(f"echo {name}" for name in ("p50", "p99", "p99.9")),
+    )
+    return table(heads, rows) + _about({"": found})
+
+
+def scale_workers() -> str:
+    """Throughput and CPU by workers and partitions."""
+    found = figures("scale")
+    if not found:
+        return NOT_YET
+    rows = [
+        (
+            str(each["workers"]),
+            str(each["partitions"]),
+            f"{each['events_per_second']:,}",
+            f"{each['cpu_us_per_event']:.1f}",
+        )
+        for each in sorted(found["workers"], key=lambda each: (each["workers"], each["partitions"]))
+    ]
+    return table(("workers", "partitions", "events/s", "CPU µs per event"), rows) + _about({"": found})
+
+
+def scale_sessions() -> str:
+    """CPU and memory by sessions, in memory and with a real worker."""
+    found = figures("scale")
+    if not found:
+        return NOT_YET
+    rows = [
+        (
+            f"{each['sessions']:,}",
+            f"{each['active']:,}",
+            f"{each['cpu_us_per_event']:.1f}",
+            f"{each['rows_written_per_event']:.2f}",
+            f"{each['bytes_per_idle_session']:,}" if "bytes_per_idle_session" in each else "",
+            str(each.get("ended_tasks", "")),
+        )
+        for each in found["sessions"]
+    ]
+    heads = (
+        "sessions",
+        "active",
+        "CPU µs per event",
+        "rows written per event",
+        "bytes per idle session",
+        "ended tasks",
+    )
+    restored = [
+        (
+            f"{each['sessions']:,}",
+            f"{each['restart_seconds']:.1f} s",
+            f"{each['worker_rss_mib_after_restore']:,} MiB",
+            f"{each['cpu_us_per_event']:.1f}",
+        )
+        for each in found["restored"]
+    ]
+    real = table(("sessions", "start to at work again", "memory of the worker", "CPU µs per event"), restored)
+    return (
+        f"In memory:\n\n{table(heads, rows)}\nA real worker, stopped and started again:\n\n{real}{_about({'': found})}"
+    )
+
+
+def scale_tasks() -> str:
+    """CPU by open tasks."""
+    found = figures("scale")
+    if not found:
+        return NOT_YET
+    rows = [
+        (
+            str(each["open_tasks"]),
+            f"{each['row_bytes']:,}",
+            f"{each['cpu_us_per_event']:.1f}",
+            f"{each['stages_us_per_event']['fold'] + each['stages_us_per_event']['judge']:.1f}",
+            f"{each['stages_us_per_event']['encode'] + each['stages_us_per_event']['batch']:.1f}",
+            f"{each['row_bytes_written_per_event']:,}",
+        )
+        for each in found["open_tasks"]
+    ]
+    heads = (
+        "open tasks",
+        "row, bytes",
+        "CPU µs per event",
+        "fold and judge",
+        "encode and batch",
+        "row bytes written per event",
+    )
+    return table(heads, rows) + _about({"": found})
+
+
+def on_paper() -> str:
+    """What ten million sessions and a million events a second take."""
+    drain, pipeline, scale = figures("drain"), figures("pipeline"), figures("scale")
+    if not (drain and pipeline and scale and scale["restored"]):
+        return NOT_YET
+    load, assumed = Load(), Assumptions()
+    found = estimate(drain, pipeline, scale, load, assumed)
+    written = sum(found.bytes.values())
+    biggest = max(found.bytes, key=lambda name: found.bytes[name])
+    parts = ", ".join(f"{name} {megabytes:,.0f}" for name, megabytes in found.bytes.items())
+    costs = ", ".join(f"{name} {dollars:,.0f}" for name, dollars in found.month.items())
+    rows = [
+        ("workers, one core each", f"{found.workers}"),
+        ("partitions", f"{found.partitions}"),
+        ("memory of a worker", f"{found.worker_memory_gib:.1f} GiB"),
+        ("a worker's restart, sessions restored", f"{found.restore_seconds:.0f} s"),
+        ("written to the brokers, before replication", f"{written:,.0f} MB/s ({parts})"),
+        ("brokers", f"{found.brokers}"),
+        ("stored, replicas included", f"{found.stored_tb:,.0f} TB"),
+        ("dollars a month", f"{found.month_in_all:,.0f} ({costs})"),
+        ("the most that one partition can take", f"{found.most_of_one_partition:,} events/s"),
+        ("what breaks first", f"the brokers' writes: {found.bytes[biggest] / written:.0%} of them are {biggest}"),
+    ]
+    assumptions = [(_words(field.name), f"{getattr(assumed, field.name):g}") for field in fields(assumed)]
+    asked = f"{load.sessions:,} sessions, {load.events_per_second:,} events/s"
+    return f"{table((asked, ''), rows)}\nAssumed:\n\n{table(('assumption', ''), assumptions)}"
+
+
+SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
+    "figures-headlines": headlines,
+    "figures-aims": aimed,
+    "figures-limit": limit,
+    "figures-peers": peers,
+    "figures-latency": latency,
+    "figures-workers": scale_workers,
+    "figures-sessions": scale_sessions,
+    "figures-tasks": scale_tasks,
+    "figures-estimate": on_paper,
+}
+
+
+def figures(name: str) -> Any:
+    """The saved figures; empty where there are none."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table: the first column to the left, numbers to the right."""
+    rule = ["---", *("---:" for _ in heads[1:])]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, rule, *rows))
+
+
+def _about(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Machine, date and commit of the figures."""
+    said = []
+    for name, each in found.items():
+        if each:
+            machine = each["machine"]
+            where = f"{machine['processor']}, {machine['cores']} cores, Python {machine['python']}"
+            said.append(f"{name + ': ' if name else ''}{where}; {each['date'][:10]}, commit {each['commit']}")
+    return "\n" + "  \n".join(said) + "\n"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -1,0 +1,118 @@
+"""Made-up figures in the shape of those in `bench/results`, for tests of what is drawn and computed from them."""
+
+from typing import Any
+
+ABOUT: dict[str, Any] = {
+    "machine": {"processor": "Abacus", "cores": 2, "memory_gib": 8.0, "python": "3.11.0"},
+    "date": "2025-06-02T08:30:00Z",
+    "commit": "0123456789ab",
+}
+
+
+def _peer(engine: str, rate: int, cpu: float, stale: int, guarantee: str = "exactly-once") -> dict[str, Any]:
+    return {
+        "engine": engine,
+        "guarantee": guarantee,
+        "events_per_second": rate,
+        "cpu_us_per_event": cpu,
+        "wrong": 0,
+        "unknown": 0,
+        "stale_delivered": stale,
+        **ABOUT,
+    }
+
+
+PEERS = [
+    _peer("faust", 5_900, 168.2, 30_910, "at-least-once"),
+    _peer("tidegate", 100_000, 9.0, 0),
+    _peer("confluent, aligned", 110_000, 7.6, 30_910),
+    _peer("kafka-streams, warm", 60_000, 15.0, 30_910),
+]
+
+
+def _quantiles(p50: float, p99: float, p99_9: float) -> dict[str, float]:
+    return {"p50_ms": p50, "p99_ms": p99, "p99_9_ms": p99_9, "max_ms": p99_9 * 2}
+
+
+LATENCY: dict[str, Any] = {
+    "rates": [
+        {"events_per_second": rate, "gate": _quantiles(*gate), "floor": _quantiles(*floor)}
+        for rate, gate, floor in (
+            ("idle", (5.2, 12.0, 21.0), (4.2, 7.5, 9.0)),
+            (1_000, (6.1, 14.0, 25.0), (4.4, 8.0, 12.0)),
+            (20_000, (9.3, 41.0, 80.0), (6.0, 15.0, 30.0)),
+            (50_000, (30.0, 120.0, 200.0), (9.0, 30.0, 60.0)),
+        )
+    ],
+    **ABOUT,
+}
+
+SCALE: dict[str, Any] = {
+    "events": 100_000,
+    "sessions": [
+        {"sessions": 10_000, "active": 10_000, "cpu_us_per_event": 9.1, "rows_written_per_event": 0.5},
+        *(
+            {
+                "sessions": sessions,
+                "active": active,
+                "cpu_us_per_event": cpu,
+                "rows_written_per_event": 0.5,
+                "bytes_per_idle_session": 800 + 500 * ended,
+                "row_bytes": 660,
+                "ended_tasks": ended,
+                "restore_us_per_session": 3.0,
+            }
+            for sessions, active, cpu, ended in (
+                (100_000, 10_000, 9.2, 0),
+                (2_000_000, 10_000, 9.3, 0),
+                (500_000, 10_000, 9.3, 1),
+                (500_000, 100_000, 11.0, 0),
+            )
+        ),
+    ],
+    "open_tasks": [
+        {
+            "open_tasks": tasks,
+            "sessions": 200,
+            "cpu_us_per_event": cpu,
+            "stages_us_per_event": {"decode": 2.0, "fold": 4.0, "judge": 5.0, "encode": cpu - 13.0, "batch": 2.0},
+            "row_bytes": 1_000 * tasks,
+            "rows_written_per_event": 0.95,
+            "row_bytes_written_per_event": 950 * tasks,
+        }
+        for tasks, cpu in ((1, 15.0), (10, 20.0), (50, 31.0))
+    ],
+    "workers": [
+        {
+            "workers": workers,
+            "partitions": partitions,
+            "events_per_second": 60_000 + 20_000 * (workers > 1) - 200 * partitions,
+            "cpu_us_per_event": 12.0 + workers,
+        }
+        for partitions in (4, 12, 48)
+        for workers in (1, 2, 4)
+    ],
+    "restored": [
+        {
+            "sessions": 1_000_000,
+            "restart_seconds": 20.0,
+            "worker_rss_mib_after_restore": 1_100,
+            "cpu_us_per_event": 12.5,
+            "events_per_second": 60_000,
+        }
+    ],
+    **ABOUT,
+}
+
+DRAIN: dict[str, Any] = {"events_per_second": 60_000, "cpu_us_per_event": 14.0, "event_bytes": 246, **ABOUT}
+
+PIPELINE: dict[str, Any] = {
+    "events_per_second": 110_000,
+    "cpu_us_per_event": 9.1,
+    "stages_us_per_event": {"decode": 1.4, "fold": 2.7, "judge": 2.6, "encode": 1.6, "batch": 0.8},
+    "events": 500_000,
+    "rows_written": 150_000,
+    "row_bytes_written": 120_000_000,
+    "output_bytes": 100_000_000,
+    **ABOUT,
+}

@@ -1,0 +1,112 @@
+"""Gate and audit, written apart from the same rules, agree on any log: the one finds the other right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from projections import gate
+from projections.changes import Changes
+from projections.partition import Partition
+from projections.row import SessionRow, TaskRow
+from tests.unit.event_logs import CUTS, RULES, Cut, Kinds, Op, feed_ops, laid_out, logs, restored
+from tests.unit.feeding import START_MS
+from tests.unit.test_audit_oracle import Rec, World
+from tests.unit.test_laws import settled
+
+TASKS = tuple(f"t{number}" for number in range(1, 7))
+LATEST_MS = START_MS + 4_000_000
+"""Before the horizon and the session TTL have passed: beyond them the audit holds nothing against the gate."""
+
+
+class Logged(World):
+    """The topics as a gate leaves them that is fed a log."""
+
+    def __init__(self, ops: Sequence[Op], cuts: Sequence[Cut] = ()) -> None:
+        super().__init__()
+        self.terms = {
+            "ended_per_session": RULES.ended_tasks_per_session,
+            "hold_ttl_ms": RULES.hold_ttl_ms,
+            "slack_ms": 2_000,
+        }
+        self._changelog: list[tuple[bytes, bytes | None]] = []
+        partition = Partition(0, RULES)
+        unwritten: list[Op] = []
+        for place, op in enumerate(ops):
+            self.now_ms = op.at_ms
+            if op.body is not None and op.role != "barrier" and op.role != "time":  # noqa: PLR1714 - mypy narrows so
+                self.topics[op.role, 0].append(Rec(op.offset, op.at_ms, None, orjson.dumps(op.body)))
+            unwritten.append(op)
+            feed_ops(partition, [op])
+            cut: Cut = cuts[place] if place < len(cuts) else "take"
+            if cut in ("take", "restart", "restart compacted"):
+                self._commit(partition.take(op.at_ms))
+                unwritten.clear()
+            if cut in ("restart", "restart compacted", "crash"):
+                partition = restored(self._changelog, RULES, compacted=cut == "restart compacted")
+                for each in unwritten:
+                    feed_ops(partition, [each])
+        self._commit(partition.take(self.now_ms))
+        self.now_ms += 10
+
+    def _commit(self, changes: Changes) -> None:
+        self._changelog += changes.rows.items()
+        for output in changes.outputs:
+            topic = self.topics[output.role, 0]
+            topic.append(Rec(self.end(output.role), self.now_ms, output.key, output.value, output.headers))
+        for refusal in changes.refusals:
+            batch, index = refusal.batch, refusal.index
+            origin = Rec(batch.offsets[index], batch.timestamps[index], batch.keys[index], batch.values[index])
+            self.refuse(batch.role, origin, refusal.error)
+
+
+def within_the_horizon(ops: list[Op]) -> list[Op]:
+    """The log with an end that is near, and without what gate and audit see differently: a payload that is null.
+
+    To the gate a null is not the same as no payload at all, for it hands on what came; to the audit it is.
+    """
+    ended = settled(ops)
+    far = ended[-1].at_ms - LATEST_MS
+    return [_plain(op if op.at_ms < LATEST_MS else op._replace(at_ms=op.at_ms - far)) for op in ended]
+
+
+def _plain(op: Op) -> Op:
+    if op.body is None or "parts" not in op.body:
+        return op
+    parts = [{name: value for name, value in part.items() if value is not None} for part in op.body["parts"]]
+    return op._replace(body={**op.body, "parts": parts})
+
+
+@given(
+    ops=logs(Kinds(sessions=("s",), tasks=TASKS, erasure=False)),
+    cuts=st.lists(st.sampled_from([*CUTS, "take", "take"]), max_size=60),
+)
+def test_the_audit_finds_nothing_wrong_whatever_happens(ops: list[Op], cuts: list[Cut]) -> None:
+    findings, _, _ = Logged(within_the_horizon(ops), cuts).audit()
+    assert findings.examples == {}
+
+
+def test_the_audit_would_notice_another_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"session_id": "s", "task_id": "t1"}
+    log = laid_out(
+        [
+            ("record", {"type": "context.changed", "session_id": "s", "set": {"doc/1": "2"}}),
+            ("record", {"type": "task.dispatched", "task_type": "q", "snapshot": {"doc/1": "1"}, **told}),
+            (
+                "record",
+                {"type": "task.result", "outcome": "completed", "parts": [{"part_id": "p", "kind": "show"}], **told},
+            ),
+        ],
+        Kinds(),
+    )
+    assert Logged(log).audit()[0].examples == {}
+
+    def never(_row: SessionRow, _task: TaskRow, _facet: str) -> bool:
+        return False
+
+    monkeypatch.setattr(gate, "differs", never)
+    assert list(Logged(log).audit()[0].examples) == ["stale_delivered"]

@@ -1,0 +1,69 @@
+from typing import Any
+
+import orjson
+import pytest
+
+from bench import tables
+from bench.estimate import Assumptions, Load, estimate
+from tests.unit.bench_figures import DRAIN, LATENCY, PEERS, PIPELINE, SCALE
+
+FIGURES: dict[str, Any] = {
+    "drain": DRAIN,
+    "pipeline": PIPELINE,
+    "scale": SCALE,
+    "latency": LATENCY,
+    "peers": PEERS,
+}
+
+
+def test_workers_follow_from_cpu_and_the_share_of_a_core_in_use() -> None:
+    found = estimate(DRAIN, PIPELINE, SCALE, Load(events_per_second=600_000), Assumptions(core_used=0.6))
+    assert found.workers == 14  # 600,000 times 14 µs are 8.4 cores
+    assert found.partitions == 14 * 4
+    half = estimate({**DRAIN, "cpu_us_per_event": 7.0}, PIPELINE, SCALE, Load(events_per_second=600_000))
+    assert half.workers == 7
+    assert half.most_of_one_partition == 142_857
+
+
+def test_memory_and_restore_follow_from_sessions() -> None:
+    few, many = (estimate(DRAIN, PIPELINE, SCALE, Load(sessions=count)) for count in (10_000_000, 20_000_000))
+    assert few.workers == many.workers == 24
+    base = Assumptions().worker_base_mib / 1024
+    assert many.worker_memory_gib - base == pytest.approx(2 * (few.worker_memory_gib - base))
+    assert few.worker_memory_gib - base == pytest.approx(10_000_000 / 24 * 1_300 / 2**30)
+    assert few.restore_seconds == pytest.approx(10_000_000 / 24 * 20 / 1_000_000)
+
+
+def test_brokers_follow_from_bytes_and_replicas() -> None:
+    found = estimate(DRAIN, PIPELINE, SCALE, Load(events_per_second=1_000_000))
+    assert found.bytes == {"events": 246.0, "outputs": 200.0, "rows": 950.0}
+    assert found.brokers == 28  # 1,396 MB/s, three times, at 150
+    assert estimate(DRAIN, PIPELINE, SCALE, Load(events_per_second=1)).brokers == 3
+    assert found.month_in_all == sum(found.month.values()) > 0
+
+
+def test_every_table_shows_the_figures_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "figures", lambda name: FIGURES[name])
+    shown = {name: render() for name, render in tables.SECTIONS.items()}
+    for text in shown.values():
+        assert tables.NOT_YET not in text
+        widths = {line.count("|") for block in text.split("\n\n") for line in block.splitlines() if line[:1] == "|"}
+        assert widths
+    assert "**65%**" in shown["figures-limit"]  # 9.1 of 14.0 µs
+    assert "| **tidegate** | exactly-once | 100,000 | 9.0 | 0 | 0 | 0 |" in shown["figures-peers"]
+    assert "| 20000 | 9.3 | 41.0 | 80.0 | 160.0 | 6.0 | 15.0 | 30.0 |" in shown["figures-latency"]
+    assert "2,000,000" in shown["figures-sessions"]
+    assert "| 4 | 48 |" in shown["figures-workers"]
+    assert "what breaks first | the brokers' writes: 68% of them are rows |" in shown["figures-estimate"]
+    for name in ("figures-limit", "figures-sessions", "figures-peers"):
+        assert "Abacus, 2 cores, Python 3.11.0; 2025-06-02" in shown[name]
+
+
+def test_what_was_not_measured_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "figures", lambda _name: {})
+    assert {render() for render in tables.SECTIONS.values()} == {tables.NOT_YET}
+
+
+def test_figures_of_an_idle_gate_alone_are_no_table_of_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "figures", lambda _name: orjson.loads(b'{"p50_ms": 16.0}'))
+    assert tables.latency() == tables.NOT_YET
