@@ -1239,12 +1239,8 @@ def _child_stopped_by_its_parents_result(w: World) -> None:
     w.stopped("cancelled", "parent_ended", "child")
 
 
-def _cancelled_before_its_childs_result(w: World) -> None:
-    w.cancel("parent")
-    w.edit("delivered", lambda body: _judged(body, context_offset=1), 0)
-    for role in ("delivered", "results", "tasks"):
-        w.drop(role)
-    w.stopped("cancelled", "cancelled", "parent")
+def _parent_ends_before_its_child(w: World) -> None:
+    w.topics["tasks", 0] = [replace(rec, offset=1 - rec.offset) for rec in reversed(w.topics["tasks", 0])]
 
 
 def _released_before(w: World) -> None:
@@ -1444,7 +1440,7 @@ CORRUPTIONS: list[tuple[str, Callable[[], World], Callable[[World], object]]] = 
     ("effect_cleared_stale", effects, _clear("nobody")),
     ("cancel_not_obeyed", cancelled, _judged_although_cancelled),
     ("cancel_not_obeyed", cancelled, _then(lambda w: w.drop("withheld"), lambda w: w.drop("results"), _goes_on)),
-    ("cancel_not_obeyed", parent_and_child, _cancelled_before_its_childs_result),
+    ("child_outlives_parent", parent_and_child, _parent_ends_before_its_child),
     ("barrier_missed", effects, lambda w: w.edit("commands", lambda b: b["judged"].update(context_offset=0), 0)),
     # fresh withheld
     ("stopped_without_reason", cancelled, lambda w: w.topics["context", 0].clear()),

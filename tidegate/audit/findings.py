@@ -41,7 +41,7 @@ KINDS: Final[dict[str, Kind]] = {
     "redispatch_missing": Kind("a new attempt was due, but none was commanded", "lost"),
     "effect_unanswered": Kind("a proposed effect below the committed offset has no answer", "lost"),
     "not_expired": Kind("a task is open beyond its deadline or without its heartbeat", "lost"),
-    "child_outlives_parent": Kind("a task is open although its parent has ended", "lost"),
+    "child_outlives_parent": Kind("a task is, or was, open after its parent had ended", "lost"),
     # duplicated
     "event_id_twice": Kind("two output records share an event_id", "duplicated"),
     "verdict_twice": Kind("one result has two verdicts", "duplicated"),

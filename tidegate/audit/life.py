@@ -282,14 +282,14 @@ def _check_cancels(case: Case, task: Task) -> None:
 def _check_scope(case: Case, task: Task, status: Status) -> None:
     """No child is open once its parent has ended."""
     above = case.family.get(task.parent or "")
-    _check_cancelled_scope(case, task, above)
+    _check_order(case, status, above)
     if above is None or above is case or not case.is_open or above.is_open or above.unsettled:
         return
     other, over = above.task, above.status
     if other is None or over is None or not over.dispositions or above.disposition == "rejected" or above.given_up:
         return
-    if any(verdict.last.shadow is not None for _, verdict in above.judged):
-        return  # nothing is enforced there
+    if _is_watched(above):
+        return
     ended = above.ended_at
     joined = (
         other.role == task.role
@@ -305,19 +305,24 @@ def _check_scope(case: Case, task: Task, status: Status) -> None:
     del status
 
 
-def _check_cancelled_scope(case: Case, task: Task, above: Case | None) -> None:
-    """A wish to cancel a parent that was there before its child stops the child, too."""
-    if above is None or above.status is None or above.unsettled or case.given_up:
+def _check_order(case: Case, status: Status, above: Case | None) -> None:
+    """A child ends before its parent does: whatever ends the parent stops it first.
+
+    Where it was acknowledged, compaction may have left only that record of its end.
+    """
+    over = above.status if above is not None else None
+    if above is None or above.task is None or over is None or over.ended_offset < 0 or above.unsettled:
         return
-    asked, other = above.session.cancels.get(above.task_id), above.task
-    if not asked or (above.disposition, above.status.reason) != ("cancelled", "cancelled"):
-        return
-    if other is None or other.role != task.role or other.offset > task.offset:
-        return
-    for _, verdict in case.judged:
-        if verdict.decides and verdict.last.context_offset > asked[0]:
-            detail = f"its parent {task.parent} was to be cancelled at {asked[0]}"
-            case.note_at("cancel_not_obeyed", verdict.last, detail)
+    if "rejected" in (case.disposition, above.disposition) or case.given_up or above.given_up:
+        return  # one of them was never open
+    if status.acknowledged is None and status.ended_offset > over.ended_offset and not _is_watched(above):
+        detail = f"its parent {above.task_id} had ended at {over.ended_offset}"
+        case.note("child_outlives_parent", detail, "tasks", status.ended_offset)
+
+
+def _is_watched(case: Case) -> bool:
+    """Whether it is in shadow mode, where nothing is enforced."""
+    return any(verdict.last.shadow is not None for _, verdict in case.judged)
 
 
 def _check_slot(case: Case, task: Task, status: Status) -> None:
