@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from projections import store
 from projections.rules import Rules
-from tests.unit.event_logs import CUTS, PLAIN, Cut, Kinds, Op, Written, laid_out, logs, run
+from tests.unit.event_logs import CUTS, PLAIN, Cut, Kinds, Op, Written, full_rows, laid_out, logs, run
 from tests.unit.feeding import START_MS
 
 EVERYTHING = Kinds()
@@ -39,6 +39,12 @@ def test_batches_transactions_crashes_and_evictions_change_nothing(ops: list[Op]
     whole = run(ops)
     with patch.object(store, "MAX_DECODED_ROWS", kept):
         same(run(ops, drawn), whole)
+
+
+@given(ops=logs(EVERYTHING), drawn=cuts, limit=st.sampled_from([1000, 1500, 2500]))
+def test_they_change_nothing_where_rows_are_full(ops: list[Op], drawn: list[Cut], limit: int) -> None:
+    with full_rows(limit):
+        same(run(ops, drawn), run(ops))
 
 
 # (b) No verdict depends on how the topics interleaved
