@@ -5,7 +5,7 @@ from typing import Any, Final
 from projections.fold import fold_reads
 from projections.gate import Place, differences, reason_to_refuse
 from projections.outputs import command, judged_fields
-from projections.row import SessionRow, TaskRow
+from projections.row import SessionRow, TaskRow, has_room_for_reads
 from projections.store import Store, Waiting
 from schemas.events import TaskEffectProposed
 
@@ -49,6 +49,8 @@ def _decide(
         ended = store.ended.get(event.session_id, event.task_id)
         return ["effect.refused", {**fields, "reason": "late" if ended is not None else "unknown_task"}]
     if event.reads:
+        if not has_room_for_reads(row, task, event.reads):
+            return ["effect.refused", {**fields, "reason": "session_full"}]
         fold_reads(row, task, event.reads, proposal.timestamp)
         store.encoder.written(event.session_id, row, event.task_id)
     reason = reason_to_refuse(row, event.task_id, task, proposal.timestamp)

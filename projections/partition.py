@@ -25,6 +25,7 @@ from projections.row import (
     ancestors,
     has_open_tasks,
     has_room,
+    has_room_for_reads,
     last_event_at,
     order_of,
     readers,
@@ -372,18 +373,32 @@ class Partition:
         if "wait" in task:
             self._judge_second(result, task, place, now_ms, origin)
             return
+        grown, has_place = row["grown"], not event.reads or has_room_for_reads(row, task, event.reads)
         before = [(each, each.copy()) for each in readers(row, task)] if event.reads else []
         if event.reads:
             self.store.encoder.written(session_id, row, task_id)
             for each, _ in before:
                 each["expected"] = dict(each["expected"])
             fold_reads(row, task, event.reads, result.timestamp)
-        if not self._decide(row, result, task, place, now_ms, origin):
+        if not has_place and (len(before) > 1 or self._would_wait(row, result, task)):
+            self._refuse_full(*origin, session_id)
+            is_decided = False
+        else:
+            is_decided = self._decide(row, result, task, place, now_ms, origin)
+        if not is_decided:
+            row["grown"] = grown
             for each, was in before:
                 each.clear()  # type: ignore[attr-defined]
                 each.update(was)
         elif len(before) > 1:
             self._follow_reads(session_id, row, before[1][0])
+
+    def _would_wait(self, row: SessionRow, result: Waiting, task: TaskRow) -> bool:
+        """Whether the result, or a part of it, would stay with its task, and with them what it read."""
+        event: TaskResult = result.event
+        if self._rules.is_shadow(task["echo"].get("task_type")):
+            return False
+        return judge(row, event.task_id, task, event, result.timestamp, self._rules).wait is not None
 
     def _decide(
         self, row: SessionRow, result: Waiting, task: TaskRow, place: Place, now_ms: int, origin: Origin

@@ -242,3 +242,12 @@ def readers(row: SessionRow, task: TaskRow) -> Iterator[TaskRow]:
             return
         yield above
         task = above
+
+
+def has_room_for_reads(row: SessionRow, task: TaskRow, reads: dict[str, str | None]) -> bool:
+    """Whether the row may take what a result or a proposed effect read, for the task and those above it.
+
+    Facets that the task depends on already may always be read anew. A name is there twice where its value differs.
+    """
+    added = 2 * len(orjson.dumps(reads)) * sum(1 for _ in readers(row, task))
+    return has_room(row, added) or reads.keys() <= task["expected"].keys()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
+from unittest.mock import patch
 
 import orjson
 from hypothesis import strategies as st
 
+from projections import effects, partition, row
 from projections.changes import Changes
 from projections.gate import Place
 from projections.partition import Partition
+from projections.row import SessionRow, TaskRow
 from projections.rules import Rules
 from schemas.topics import Role
 from tests.unit.feeding import START_MS, make_batch, role_of
@@ -306,6 +310,21 @@ def run(ops: Sequence[Op], cuts: Sequence[Cut] = (), rules: Rules = RULES) -> Wr
                 feed_ops(partition, [op])
     written.add(partition.take(START_MS))
     return written
+
+
+@contextmanager
+def full_rows(limit: int) -> Iterator[None]:
+    """Rows have no more than `limit` bytes, and none takes reads of results and effects that would be new to it."""
+
+    def is_known(_row: SessionRow, task: TaskRow, reads: dict[str, str | None]) -> bool:
+        return reads.keys() <= task["expected"].keys()
+
+    with (
+        patch.object(row, "MAX_ROW_BYTES", limit),
+        patch.object(partition, "has_room_for_reads", is_known),
+        patch.object(effects, "has_room_for_reads", is_known),
+    ):
+        yield
 
 
 def feed_ops(partition: Partition, ops: Sequence[Op]) -> None:

@@ -13,7 +13,7 @@ from projections import gate
 from projections.changes import Changes
 from projections.partition import Partition
 from projections.row import SessionRow, TaskRow
-from tests.unit.event_logs import CUTS, RULES, Cut, Kinds, Op, feed_ops, laid_out, logs, restored
+from tests.unit.event_logs import CUTS, RULES, Cut, Kinds, Op, feed_ops, full_rows, laid_out, logs, restored
 from tests.unit.feeding import START_MS
 from tests.unit.test_audit_oracle import Rec, World
 from tests.unit.test_laws import settled
@@ -87,6 +87,17 @@ def _plain(op: Op) -> Op:
 )
 def test_the_audit_finds_nothing_wrong_whatever_happens(ops: list[Op], cuts: list[Cut]) -> None:
     findings, _, _ = Logged(within_the_horizon(ops), cuts).audit()
+    assert findings.examples == {}
+
+
+@given(
+    ops=logs(Kinds(sessions=("s",), tasks=TASKS, erasure=False)),
+    cuts=st.lists(st.sampled_from([*CUTS, "take", "take"]), max_size=60),
+    limit=st.sampled_from([1000, 1500, 2500]),
+)
+def test_the_audit_finds_nothing_wrong_where_rows_are_full(ops: list[Op], cuts: list[Cut], limit: int) -> None:
+    with full_rows(limit):
+        findings, _, _ = Logged(within_the_horizon(ops), cuts).audit()
     assert findings.examples == {}
 
 

@@ -965,6 +965,17 @@ def effect_read() -> World:
     return w
 
 
+def effect_without_room() -> World:
+    """What an effect was based on is not remembered where the session's row is full, and its agent is told."""
+    w = World()
+    w.context({"doc": "1"})
+    w.dispatch()
+    w.answer(w.propose(reads={"doc": "1"}), "session_full")
+    w.context({"doc": "2"})
+    w.fresh(w.result())
+    return w
+
+
 def effect_read_after_erasure() -> World:
     """Erased with its session, an answer is given anew: what that effect was based on counts."""
     w = World()
@@ -1053,6 +1064,7 @@ CLEAN: list[tuple[Callable[[], World], dict[tuple[str, str], int]]] = [
     (acknowledged, {("delivered", "fresh"): 1}),
     (effects, {("withheld", "session_closed"): 1}),
     (effect_read, {("withheld", "stale"): 1}),
+    (effect_without_room, {("delivered", "fresh"): 1}),
     (effect_read_after_erasure, {("delivered", "fresh"): 1}),
     (shadow, {("shadow", "stale"): 1}),
 ]
@@ -1470,6 +1482,7 @@ CORRUPTIONS: list[tuple[str, Callable[[], World], Callable[[World], object]]] = 
     ("hold_cut_short", held_and_expired, lambda w: w.edit("steps", lambda body: body.update(hold_ttl_seconds=5))),
     ("effect_refused_fresh", effects, _refuse("fine", "stale")),
     ("effect_refused_fresh", effects, _refuse("fine", "late")),
+    ("effect_refused_fresh", effects, _refuse("fine", "session_full")),
     ("effect_refused_fresh", effects, _refuse("fine", "request_archived")),
     ("reason_false", superseded, lambda w: w.edit("steps", lambda body: body.update(slot="other"))),
     ("reason_false", held_for_the_user, lambda w: w.topics["context", 0].clear()),

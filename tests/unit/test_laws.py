@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from projections import store
 from projections.rules import Rules
-from tests.unit.event_logs import CUTS, PLAIN, Cut, Kinds, Op, Written, laid_out, logs, run
+from tests.unit.event_logs import CUTS, PLAIN, Cut, Kinds, Op, Written, full_rows, laid_out, logs, run
 from tests.unit.feeding import START_MS
 from tests.unit.kept_tasks import kept_from
 
@@ -49,6 +49,12 @@ def test_keeping_encoded_tasks_changes_nothing(ops: list[Op], drawn: list[Cut], 
     with kept_from(least):
         kept = run(ops, drawn)
     assert kept == plain
+
+
+@given(ops=logs(EVERYTHING), drawn=cuts, limit=st.sampled_from([1000, 1500, 2500]))
+def test_they_change_nothing_where_rows_are_full(ops: list[Op], drawn: list[Cut], limit: int) -> None:
+    with full_rows(limit):
+        same(run(ops, drawn), run(ops))
 
 
 # (b) No verdict depends on how the topics interleaved

@@ -429,6 +429,68 @@ def test_what_the_gate_takes_for_a_dispatch_counts() -> None:
     assert len(row_to_bytes(feed.partition.store.row("s"))) <= MAX_ROW_BYTES
 
 
+def test_what_results_read_for_the_task_above_counts() -> None:
+    feed = Feed()
+    feed.dispatched("above")
+    dead: list[str] = []
+    for number in range(120):
+        feed.dispatched(f"t{number}", parent_task_id="above")
+        feed.result(f"t{number}", reads={f"doc/{number}/{each}": "v" * 60 for each in range(120)})
+        feed.take()
+        dead += [refusal.error for refusal in feed.changes[-1].refusals]
+    assert MAX_ROW_BYTES * 0.4 < len(row_to_bytes(feed.partition.store.row("s"))) <= MAX_ROW_BYTES
+    assert set(dead) == {"session_full"}
+    assert len(dead) == len(feed.row["tasks"]) - 1
+    last = next(reversed(feed.row["tasks"]))
+    assert list(feed.row["tasks"]["above"]["children"])[-1] == last
+    feed.result(last)  # without reads that are new to the row, it may end
+    assert reason_of(feed.verdict()) == ("delivered", "fresh")
+
+
+def test_a_result_that_is_refused_for_its_reads_leaves_no_trace() -> None:
+    feed = grown_feed()
+    feed.dispatched("above")
+    feed.dispatched("t", parent_task_id="above")
+    feed.take()
+    before = feed.row
+    feed.result("t", reads={f"never/seen/{each}": "v" * 1000 for each in range(14)})
+    assert feed.take() == []
+    (refusal,) = feed.changes[-1].refusals
+    assert (refusal.error, refusal.batch.role) == ("session_full", "results")
+    assert feed.row == before
+
+
+def test_what_a_result_reads_takes_no_room_where_it_is_decided_at_once() -> None:
+    feed = grown_feed()
+    feed.dispatched("t")
+    feed.dispatched("held")
+    reads = {"doc/0/0": "another", **{f"never/seen/{each}": "v" * 1000 for each in range(14)}}
+    feed.result("t", reads=reads)
+    assert reason_of(feed.verdict()) == ("withheld", "stale")
+    feed.result("held", {"part_id": "text", "on_stale": "hold"}, reads=reads)
+    feed.take()
+    assert [refusal.error for refusal in feed.changes[-1].refusals] == ["session_full"]
+    assert "wait" not in feed.row["tasks"]["held"]
+
+
+def test_what_a_proposed_effect_read_counts_and_its_agent_is_told() -> None:
+    feed = Feed()
+    feed.dispatched("t")
+    answers = []
+    for number in range(60):
+        reads = {f"doc/{number}/{each}": "v" * 60 for each in range(120)}
+        feed.send("task.effect_proposed", task_id="t", idempotency_key=f"k{number}", effect="book", reads=reads)
+        feed.barrier()
+        answers += [body for body in feed.take() if body["type"].startswith("effect.")]
+    assert len(row_to_bytes(feed.partition.store.row("s"))) <= MAX_ROW_BYTES
+    assert len(answers) == 60
+    assert answers[0]["type"] == "effect.cleared"
+    assert (answers[-1]["type"], answers[-1]["reason"]) == ("effect.refused", "session_full")
+    feed.send("task.effect_proposed", task_id="t", idempotency_key="k", effect="book", reads={"doc/0/0": "v"})
+    feed.barrier()
+    assert feed.take()[0]["type"] == "effect.cleared"
+
+
 def test_whether_a_session_is_full_does_not_depend_on_when_it_is_written() -> None:
     rows, refusals = [], []
     for every in (1, 7, 1000):

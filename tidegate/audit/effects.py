@@ -210,6 +210,9 @@ class EffectCheck:
                 and not case.truncated("context")
             ):
                 self._note("difference_wrong", f"{named}, should be {sorted(ruling.stale)} at least")
+        elif answer.reason == "session_full":
+            if not proposal.reads:
+                self._note("effect_refused_fresh", "session_full, but it read nothing that would need room")
         elif answer.reason not in ruling.blockers and not case.truncated("context"):
             self._note("effect_refused_fresh", f"{answer.reason} does not hold")
 

@@ -174,7 +174,7 @@ def _reads_of_results(case: Case, judged: Result | None) -> Iterator[Statement]:
 
 
 def _reads_of_effects(case: Case, here: Place | None) -> Iterator[Statement]:
-    """A proposed effect's reads are folded when it is answered, if its task is open then."""
+    """A proposed effect's reads are folded when it is answered, if its task is open then and its session takes them."""
     task, session = case.task, case.session
     if task is None or not session.answers:
         return
@@ -186,7 +186,7 @@ def _reads_of_effects(case: Case, here: Place | None) -> Iterator[Statement]:
         return
     for key, answers in session.answers.items():
         answer = answers[0]
-        if answer.task_id != case.task_id or answer.reason in ("late", "unknown_task"):
+        if answer.task_id != case.task_id or answer.reason in ("late", "unknown_task", "session_full"):
             continue
         proposals = proposals_for(session.proposals.get(key, ()), answer)
         for proposal in proposals:
