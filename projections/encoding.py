@@ -5,6 +5,7 @@ others again, to encode them and to find out when they fall due, was most of wha
 of a row says so (`written`, `ends`); under the unit tests what is kept is held against the whole row at every `take`.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import orjson
@@ -25,12 +26,31 @@ class KeptTasks:
         self.timed: dict[str, Timed] = {}
         """When it falls due, of those that do."""
         self.changed: dict[str, None] = {}
-        """Tasks that were written to since then. Of those nothing here counts."""
+        """Tasks that were opened or written to since then. Of those nothing here counts."""
+        self._by_facet: dict[str, dict[str, None]] = {}
+        self._facets: dict[str, set[str]] = {}
+
+    def expecting(self, row: SessionRow, facet: str) -> Iterable[tuple[str, TaskRow]]:
+        """The open tasks that may depend on the facet, in the row's order: no other does."""
+        tasks = row["tasks"]
+        if not self.pieces:
+            return tasks.items()
+        expecting = self._by_facet.get(facet)
+        if expecting is None and not self.changed:
+            return ()
+        found = {**self.changed, **(expecting or {})}
+        in_order = found if len(found) == 1 else [task_id for task_id in tasks if task_id in found]
+        return [(task_id, tasks[task_id]) for task_id in in_order if task_id in tasks]
 
     def remove(self, task_id: str) -> None:
         """The task is not open any more."""
         self.pieces.pop(task_id, None)
         self.timed.pop(task_id, None)
+        for facet in self._facets.pop(task_id, ()):
+            expecting = self._by_facet[facet]
+            del expecting[task_id]
+            if not expecting:
+                del self._by_facet[facet]
 
     def renew(self, row: SessionRow) -> None:
         """Bring it up to date with the row."""
@@ -57,6 +77,10 @@ class KeptTasks:
             self.timed[task_id] = due
         else:
             self.timed.pop(task_id, None)
+        facets = self._facets.setdefault(task_id, set())
+        for facet in task["expected"].keys() - facets:  # none is taken out: few ever are, and one too many does no harm
+            facets.add(facet)
+            self._by_facet.setdefault(facet, {})[task_id] = None
 
 
 class RowEncoder:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from projections.encoding import KeptTasks
 from projections.row import CAUSE, SEVERAL, UNSEEN, VALUE, OwnChanges, SessionRow, TaskRow, ancestors, differs, readers
 from schemas.events import ContextChanged, TaskDispatched, TaskStep
 from schemas.identity import digest
@@ -28,11 +29,13 @@ def fold_context_change(
     *,
     cause_is_over: bool,
     cause_parent: str | None,
+    kept: KeptTasks | None = None,
 ) -> list[str] | None:
     """Set and unset facets.
 
     Returns the tasks whose staleness changed (their status is to be told), or None where the event changed nothing.
-    `cause_is_over`: the task whose own work it was has ended; `cause_parent` is then its parent, if it had one.
+    `cause_is_over`: the task whose own work it was has ended; `cause_parent` is then its parent, if it had one. `kept`
+    knows of many tasks which ones a facet may concern; the others are not looked at.
     """
     cause_task = event.cause.task_id if event.cause is not None else None
     changes: dict[str, Any] = event.set
@@ -54,7 +57,7 @@ def fold_context_change(
         if cause_task is not None and (not cause_is_over or cause_parent in tasks):
             before = UNSEEN if known is None else known[VALUE]
             _remember_own(row, cause_task, cause_parent, name, [offset, before, value])
-        for task_id, task in tasks.items():
+        for task_id, task in tasks.items() if kept is None else kept.expecting(row, name):
             if name in task["expected"] and restale(row, task, name, timestamp):
                 restaled.append(task_id)
     return restaled

@@ -31,6 +31,7 @@ class Life:
         self.freed: dict[tuple[str, str], None] = {}
         self.late: list[Waiting] = []
         self._store = store
+        self._kept = store.encoder.kept
 
     # Opening
 
@@ -55,6 +56,8 @@ class Life:
         task = fold_dispatch(row, event, offset, timestamp, traceparent)
         self._changed(session_id, row, timestamp)
         self._store.told[session_id, task_id] = None
+        if session_id in self._kept:
+            self._store.encoder.written(session_id, row, task_id)
         if event.parent_task_id is not None:
             self._join_scope(session_id, row, task_id, task, event.parent_task_id)
         for child_id, child in row["tasks"].items():
@@ -99,7 +102,7 @@ class Life:
         if parent is None:
             task["parentless_until"] = task["at"] + self._store.rules.unknown_task_grace_ms
             return
-        self._store.encoder.written(session_id, row, task_id)
+        self._store.encoder.written(session_id, row, task_id)  # and those above it, which it has just come to have
         parent["children"] = [*parent.get("children", []), task_id]
         join_parent(row, task)
         self._store.told[session_id, parent_id] = None
@@ -142,7 +145,7 @@ class Life:
         receipt: dict[str, Any] | None = None,
     ) -> None:
         """End an open task: remember how, tell it, and free what waited for it."""
-        if session_id in self._store.encoder.kept:
+        if session_id in self._kept:
             self._store.encoder.ends(session_id, row, task_id)
         task = row["tasks"].pop(task_id)
         row["own"].pop(task_id, None)

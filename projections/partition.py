@@ -71,6 +71,7 @@ class Partition:
     def __init__(self, number: int, rules: Rules, is_home: Callable[[str], bool] = lambda _session_id: True) -> None:
         self.number = number
         self.store = Store(rules)
+        self._kept = self.store.encoder.kept
         self._rules = rules
         self._is_home = is_home
         self._life = Life(self.store)
@@ -139,8 +140,9 @@ class Partition:
         session_id = event.session_id
         over = self.store.ended.get(session_id, event.cause.task_id) if event.cause is not None else None
         parent = None if over is None else self._open_above(row, session_id, over)
+        kept = self._kept.get(session_id)
         restaled = fold_context_change(
-            row, event, offset, timestamp, cause_is_over=over is not None, cause_parent=parent
+            row, event, offset, timestamp, cause_is_over=over is not None, cause_parent=parent, kept=kept
         )
         if restaled is None:
             return False
@@ -148,7 +150,7 @@ class Partition:
         self.store.dirty[session_id] = None
         for task_id in restaled:
             self.store.told[session_id, task_id] = None
-        if session_id in self.store.encoder.kept:
+        if kept is not None:
             causes = [event.cause.task_id, parent] if event.cause is not None else []
             for task_id in (*restaled, *(each for each in causes if each is not None)):
                 self.store.encoder.written(session_id, row, task_id)
@@ -214,7 +216,7 @@ class Partition:
     def fold_steps(self, batch: Batch, now_ms: int) -> None:
         """Fold a decoded batch of dispatches, steps, heartbeats and proposed effects, of one lane."""
         store = self.store
-        decoded, dirty, kept = store.decoded, store.dirty, store.encoder.kept
+        decoded, dirty, kept = store.decoded, store.dirty, self._kept
         records = zip(batch.events, batch.values, batch.headers, batch.timestamps, strict=True)
         for index, (event, value, headers, timestamp) in enumerate(records):
             if event is None:

@@ -46,14 +46,12 @@ class Timers:
 
 def dues_of(row: SessionRow) -> Dues:
     """When the first of the session's tasks falls due."""
-    return earliest(
-        [
-            each
-            for task in row["tasks"].values()
-            if ("policy" in task or "wait" in task or "parentless_until" in task)  # most have none
-            and (each := timed(row, task)) is not None
-        ]
-    )
+    found = [
+        due
+        for task in row["tasks"].values()
+        if ("policy" in task or "wait" in task or "parentless_until" in task) and (due := timed(row, task)) is not None
+    ]
+    return earliest(found) if found else (None, None)
 
 
 def earliest(tasks: Iterable[Timed]) -> Dues:

@@ -45,10 +45,14 @@ def held_against_rows() -> Iterator[None]:
 
 
 def hold_against_rows(of: Store) -> None:
-    """Also of rows that nobody called changed."""
+    """Also of rows that nobody called changed. The tasks that depend on a facet are found in the order of the row."""
     for session_id, kept in of.encoder.kept.items():
         row = of.decoded[session_id]
+        assert not kept.pieces or row["tasks"].keys() <= kept.pieces.keys() | kept.changed.keys()
         for task_id in kept.pieces.keys() - kept.changed.keys():
             task = row["tasks"][task_id]
             assert kept.pieces[task_id] == orjson.dumps({task_id: task})[1:-1]
             assert kept.timed.get(task_id) == timed(row, task)
+        for facet in {*row["facets"], *(name for task in row["tasks"].values() for name in task["expected"])}:
+            plain = [each for each in row["tasks"].items() if facet in each[1]["expected"]]
+            assert [each for each in kept.expecting(row, facet) if facet in each[1]["expected"]] == plain

@@ -43,6 +43,21 @@ def test_only_what_was_written_to_is_encoded_again() -> None:
     assert [task_id for task_id in after if after[task_id] is not before[task_id]] == ["t3", "t7"]
 
 
+def test_only_tasks_that_may_depend_on_a_facet_are_looked_at() -> None:
+    feed = with_tasks(20)
+    store = feed.partition.store
+    kept, row = store.encoder.kept["s"], store.row("s")
+    assert [task_id for task_id, _ in kept.expecting(row, "doc/3")] == ["t3"]
+    assert [*kept.expecting(row, "view/a")] == []
+    feed.step("t9", {"doc/3": "1"})
+    feed.dispatched("t20", {"doc/3": "1"})
+    assert [task_id for task_id, _ in kept.expecting(row, "doc/3")] == ["t3", "t9", "t20"]
+    feed.result("t3")
+    feed.take()
+    assert [task_id for task_id, _ in kept.expecting(row, "doc/3")] == ["t9", "t20"]
+    assert [*kept.expecting(row, "view/a")] == []
+
+
 def test_few_tasks_are_not_kept() -> None:
     with kept_from(KEPT_FROM):
         assert with_tasks(KEPT_FROM - 1).partition.store.encoder.kept == {}
