@@ -15,7 +15,7 @@ COPY streams streams
 COPY tidegate tidegate
 RUN python -m venv /build \
     && /build/bin/python -m pip install --quiet --no-index /wheels/*.whl \
-    && TIDEGATE_COMPILE=1 /build/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels .
+    && COMPILE_TIDEGATE=1 /build/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels .
 # Only what the worker needs is taken from the wheels: no linters, no tests, and in the end no Java.
 RUN python -m venv /opt/tidegate \
     && /opt/tidegate/bin/python -m pip install --quiet --no-index --find-links /wheels tidegate \

@@ -1,4 +1,4 @@
-"""Compiles the pure core to C while a wheel is built, where `TIDEGATE_COMPILE=1` asks for it.
+"""Compiles the pure core to C while a wheel is built, where `COMPILE_TIDEGATE=1` asks for it.
 
 The modules stay ordinary, typed Python, and are what tests, editable installs and everybody without a C compiler run.
 The image and the benchmarks are built with it. Needs mypy, whose compiler mypyc is, and a C compiler.
@@ -49,7 +49,7 @@ class CompileHook(BuildHookInterface[Any]):
 
     @property
     def _is_asked_for(self) -> bool:
-        return os.environ.get("TIDEGATE_COMPILE") == "1"
+        return os.environ.get("COMPILE_TIDEGATE") == "1"
 
 
 def _compile(root: Path, directory: Path) -> list[Path]:

@@ -43,7 +43,7 @@ def _build(directory: Path) -> None:
     print("compiling the gate's core, half a minute …", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=BUILDS) as work:
         build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-        environment = os.environ | {"TIDEGATE_COMPILE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        environment = os.environ | {"COMPILE_TIDEGATE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
         subprocess.run([*build, "--wheel-dir", work, str(ROOT)], env=environment, check=True)
         (wheel,) = Path(work).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:

@@ -43,6 +43,8 @@ def headlines() -> str:
             f"{peers['tidegate'] / peers[engine]:.2f} times {name}" for engine, name, _ in RATIOS if engine in peers
         ]
         rows.append(("throughput beside others, in one run", ", ".join(others)))
+    if not rows:
+        return NOT_YET
     return table(("", ""), rows).replace("---:", "---") + _about({"backlog": drain, "latency": latency})
 
 
@@ -82,11 +84,13 @@ def peers() -> str:
             each["guarantee"],
             f"{each['events_per_second']:,}",
             f"{each['cpu_us_per_event']:.1f}",
-            *(f"{each[name]:,}" for name in ("wrong", "unknown", "stale_delivered")),
+            each["judged_at"],
+            *(f"{each[name]:,}" for name in ("wrong", "unknown", "wrong_log_order", "stale_delivered")),
         )
         for each in sorted(found, key=lambda each: -each["events_per_second"])
     ]
-    heads = ("engine", "guarantee", "events/s", "CPU µs per event", "wrong", "unknown", "stale at delivery")
+    speed = ("engine", "guarantee", "events/s", "CPU µs per event")
+    heads = (*speed, "judges at", "wrong", "unknown", "not as in log order", "stale at delivery")
     return table(heads, rows) + _about({"": found[0]})
 
 

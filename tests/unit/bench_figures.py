@@ -15,8 +15,10 @@ def _peer(engine: str, rate: int, cpu: float, stale: int, guarantee: str = "exac
         "guarantee": guarantee,
         "events_per_second": rate,
         "cpu_us_per_event": cpu,
+        "judged_at": "delivery" if engine == "tidegate" else "log order",
         "wrong": 0,
         "unknown": 0,
+        "wrong_log_order": 0,
         "stale_delivered": stale,
         **ABOUT,
     }
@@ -25,8 +27,8 @@ def _peer(engine: str, rate: int, cpu: float, stale: int, guarantee: str = "exac
 PEERS = [
     _peer("faust", 5_900, 168.2, 30_910, "at-least-once"),
     _peer("tidegate", 100_000, 9.0, 0),
-    _peer("confluent, aligned", 110_000, 7.6, 30_910),
-    _peer("kafka-streams, warm", 60_000, 15.0, 30_910),
+    _peer("confluent-loop-aligned", 110_000, 7.6, 30_910),
+    _peer("kafka-streams-warm", 60_000, 15.0, 30_910),
 ]
 
 
@@ -36,7 +38,13 @@ def _quantiles(p50: float, p99: float, p99_9: float) -> dict[str, float]:
 
 LATENCY: dict[str, Any] = {
     "rates": [
-        {"events_per_second": rate, "gate": _quantiles(*gate), "floor": _quantiles(*floor)}
+        {
+            "events_per_second": rate,
+            "gate": _quantiles(*gate),
+            "floor": _quantiles(*floor),
+            "ratio_p50": round(gate[0] / floor[0], 2),
+            "ratio_p99": round(gate[1] / floor[1], 2),
+        }
         for rate, gate, floor in (
             ("idle", (5.2, 12.0, 21.0), (4.2, 7.5, 9.0)),
             (1_000, (6.1, 14.0, 25.0), (4.4, 8.0, 12.0)),
@@ -46,6 +54,8 @@ LATENCY: dict[str, Any] = {
     ],
     **ABOUT,
 }
+
+LANES: dict[str, Any] = {"p99_ms": 20.0, "p99_flood_ms": 28.0, "ratio_p99": 1.4, "cold_events": 500_000, **ABOUT}
 
 SCALE: dict[str, Any] = {
     "events": 100_000,
@@ -104,7 +114,13 @@ SCALE: dict[str, Any] = {
     **ABOUT,
 }
 
-DRAIN: dict[str, Any] = {"events_per_second": 60_000, "cpu_us_per_event": 14.0, "event_bytes": 246, **ABOUT}
+DRAIN: dict[str, Any] = {
+    "events_per_second": 60_000,
+    "runs_events_per_second": [59_000, 60_000, 61_000],
+    "cpu_us_per_event": 14.0,
+    "event_bytes": 246,
+    **ABOUT,
+}
 
 PIPELINE: dict[str, Any] = {
     "events_per_second": 110_000,

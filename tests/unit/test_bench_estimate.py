@@ -5,13 +5,14 @@ import pytest
 
 from bench import tables
 from bench.estimate import Assumptions, Load, estimate
-from tests.unit.bench_figures import DRAIN, LATENCY, PEERS, PIPELINE, SCALE
+from tests.unit.bench_figures import DRAIN, LANES, LATENCY, PEERS, PIPELINE, SCALE
 
 FIGURES: dict[str, Any] = {
     "drain": DRAIN,
     "pipeline": PIPELINE,
     "scale": SCALE,
     "latency": LATENCY,
+    "lanes": LANES,
     "peers": PEERS,
 }
 
@@ -50,7 +51,14 @@ def test_every_table_shows_the_figures_it_is_given(monkeypatch: pytest.MonkeyPat
         widths = {line.count("|") for block in text.split("\n\n") for line in block.splitlines() if line[:1] == "|"}
         assert widths
     assert "**65%**" in shown["figures-limit"]  # 9.1 of 14.0 µs
-    assert "| **tidegate** | exactly-once | 100,000 | 9.0 | 0 | 0 | 0 |" in shown["figures-peers"]
+    assert "| **tidegate** | exactly-once | 100,000 | 9.0 | delivery | 0 | 0 | 0 | 0 |" in shown["figures-peers"]
+    assert "**p50 5.2 ms, p99 12.0 ms** (an echo without state: 4.2 and 7.5 ms)" in shown["figures-headlines"]
+    assert "0.91 times the aligned hand-written loop over librdkafka" in shown["figures-headlines"]
+    assert "| throughput, of Kafka Streams, warm | at least 1.5 | 1.67 | yes |" in shown["figures-aims"]
+    assert (
+        "| throughput, of the aligned hand-written loop over librdkafka | at least 1 | 0.91 | **no** |"
+        in (shown["figures-aims"])
+    )
     assert "| 20000 | 9.3 | 41.0 | 80.0 | 160.0 | 6.0 | 15.0 | 30.0 |" in shown["figures-latency"]
     assert "2,000,000" in shown["figures-sessions"]
     assert "| 4 | 48 |" in shown["figures-workers"]

@@ -184,8 +184,8 @@ def test_image_runs_unprivileged_and_installs_from_the_lock_alone() -> None:
 
 
 def test_image_has_the_compiled_core() -> None:
-    assert "TIDEGATE_COMPILE=1" in DOCKERFILE
-    assert "TIDEGATE_COMPILE" in (ROOT / "hatch_build.py").read_text()
+    assert "COMPILE_TIDEGATE=1" in DOCKERFILE
+    assert "COMPILE_TIDEGATE" in (ROOT / "hatch_build.py").read_text()
 
 
 def test_health_check_asks_the_health_endpoint() -> None:
