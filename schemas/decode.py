@@ -3,7 +3,7 @@
 Every record is decoded once, by itself: a broken one costs its neighbours nothing and cannot shift them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Union
 
@@ -51,6 +51,31 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    def pieces(self, count: int) -> "Iterator[Batch]":
+        """The same records as batches of at most `count`, one after the other; not decoded yet."""
+        if len(self) <= count:
+            yield self
+            return
+        share = self.size_bytes // len(self)
+        start = self.start
+        for first in range(0, len(self), count):
+            last = min(first + count, len(self))
+            is_rest = last == len(self)
+            end = self.end if is_rest else self.offsets[last]
+            yield Batch(
+                self.role,
+                self.partition,
+                start,
+                end,
+                self.offsets[first:last],
+                self.timestamps[first:last],
+                self.keys[first:last],
+                self.values[first:last],
+                self.headers[first:last],
+                self.size_bytes - first * share if is_rest else count * share,
+            )
+            start = end
 
     def since(self, offset: int) -> "Batch":
         """The records at `offset` and later, as a batch that starts there."""

@@ -40,7 +40,7 @@ class EngineConfig:
     request_timeout_seconds: float = 20.0
     queue_budget_bytes: int = 16 * 1024 * 1024
     cycle_max_records: int = 65_536
-    cold_max_records: int = 256
+    cold_max_records: int = 64
     lazy_commit_seconds: float = 0.05
     backlog_commit_seconds: float = 0.5
     state_dir: str = "."

@@ -41,6 +41,7 @@ _log = structlog.get_logger(__name__)
 FOLDED_AT_ONCE: Final = 4096
 JUDGED_AT_ONCE: Final = 4096
 """Records of a topic between two looks at what else there is to do."""
+OTHERS_FIRST_SECONDS: Final = 0.001
 RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 SWEEP_SECONDS: Final = 1.0
 SWEPT_AT_ONCE: Final = 5_000
@@ -198,8 +199,8 @@ class Cycle:
         if writer is not None:
             self._around.in_background(writer.stop())
         for role, queue in self._queues.items():
+            self._queue_changed(role, -sum(batch.size_bytes for batch in queue))
             queue.clear()
-            self._around.flow.queued_bytes[self._topics[role], self.number] = 0
         self._refusals.clear()
         for counts in self._counts.values():
             counts.clear()
@@ -215,16 +216,20 @@ class Cycle:
             self._ask_for_barriers()
             folded = self._fold()
             judged = self._judge("hot")
-            if not self._hot_waits:
+            cold_waits = bool(self._queues["steps.cold"] or self._queues["results.cold"])
+            if cold_waits and not self._hot_waits:
                 folded += self._fold_role("steps.cold", self._config.cold_max_records)
-                judged = self._judge("cold") or judged
+            if not self._hot_waits:
+                folded += self._judge("cold")  # nobody waits for these verdicts: they may wait for more of them
             judged = self._act_on_time() or judged
             if self._must_commit(judged=judged):
                 await self._commit()
-            elif not folded:
-                await self._wait()
-            else:
+            elif folded:
                 await asyncio.sleep(0)
+            elif cold_waits and self._around.flow.hot_bytes:
+                await asyncio.sleep(OTHERS_FIRST_SECONDS)
+            else:
+                await self._wait()
 
     async def _wait(self) -> None:
         timeout = self._seconds_to_next()
@@ -262,9 +267,10 @@ class Cycle:
     def _hot_waits(self) -> bool:
         """Whether hot work is there to be done.
 
-        Results behind an open transaction of a producer do not hold up cold work.
+        In any partition of this worker: they share its core. Results behind an open transaction of a producer do not
+        hold up cold work.
         """
-        if self._queues["context"] or self._queues["steps"]:
+        if self._around.flow.hot_bytes:
             return True
         barrier = self._barriers.get("hot")
         is_blocked = barrier is not None and barrier.ends is not None and not barrier.is_reached(self._applied)
@@ -404,7 +410,7 @@ class Cycle:
         """
         barrier = self._barriers.get("hot")
         behind = barrier is not None and barrier.ends is not None and not barrier.is_reached(self._applied)
-        behind = behind or any(self._queues[role] for role in ("context", *STEPS.values()))
+        behind = behind or bool(self._queues["context"] or self._queues["steps"])
         return self._config.backlog_commit_seconds if behind else self._config.lazy_commit_seconds
 
     async def _commit(self) -> None:
@@ -516,9 +522,11 @@ class Cycle:
         self._around.metrics.state(self.number, state)
 
     def _queue_changed(self, role: Role, size_bytes: int) -> None:
-        queued = self._around.flow.queued_bytes
+        flow = self._around.flow
         name = self._topics[role], self.number
-        queued[name] = queued.get(name, 0) + size_bytes
+        flow.queued_bytes[name] = flow.queued_bytes.get(name, 0) + size_bytes
+        if role in {"context", "steps"}:
+            flow.hot_bytes += size_bytes
 
 
 def _now_ms() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -444,3 +445,33 @@ def test_a_batch_from_a_later_place() -> None:
         assert (len(rest), rest.start, rest.end) == (left, start, 20)
         assert rest.offsets == whole.offsets[4 - left :]
         assert rest.events == whole.events[4 - left :]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
+def test_pieces_follow_each_other_and_are_the_whole(count: int) -> None:
+    whole = Batch(
+        "steps.cold",
+        3,
+        10,
+        40,
+        [11, 12, 20, 21, 22, 30, 39],  # with gaps, and a marker at either end
+        list(range(7)),
+        [bytes([number]) for number in range(7)],
+        [bytes([number, number]) for number in range(7)],
+        [()] * 7,
+        100,
+    )
+    pieces = list(whole.pieces(count))
+
+    assert max(map(len, pieces)) <= count
+    assert [pieces[0].start, pieces[-1].end] == [10, 40]
+    assert all(piece.end == after.start for piece, after in pairwise(pieces))
+    assert all(piece.start <= offset < piece.end for piece in pieces for offset in piece.offsets)
+    for name in ("offsets", "timestamps", "keys", "values", "headers"):
+        assert [each for piece in pieces for each in getattr(piece, name)] == getattr(whole, name)
+    assert sum(piece.size_bytes for piece in pieces) == whole.size_bytes
+
+
+def test_a_batch_without_records_is_one_piece() -> None:
+    whole = Batch("steps.cold", 0, 5, 7, [], [], [], [], [])
+    assert list(whole.pieces(64)) == [whole]
