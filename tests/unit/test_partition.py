@@ -449,11 +449,11 @@ def test_what_results_read_for_the_task_above_counts() -> None:
 
 def test_a_result_that_is_refused_for_its_reads_leaves_no_trace() -> None:
     feed = grown_feed()
-    feed.dispatched("above")
-    feed.dispatched("t", parent_task_id="above")
+    feed.dispatched("above", {"doc/0/0": "a"})
+    feed.dispatched("t", {"doc/0/0": "b"}, parent_task_id="above")
     feed.take()
     before = feed.row
-    feed.result("t", reads={f"never/seen/{each}": "v" * 1000 for each in range(14)})
+    feed.result("t", reads={"doc/0/0": "c", **{f"never/seen/{each}": "v" * 1000 for each in range(14)}})
     assert feed.take() == []
     (refusal,) = feed.changes[-1].refusals
     assert (refusal.error, refusal.batch.role) == ("session_full", "results")
