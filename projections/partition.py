@@ -708,13 +708,18 @@ def _added_by_step(row: SessionRow, task: TaskRow, event: TaskStep, value: bytes
 
 
 def _added_by_dispatch(row: SessionRow, event: TaskDispatched, value: bytes) -> int:
-    """About what a dispatch adds to the row, values taken and what the tasks above expect with it included."""
+    """About what a dispatch adds to the row: with values taken, what tasks above expect with it, and what joins it."""
     facets = row["facets"]
     taken = sum(len(facets[name][VALUE] or "") for name in event.depends_on if name in facets)
     above = row["tasks"].get(event.parent_task_id or "")
     depth = 0 if above is None else 1 + sum(1 for _ in ancestors(row, above))
     size, count = len(value) + taken, len(event.snapshot) + len(event.depends_on)
-    return 2 * size + depth * added_above(event.task_id, count, size)
+    joining = 0
+    for task_id, task in row["tasks"].items():
+        if "parentless_until" in task and task.get("parent") == event.task_id:
+            expected = task["expected"]
+            joining += added_above(task_id, len(expected), len(orjson.dumps([expected, task.get("below")])))
+    return 2 * size + depth * added_above(event.task_id, count, size) + (1 + depth) * joining
 
 
 def _waiting(batch: Batch, index: int) -> Waiting:

@@ -447,6 +447,17 @@ def test_what_results_read_for_the_task_above_counts() -> None:
     assert reason_of(feed.verdict()) == ("delivered", "fresh")
 
 
+def test_what_children_that_came_before_their_parent_bring_with_them_counts() -> None:
+    feed = Feed()
+    rejected = 0
+    for number in range(60):
+        snapshot: dict[str, str | None] = {f"doc/{number}/{each}": "v" * 900 for each in range(12)}
+        feed.dispatched(f"t{number}", snapshot, parent_task_id=f"t{number + 1}")
+        rejected += sum(body.get("reason") == "session_full" for body in feed.take())
+        assert len(row_to_bytes(feed.partition.store.row("s"))) <= MAX_ROW_BYTES
+    assert rejected > 10
+
+
 def test_a_result_that_is_refused_for_its_reads_leaves_no_trace() -> None:
     feed = grown_feed()
     feed.dispatched("above", {"doc/0/0": "a"})
