@@ -49,9 +49,9 @@ def _decide(
         ended = store.ended.get(event.session_id, event.task_id)
         return ["effect.refused", {**fields, "reason": "late" if ended is not None else "unknown_task"}]
     if event.reads:
-        if not has_room_for_reads(row, task, event.reads):
+        if not has_room_for_reads(row, event.task_id, task, event.reads):
             return ["effect.refused", {**fields, "reason": "session_full"}]
-        fold_reads(row, task, event.reads, proposal.timestamp)
+        fold_reads(row, event.task_id, task, event.reads, proposal.timestamp)
         store.encoder.written(event.session_id, row, event.task_id)
     reason = reason_to_refuse(row, event.task_id, task, proposal.timestamp)
     if reason is not None:

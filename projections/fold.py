@@ -10,13 +10,27 @@ from typing import Any, Final
 import msgspec
 
 from projections.encoding import KeptTasks
-from projections.row import CAUSE, SEVERAL, UNSEEN, VALUE, OwnChanges, SessionRow, TaskRow, ancestors, differs, readers
+from projections.row import (
+    CAUSE,
+    ITSELF,
+    SEVERAL,
+    UNSEEN,
+    VALUE,
+    OwnChanges,
+    SessionRow,
+    TaskRow,
+    ancestors,
+    differs,
+    readers,
+)
 from schemas.events import ContextChanged, TaskDispatched, TaskStep
 from schemas.identity import digest
 
 MAX_CHANGES: Final = 64
 MAX_UNDISPATCHED: Final = 32
 MAX_STEPS: Final = 64
+MAX_LEFT: Final = 16
+"""Values of one facet that are kept of tasks below which have ended. So many differing ones are stale anyway."""
 
 _ECHOED: Final = ("task_type", "destination", "metadata", "request_id", "slot")
 
@@ -153,7 +167,7 @@ def _policy_of(event: TaskDispatched) -> dict[str, Any]:
     return policy
 
 
-def join_parent(row: SessionRow, task: TaskRow) -> None:
+def join_parent(row: SessionRow, task_id: str, task: TaskRow) -> None:
     """What a new child depends on joins what the tasks above it depend on, and its own changes are theirs."""
     for above in ancestors(row, task):
         for name, changes in task.get("own", {}).items():
@@ -164,6 +178,11 @@ def join_parent(row: SessionRow, task: TaskRow) -> None:
     for above in readers(row, task):
         if above is not task:
             for name, value in task["expected"].items():
+                ended, by = task.get("below", {}).get(name, ((), {}))
+                for reader_id, stated in (by or {ITSELF: value}).items():
+                    _state(above, reader_id or task_id, name, stated)
+                for stated in ended:
+                    _leave(above, name, stated)
                 above["expected"][name] = value
                 restale(row, above, name, task["at"])
 
@@ -194,15 +213,52 @@ def fold_step(row: SessionRow, task: TaskRow, event: TaskStep, timestamp: int) -
     if "heard" in task:
         task["heard"] = timestamp
     if event.reads:
-        fold_reads(row, task, event.reads, timestamp)
+        fold_reads(row, event.task_id, task, event.reads, timestamp)
 
 
-def fold_reads(row: SessionRow, task: TaskRow, reads: dict[str, str | None], timestamp: int) -> None:
-    """What a step or a result looked at joins what the task and those above it expect, or replaces it."""
+def fold_reads(row: SessionRow, task_id: str, task: TaskRow, reads: dict[str, str | None], timestamp: int) -> None:
+    """What a step or a result looked at joins what the task and those above it expect, or replaces what it stated."""
     for each in readers(row, task):
+        stands_beside = each is not task or "below" in task
         for name, value in reads.items():
+            if stands_beside:
+                _state(each, ITSELF if each is task else task_id, name, value)
             each["expected"][name] = value
             restale(row, each, name, timestamp)
+
+
+def _state(task: TaskRow, reader_id: str, name: str, value: str | None) -> None:
+    """Note who stated the value, beside what others did. `expected` becomes the value after that."""
+    below, expected = task.setdefault("below", {}), task["expected"]
+    if reader_id == ITSELF:
+        if name in below and below[name][1]:
+            below[name][1][ITSELF] = value
+        return
+    ended, by = below.setdefault(name, [[], {}])
+    if not by and name in expected and expected[name] not in ended:
+        by[ITSELF] = expected[name]
+    by[reader_id] = value
+
+
+def _leave(task: TaskRow, name: str, value: str | None) -> None:
+    """Keep what a task below stated, which can replace it no more."""
+    ended, _ = task.setdefault("below", {}).setdefault(name, [[], {}])
+    if value not in ended and len(ended) < MAX_LEFT:
+        ended.append(value)
+
+
+def leave_reads(row: SessionRow, task_id: str, task: TaskRow) -> None:
+    """What a task that has ended depended on stays with those above it, whoever it was that stated it."""
+    for above in readers(row, task):
+        if above is task:
+            continue
+        below = above.get("below", {})
+        for name in task["expected"]:
+            by = below[name][1] if name in below else {}
+            if task_id in by:
+                _leave(above, name, by.pop(task_id))
+                if by == {ITSELF: above["expected"][name]}:
+                    by.clear()
 
 
 def restale(row: SessionRow, task: TaskRow, facet: str, timestamp: int) -> bool:

@@ -17,8 +17,8 @@ from projections.row import (
     SessionRow,
     TaskRow,
     Wait,
+    contradicted_now,
     differs,
-    expected_now,
     is_older,
     is_user_absent,
     older_in_slot,
@@ -227,7 +227,7 @@ def _difference(row: SessionRow, task: TaskRow, name: str) -> dict[str, Any]:
         changed_by["cause_task_id"] = facet[CAUSE]
     return {
         "facet": name,
-        "expected": expected_now(task, name),
+        "expected": contradicted_now(task, name, facet[VALUE]),
         "actual": facet[VALUE],
         "changed_by": changed_by,
         "since": "dispatch" if facet[TIMESTAMP] <= task["at"] else "running",

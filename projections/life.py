@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from projections.ended import Ended
-from projections.fold import dispatch_digest, echo_of, fold_dispatch, join_parent
+from projections.fold import dispatch_digest, echo_of, fold_dispatch, join_parent, leave_reads
 from projections.outputs import command, ended_status, ending, receipt_of
 from projections.row import MAX_ROW_BYTES, SessionRow, TaskRow, is_older, older_in_slot, order_of
 from projections.store import Store, Waiting
@@ -104,7 +104,7 @@ class Life:
             return
         self._store.encoder.written(session_id, row, task_id)  # and those above it, which it has just come to have
         parent["children"] = [*parent.get("children", []), task_id]
-        join_parent(row, task)
+        join_parent(row, task_id, task)
         self._store.told[session_id, parent_id] = None
 
     def end_unopened(
@@ -149,6 +149,8 @@ class Life:
             self._store.encoder.ends(session_id, row, task_id)
         task = row["tasks"].pop(task_id)
         row["own"].pop(task_id, None)
+        if "parent" in task:
+            leave_reads(row, task_id, task)
         results = [*results, *task.get("seconds", [])]
         told = ending(task["echo"], task, disposition, reason, timestamp, None, receipt)
         self._store.remember(

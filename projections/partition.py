@@ -22,6 +22,7 @@ from projections.row import (
     VALUE,
     SessionRow,
     TaskRow,
+    added_above,
     ancestors,
     has_open_tasks,
     has_room,
@@ -243,7 +244,8 @@ class Partition:
                     row["at"] = max(row["at"], timestamp)
                     dirty[session_id] = None
             elif (
-                has_room(row, _added_by_step(row, task, value or b"")) or event.reads.keys() <= task["expected"].keys()
+                has_room(row, _added_by_step(row, task, event, value or b""))
+                or event.reads.keys() <= task["expected"].keys()
             ):
                 fold_step(row, task, event, timestamp)
                 if session_id in kept:
@@ -375,13 +377,15 @@ class Partition:
         if "wait" in task:
             self._judge_second(result, task, place, now_ms, origin)
             return
-        grown, has_place = row["grown"], not event.reads or has_room_for_reads(row, task, event.reads)
+        grown, has_place = row["grown"], not event.reads or has_room_for_reads(row, task_id, task, event.reads)
         before = [(each, each.copy()) for each in readers(row, task)] if event.reads else []
         if event.reads:
             self.store.encoder.written(session_id, row, task_id)
             for each, _ in before:
                 each["expected"] = dict(each["expected"])
-            fold_reads(row, task, event.reads, result.timestamp)
+                if "below" in each:
+                    each["below"] = {name: [[*ended], {**by}] for name, (ended, by) in each["below"].items()}
+            fold_reads(row, task_id, task, event.reads, result.timestamp)
         if not has_place and (len(before) > 1 or self._would_wait(row, result, task)):
             self._refuse_full(*origin, session_id)
             is_decided = False
@@ -710,18 +714,27 @@ def _names_new_facets(row: SessionRow, event: ContextChanged) -> bool:
     return not (event.set.keys() <= known and known >= set(event.unset))
 
 
-def _added_by_step(row: SessionRow, task: TaskRow, value: bytes) -> int:
+def _added_by_step(row: SessionRow, task: TaskRow, event: TaskStep, value: bytes) -> int:
     """About what a step adds to the row: what it read is expected by the tasks above, too, and may differ for all."""
-    return 2 * len(value) * (1 + sum(1 for _ in ancestors(row, task))) if "parent" in task else 2 * len(value)
+    added = 2 * len(value)
+    if "parent" in task:
+        added += added_above(event.task_id, len(event.reads), len(value)) * sum(1 for _ in ancestors(row, task))
+    return added
 
 
 def _added_by_dispatch(row: SessionRow, event: TaskDispatched, value: bytes) -> int:
-    """About what a dispatch adds to the row, values taken and what the tasks above expect with it included."""
+    """About what a dispatch adds to the row: with values taken, what tasks above expect with it, and what joins it."""
     facets = row["facets"]
     taken = sum(len(facets[name][VALUE] or "") for name in event.depends_on if name in facets)
     above = row["tasks"].get(event.parent_task_id or "")
     depth = 0 if above is None else 1 + sum(1 for _ in ancestors(row, above))
-    return 2 * (len(value) + taken) * (1 + depth)
+    size, count = len(value) + taken, len(event.snapshot) + len(event.depends_on)
+    joining = 0
+    for task_id, task in row["tasks"].items():
+        if "parentless_until" in task and task.get("parent") == event.task_id:
+            expected = task["expected"]
+            joining += added_above(task_id, len(expected), len(orjson.dumps([expected, task.get("below")])))
+    return 2 * size + depth * added_above(event.task_id, count, size) + (1 + depth) * joining
 
 
 def _waiting(batch: Batch, index: int) -> Waiting:

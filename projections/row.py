@@ -30,6 +30,13 @@ OwnChanges = dict[str, list[list[Any]]]
 """For each facet the changes that a task's own work made: [[offset, value before, value after], …] by offset."""
 
 
+Below = list[Any]
+"""[values that tasks below stated which have ended, {open task below, or ITSELF: value it stated last}] of a facet."""
+
+ITSELF: Final = ""
+"""Stands for the task itself among those that stated a value; left out where `expected` is what it stated."""
+
+
 SEVERAL: Final = ""
 """Stands for the cause of a value that several tasks gave a facet one after the other: it is nobody's own."""
 
@@ -62,6 +69,8 @@ class TaskRow(TypedDict):
     """What every output repeats: task_type, destination, metadata, request_id, slot, lane."""
     expected: dict[str, str | None]
     """Facets the task depends on, with the values last stated."""
+    below: NotRequired[dict[str, Below]]
+    """Of the facets that tasks below stated: what stands beside `expected`."""
     own: NotRequired[OwnChanges]
     taken: NotRequired[dict[str, str | None]]
     policy: NotRequired[dict[str, Any]]
@@ -149,7 +158,11 @@ def expected_now(task: TaskRow, facet: str, actual: Any = UNSEEN) -> str | None:
     it does not matter whether the read or the change was folded first. A change of a facet never seen before may have
     come before the read or after it: if what was read is what there `actual`ly is, it came before.
     """
-    stated, changes = task["expected"][facet], task.get("own", {}).get(facet, [])
+    return _now(task, facet, task["expected"][facet], actual)
+
+
+def _now(task: TaskRow, facet: str, stated: str | None, actual: Any) -> str | None:
+    changes = task.get("own", {}).get(facet, [])
     value = _moved(stated, changes)
     if value != actual and changes and changes[0][1] == UNSEEN and _moved(stated, changes[1:]) == actual:
         return cast("str | None", actual)
@@ -191,7 +204,29 @@ def differs(row: SessionRow, task: TaskRow, facet: str) -> bool:
     if known is None:
         return False
     actual = known[VALUE]
+    if "below" in task:
+        return any(_now(task, facet, stated, actual) != actual for stated in _standing(task, facet))
     return bool(actual != (expected_now(task, facet, actual) if "own" in task else task["expected"][facet]))
+
+
+def contradicted_now(task: TaskRow, facet: str, actual: str | None) -> str | None:
+    """Of what the task and those below it expect of a facet that differs, the first that is not what it `actual`ly is.
+
+    As it was moved along, as if nobody knew what the facet is.
+    """
+    for stated in _standing(task, facet):
+        if _now(task, facet, stated, actual) != actual:
+            return _now(task, facet, stated, UNSEEN)
+    raise ValueError(f"{facet} does not differ")
+
+
+def _standing(task: TaskRow, facet: str) -> Iterator[str | None]:
+    """What was stated of a facet and not replaced by who stated it."""
+    yield task["expected"][facet]
+    if "below" in task and facet in task["below"]:
+        ended, by = task["below"][facet]
+        yield from ended
+        yield from by.values()
 
 
 def is_user_absent(row: SessionRow) -> bool:
@@ -244,10 +279,16 @@ def readers(row: SessionRow, task: TaskRow) -> Iterator[TaskRow]:
         task = above
 
 
-def has_room_for_reads(row: SessionRow, task: TaskRow, reads: dict[str, str | None]) -> bool:
+def added_above(task_id: str, count: int, size: int) -> int:
+    """About what `count` facets of `size` bytes that a task states add to a task above: as expected, and as its."""
+    return 3 * size + count * (len(task_id) + 16)
+
+
+def has_room_for_reads(row: SessionRow, task_id: str, task: TaskRow, reads: dict[str, str | None]) -> bool:
     """Whether the row may take what a result or a proposed effect read, for the task and those above it.
 
     Facets that the task depends on already may always be read anew. A name is there twice where its value differs.
     """
-    added = 2 * len(orjson.dumps(reads)) * sum(1 for _ in readers(row, task))
+    size, above = len(orjson.dumps(reads)), sum(1 for _ in readers(row, task)) - 1
+    added = 2 * size + above * added_above(task_id, len(reads), size)
     return has_room(row, added) or reads.keys() <= task["expected"].keys()

@@ -95,8 +95,8 @@ class Truth:
             return "the user is away"
         expected = self._expected(task_id, place, result)
         scope = part.get("depends_on")
-        for facet in expected if scope is None else [name for name in scope if name in expected]:
-            if self._is_contradicted(task_id, facet, expected[facet], place):
+        for (facet, _reader), stated in expected.items():
+            if (scope is None or facet in scope) and self._is_contradicted(task_id, facet, stated, place):
                 return f"{facet} is another"
         return None
 
@@ -190,7 +190,9 @@ class Truth:
             if moment is not None:
                 here = moment.position + 1
                 expected = self._expected(task_id, here, None)
-                is_stale = any(self._is_contradicted(task_id, name, expected[name], here) for name in expected)
+                is_stale = any(
+                    self._is_contradicted(task_id, name, stated, here) for (name, _), stated in expected.items()
+                )
                 since = None if not is_stale else at if since is None else since
         return False
 
@@ -244,25 +246,27 @@ class Truth:
 
     # What it depends on
 
-    def _expected(self, task_id: str, place: int, result: Moment | None) -> dict[str, str | None]:
-        expected: dict[str, str | None] = {}
+    def _expected(self, task_id: str, place: int, result: Moment | None) -> dict[tuple[str, str], str | None]:
+        """What was stated last of each facet, by the task and by each below it."""
+        expected: dict[tuple[str, str], str | None] = {}
         family = [task_id, *self._children(task_id, place, whatever_they_are=False)]
         for moment in self.moments[:place]:
             body = moment.said.body
-            if body.get("task_id") not in family:
+            reader = body.get("task_id")
+            if reader not in family:
                 continue
             if body["type"] == "task.dispatched" and moment is self._dispatch(body["task_id"], place):
                 for name in body.get("depends_on", ()):
                     history = list(self._history(name, moment.position))
                     if history:
-                        expected[name] = history[-1][0]
-                expected |= body["snapshot"]
+                        expected[name, reader] = history[-1][0]
+                expected |= {(name, reader): value for name, value in body["snapshot"].items()}
             elif self.why_over(body["task_id"], moment.position, moment.at) is not None:
                 continue  # what an agent reads that was told to stop counts for nobody
             elif body["type"] in {"task.step", "task.effect_proposed"} or (
                 body["type"] == "task.result" and (body["task_id"] != task_id or moment == result)
             ):
-                expected |= body.get("reads", {})
+                expected |= {(name, reader): value for name, value in body.get("reads", {}).items()}
         return expected
 
     def _is_contradicted(self, task_id: str, facet: str, stated: str | None, place: int) -> bool:

@@ -98,7 +98,7 @@ def laid_out(drawn: list[tuple[str, dict[str, Any]]], kinds: Kinds) -> list[Op]:
         ops.append(Op(role, body, ends[role], at_ms, _place(ends)))
         ends[role] += 1
         ops[-1] = ops[-1]._replace(place=_place(ends))
-    ops.append(Op("barrier", None, -1, at_ms, _place(ends)))
+    ops.append(Op("barrier", None, -1, at_ms + 1000, _place(ends)))
     return ops
 
 
@@ -316,7 +316,7 @@ def run(ops: Sequence[Op], cuts: Sequence[Cut] = (), rules: Rules = RULES) -> Wr
 def full_rows(limit: int) -> Iterator[None]:
     """Rows have no more than `limit` bytes, and none takes reads of results and effects that would be new to it."""
 
-    def is_known(_row: SessionRow, task: TaskRow, reads: dict[str, str | None]) -> bool:
+    def is_known(_row: SessionRow, _task_id: str, task: TaskRow, reads: dict[str, str | None]) -> bool:
         return reads.keys() <= task["expected"].keys()
 
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import orjson
 import pytest
@@ -98,6 +99,48 @@ def test_the_audit_finds_nothing_wrong_whatever_happens(ops: list[Op], cuts: lis
 def test_the_audit_finds_nothing_wrong_where_rows_are_full(ops: list[Op], cuts: list[Cut], limit: int) -> None:
     with full_rows(limit):
         findings, _, _ = Logged(within_the_horizon(ops), cuts).audit()
+    assert findings.examples == {}
+
+
+def fan_outs() -> st.SearchStrategy[list[Op]]:
+    """A parent, children and a grandchild that look at one facet, write it and end, in any order."""
+    fare = st.sampled_from(["90", "190"]).map(lambda value: {"fare": value})
+    task = st.sampled_from(["t1", "t2", "t3", "t4"])
+    child = st.sampled_from(["t2", "t3", "t4"])
+    parts = st.just([{"part_id": "p", "kind": "show"}])
+
+    def of(kind: str, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
+        record = st.fixed_dictionaries({"type": st.just(kind), "session_id": st.just("s"), **fields})
+        return st.tuples(st.just("record"), record)
+
+    step = of("task.step", task_id=task, step_id=st.just("look"), status=st.just("completed"), reads=fare)
+    ends = of("task.result", task_id=child, outcome=st.just("completed"), parts=parts, reads=fare)
+    cause = task.map(lambda task_id: {"task_id": task_id})
+    steps = st.one_of(
+        step,
+        step,
+        of("context.changed", set=fare),
+        of("context.changed", set=fare, cause=cause),
+        ends,
+        of("task.cancel_requested", task_id=child),
+    )
+    last = of("task.result", task_id=st.just("t1"), outcome=st.just("completed"), parts=parts)
+    tree = {"t1": None, "t2": "t1", "t3": "t1", "t4": "t3"}
+
+    def log(order: list[str], drawn: list[Any], end: Any) -> list[Op]:
+        dispatches = []
+        for task_id in order:
+            above = {"parent_task_id": tree[task_id]} if tree[task_id] else {}
+            told: dict[str, Any] = {"session_id": "s", "task_id": task_id, "task_type": "q", "snapshot": {}, **above}
+            dispatches.append(("record", {"type": "task.dispatched", **told}))
+        return laid_out([*dispatches[:2], *drawn[:3], *dispatches[2:], *drawn[3:], end], Kinds())
+
+    return st.builds(log, st.permutations(list(tree)), st.lists(steps, min_size=3, max_size=14), last)
+
+
+@given(ops=fan_outs(), cuts=st.lists(st.sampled_from([*CUTS, "take", "take"]), max_size=24))
+def test_the_audit_finds_nothing_wrong_with_what_a_fan_out_read(ops: list[Op], cuts: list[Cut]) -> None:
+    findings, _, _ = Logged(within_the_horizon(ops), cuts).audit()
     assert findings.examples == {}
 
 

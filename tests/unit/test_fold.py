@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.fold import MAX_CHANGES, MAX_STEPS, MAX_UNDISPATCHED, dispatch_digest
+from projections.fold import MAX_CHANGES, MAX_LEFT, MAX_STEPS, MAX_UNDISPATCHED, dispatch_digest
 from projections.row import row_to_bytes
 from schemas.decode import Decoder
 from tests.unit.feeding import START_MS, Feed, make_batch, reason_of
@@ -105,6 +106,115 @@ def test_a_parents_status_says_that_it_is_stale_by_what_its_child_read() -> None
         "child": ["doc/1"],
         "parent": ["doc/1"],
     }
+
+
+# What tasks below read
+
+
+def a_scope(*children: str) -> Feed:
+    feed = Feed()
+    feed.changed({"fare": "90"})
+    feed.dispatched("trip")
+    for child in children:
+        feed.dispatched(child, parent_task_id="trip")
+    return feed
+
+
+def expected_of_trip(feed: Feed) -> list[str]:
+    """What of the fare its verdict says it expected; empty where it is fresh."""
+    feed.take()
+    feed.result("trip")
+    parts = feed.verdict()["verdict"]["parts"]
+    return [difference["expected"] for difference in parts[0].get("differences", ())]
+
+
+@pytest.mark.parametrize("end", ["result", "cancel", "hold", "restart"])
+def test_a_siblings_newer_read_does_not_hide_what_the_first_child_read(end: str) -> None:
+    feed = a_scope("out", "back")
+    feed.step("out", {"fare": "90"})
+    feed.step("back", {"fare": "90"})
+    feed.changed({"fare": "190"})
+    feed.step("back", {"fare": "190"})
+    feed.step("trip", {"fare": "190"})
+    if end == "cancel":
+        feed.send("task.cancel_requested", task_id="out")
+    elif end == "result":
+        feed.result("out")
+    elif end == "restart":
+        feed.take()
+        feed.restart()
+        feed.result("out")
+    else:
+        feed.result("out", {"part_id": "text", "on_stale": "hold"})
+        feed.wait(601)
+    feed.result("back")
+    assert expected_of_trip(feed) == ["90"]
+
+
+def test_who_looks_again_takes_back_its_own_and_no_more() -> None:
+    feed = a_scope("out", "back")
+    for task in ("trip", "out", "back"):
+        feed.step(task, {"fare": "90"})
+    feed.changed({"fare": "190"})
+    for task in ("out", "back"):
+        feed.step(task, {"fare": "190"})
+        assert feed.statuses()["trip"]["stale"] is True
+    feed.step("trip", {"fare": "190"})
+    assert "stale" not in feed.statuses()["trip"]
+    feed.result("out")
+    feed.result("back")
+    assert expected_of_trip(feed) == []
+
+
+def test_what_a_child_wrote_moves_along_what_each_of_them_read() -> None:
+    feed = a_scope("out", "back")
+    feed.step("out", {"fare": "90"})
+    feed.changed({"fare": "190"}, by="back")
+    feed.step("back", {"fare": "190"})
+    feed.result("out")
+    feed.result("back")
+    assert expected_of_trip(feed) == []
+
+
+def test_what_a_child_and_its_children_read_before_their_parent_was_known_joins_whole() -> None:
+    feed = Feed()
+    feed.changed({"fare": "80"})
+    feed.dispatched("out", {"fare": "80"}, parent_task_id="trip")
+    feed.dispatched("seat", parent_task_id="out")
+    feed.dispatched("meal", parent_task_id="out")
+    feed.step("meal", {"fare": "85"})
+    feed.result("meal")
+    feed.step("seat", {"fare": "90"})
+    feed.changed({"fare": "90"})
+    feed.dispatched("trip")
+    assert feed.row["tasks"]["trip"]["below"] == {"fare": [["85"], {"out": "80", "seat": "90"}]}
+    feed.step("out", {"fare": "90"})
+    feed.result("seat")
+    feed.result("out", {"part_id": "text", "on_stale": "annotate"})
+    assert expected_of_trip(feed) == ["85"]
+
+
+def test_what_ended_children_read_is_kept_once_and_bounded() -> None:
+    feed = a_scope()
+    sizes = []
+    for number in range(200):
+        feed.dispatched(f"t{number}", parent_task_id="trip")
+        feed.step(f"t{number}", {"fare": "90", "seats": str(number)})
+        feed.result(f"t{number}")
+        feed.take()
+        sizes.append(len(orjson.dumps(feed.row)))
+    below = feed.row["tasks"]["trip"]["below"]
+    assert below["fare"] == [["90"], {}]
+    assert below["seats"][0] == [str(each) for each in range(MAX_LEFT)]
+    assert max(sizes) - sizes[MAX_LEFT] < 50
+
+
+def test_a_task_without_children_remembers_nothing_of_who_read() -> None:
+    feed = Feed()
+    feed.dispatched("trip", {"fare": "90"})
+    feed.dispatched("aside", {"fare": "80"}, parent_task_id="trip", independent=True)
+    feed.step("trip", {"fare": "190"})
+    assert not any("below" in task for task in feed.row["tasks"].values())
 
 
 # Own changes

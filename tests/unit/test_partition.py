@@ -447,13 +447,24 @@ def test_what_results_read_for_the_task_above_counts() -> None:
     assert reason_of(feed.verdict()) == ("delivered", "fresh")
 
 
+def test_what_children_that_came_before_their_parent_bring_with_them_counts() -> None:
+    feed = Feed()
+    rejected = 0
+    for number in range(60):
+        snapshot: dict[str, str | None] = {f"doc/{number}/{each}": "v" * 900 for each in range(12)}
+        feed.dispatched(f"t{number}", snapshot, parent_task_id=f"t{number + 1}")
+        rejected += sum(body.get("reason") == "session_full" for body in feed.take())
+        assert len(row_to_bytes(feed.partition.store.row("s"))) <= MAX_ROW_BYTES
+    assert rejected > 10
+
+
 def test_a_result_that_is_refused_for_its_reads_leaves_no_trace() -> None:
     feed = grown_feed()
-    feed.dispatched("above")
-    feed.dispatched("t", parent_task_id="above")
+    feed.dispatched("above", {"doc/0/0": "a"})
+    feed.dispatched("t", {"doc/0/0": "b"}, parent_task_id="above")
     feed.take()
     before = feed.row
-    feed.result("t", reads={f"never/seen/{each}": "v" * 1000 for each in range(14)})
+    feed.result("t", reads={"doc/0/0": "c", **{f"never/seen/{each}": "v" * 1000 for each in range(14)}})
     assert feed.take() == []
     (refusal,) = feed.changes[-1].refusals
     assert (refusal.error, refusal.batch.role) == ("session_full", "results")

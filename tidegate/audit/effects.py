@@ -188,10 +188,10 @@ class EffectCheck:
         at = answer.steps_offset
         if task.role == proposal.role:
             cut = Cut(at - BEFORE, at)
-            read = Statement(at - BEFORE, at + BEFORE, exactly(proposal.reads), is_inside=True)
+            read = Statement(case.task_id, at - BEFORE, at + BEFORE, exactly(proposal.reads), is_inside=True)
         else:
             cut = Cut(task.offset + 1, float("inf"))
-            read = Statement(task.offset, float("inf"), exactly(proposal.reads), is_inside=True)
+            read = Statement(case.task_id, task.offset, float("inf"), exactly(proposal.reads), is_inside=True)
         ruling = rule(case, task, proposal.at_ms, here, cut, [*statements_of(case, here), read])
         ruling.blockers.pop("user_absent", None)
         if answer.reason is None:

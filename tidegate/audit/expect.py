@@ -51,10 +51,12 @@ class Cut:
 class Statement:
     """Values that joined what a task depends on, folded somewhere from `low` to `high` among the steps.
 
+    `reader` is the task that stated them, it or one below it: what that one states later replaces them, nothing else.
     `is_certain`: that it was folded at all. `is_inside`: that it was folded before the cut in question, whatever `high`
     says.
     """
 
+    reader: str
     low: float
     high: float
     values: dict[str, Expected]
@@ -71,17 +73,17 @@ def exactly(facets: Facets) -> dict[str, Expected]:
     return {name: frozenset((value,)) for name, value in facets.items()}
 
 
-def expected_at(statements: Iterable[Statement], cut: Cut) -> dict[str, Expected]:
-    """The values that may have been stated last, for every facet that may have been stated before the cut."""
-    found: dict[str, list[Statement]] = {}
+def expected_at(statements: Iterable[Statement], cut: Cut) -> dict[tuple[str, str], Expected]:
+    """For every facet and who may have stated it before the cut, the values that that one may have stated last."""
+    found: dict[tuple[str, str], list[Statement]] = {}
     for statement in statements:
         if statement.low < cut.most or statement.is_inside:
             for name in statement.values:
-                found.setdefault(name, []).append(statement)
-    expected: dict[str, Expected] = {}
-    for name, several in found.items():
+                found.setdefault((name, statement.reader), []).append(statement)
+    expected: dict[tuple[str, str], Expected] = {}
+    for (name, reader), several in found.items():
         if len(several) == 1 and several[0].is_below(cut):
-            expected[name] = several[0].values[name]
+            expected[name, reader] = several[0].values[name]
             continue
         certain = [each.low for each in several if each.is_below(cut)]
         latest = max(certain, default=-1.0)
@@ -89,7 +91,7 @@ def expected_at(statements: Iterable[Statement], cut: Cut) -> dict[str, Expected
         for each in several:
             if each.high >= latest:
                 values |= each.values[name]
-        expected[name] = values
+        expected[name, reader] = values
     return expected
 
 
@@ -110,13 +112,13 @@ def statements_of(
     task = case.task
     if task is None:
         return []
-    offset = task.offset
-    told = [Statement(offset, offset, exactly(task.snapshot) | taken_by(case, result, output))]
+    me, offset = case.task_id, task.offset
+    told = [Statement(me, offset, offset, exactly(task.snapshot) | taken_by(case, result, output))]
     for role, at, reads in case.session.reads.get(case.task_id, ()):
         if role != task.role:
-            told.append(Statement(offset, END, exactly(reads), is_certain=False))
+            told.append(Statement(me, offset, END, exactly(reads), is_certain=False))
         elif at > offset:
-            told.append(Statement(at, at, exactly(reads)))
+            told.append(Statement(me, at, at, exactly(reads)))
     told += _reads_of_results(case, result)
     told += _reads_of_effects(case, here)
     for child in case.children:
@@ -165,6 +167,7 @@ def _reads_of_results(case: Case, judged: Result | None) -> Iterator[Statement]:
                 if not case.may_wait(result):
                     low = high
         yield Statement(
+            case.task_id,
             min(low, high),
             high,
             exactly(result.reads),
@@ -182,7 +185,7 @@ def _reads_of_effects(case: Case, here: Place | None) -> Iterator[Statement]:
         # The answer to a key may be forgotten: then a later proposal with it counts like the first.
         for proposal in (each for several in session.proposals.values() for each in several):
             if proposal.task_id == case.task_id and proposal.reads:
-                yield Statement(task.offset, END, exactly(proposal.reads), is_certain=False)
+                yield Statement(case.task_id, task.offset, END, exactly(proposal.reads), is_certain=False)
         return
     for key, answers in session.answers.items():
         answer = answers[0]
@@ -197,9 +200,9 @@ def _reads_of_effects(case: Case, here: Place | None) -> Iterator[Statement]:
                 at, there = answer.steps_offset, Place(answer.context_offset, answer.steps_offset)
                 if here is None or not here.is_before(there):
                     is_inside = here is not None and there.is_before(here)
-                    yield Statement(at - BEFORE, at + BEFORE, reads, is_inside=is_inside)
+                    yield Statement(case.task_id, at - BEFORE, at + BEFORE, reads, is_inside=is_inside)
             else:
-                yield Statement(task.offset, END, reads, is_certain=False)
+                yield Statement(case.task_id, task.offset, END, reads, is_certain=False)
 
 
 def proposals_for(proposals: Iterable[Proposal], answer: Answer) -> list[Proposal]:
@@ -221,7 +224,7 @@ def _joined(child: Case, above: Case, here: Place | None, seen: frozenset[str]) 
     ended_at = ended.steps_offset if ended is not None else None
     is_certain = status is not None and status.seen and task.role == parent.role and not child.given_up
     if task.role != parent.role or several_lives:
-        return [Statement(parent.offset, END, each.values, is_certain=False) for each in told]
+        return [replace(each, low=parent.offset, high=END, is_certain=False, is_inside=False) for each in told]
     if ended_at is not None:
         told = [each for each in told if each.low < ended_at]
     elif not child.is_open:  # it was stopped, and nothing says where among the steps
@@ -233,8 +236,8 @@ def _joined(child: Case, above: Case, here: Place | None, seen: frozenset[str]) 
     moment = parent.offset + BEFORE / 2
     then = expected_at(told, Cut(parent.offset, parent.offset))
     joined = [
-        Statement(moment, moment, {name: values - {NOTHING}}, is_certain=is_certain and NOTHING not in values)
-        for name, values in then.items()
+        Statement(reader, moment, moment, {name: values - {NOTHING}}, is_certain=is_certain and NOTHING not in values)
+        for (name, reader), values in then.items()
     ]
     later = [each if each.low > parent.offset else replace(each, is_certain=False) for each in told]
     later = [each for each in later if each.high > parent.offset]

@@ -37,6 +37,7 @@ class Contradiction:
     """An expected facet that the context contradicts, surely or perhaps."""
 
     expected: Expected
+    """Of whoever may be contradicted: the task, and those below it."""
     actual: str | None
     givers: list[ContextEvent]
     """The events that gave the actual value, newest first."""
@@ -67,18 +68,20 @@ def rule(case: Case, task: Task, at_ms: int, place: Place, cut: Cut, statements:
     `statements` are all that the task states, `cut` is where among the steps it is judged.
     """
     session, offset = case.session, place.context_offset
-    stale, maybe = {}, {}
+    stale: dict[str, Contradiction] = {}
+    maybe: dict[str, Contradiction] = {}
     movers = movers_of(case, cut)
-    for name, stated in expected_at(statements, cut).items():
+    for (name, _reader), stated in expected_at(statements, cut).items():
         facet = session.facets.get(name)
         actual = facet.at(offset)[0] if facet is not None else NEVER
         if facet is None or actual is NEVER:
             continue
         expected = moved_along(case, movers, name, stated, offset, actual) if movers else stated
         if ANYTHING in expected or any(value not in (actual, NOTHING, NEVER) for value in expected):
-            maybe[name] = contradiction = Contradiction(expected, actual, facet.givers(offset))
-            if expected.isdisjoint((actual, NOTHING, NEVER, ANYTHING)):
-                stale[name] = contradiction
+            of_others = maybe[name].expected if name in maybe else frozenset()
+            maybe[name] = Contradiction(expected | of_others, actual, facet.givers(offset))
+            if name in stale or expected.isdisjoint((actual, NOTHING, NEVER, ANYTHING)):
+                stale[name] = maybe[name]
     is_absent = task.when_absent != "deliver" and user_absent(session, offset)
     blockers = _blockers(case, task, at_ms, place, movers)
     if task.when_absent == "withhold" and is_absent:

@@ -67,6 +67,48 @@ SCOPES = (
         },
     ),
     Case(
+        "a fan-out whose children read at different times",
+        (
+            sets({"fare": "90"}),
+            dispatches("trip"),
+            dispatches("out", parent_task_id="trip"),
+            dispatches("back", parent_task_id="trip"),
+            steps("out", "look", reads={"fare": "90"}),
+            returns("out"),
+            sets({"fare": "190"}),
+            steps("back", "look", reads={"fare": "190"}),
+            returns("back"),
+            returns("trip"),
+        ),
+        {
+            "out": ["delivered: fresh", "end: delivered, fresh"],
+            "back": ["delivered: fresh", "end: delivered, fresh"],
+            "trip": ["withheld: stale", "end: withheld, stale"],
+        },
+    ),
+    Case(
+        "a child that looks again takes back what it read, and nothing else",
+        (
+            sets({"fare": "90"}),
+            dispatches("trip", {"fare": "90"}),
+            dispatches("out", parent_task_id="trip"),
+            dispatches("back", parent_task_id="trip"),
+            steps("out", "look", reads={"fare": "90"}),
+            sets({"fare": "190"}),
+            steps("back", "look", reads={"fare": "190"}),
+            steps("out", "look again", reads={"fare": "190"}),
+            steps("trip", "look again", reads={"fare": "190"}),
+            returns("out"),
+            returns("back"),
+            returns("trip"),
+        ),
+        {
+            "out": ["delivered: fresh", "end: delivered, fresh"],
+            "back": ["delivered: fresh", "end: delivered, fresh"],
+            "trip": ["delivered: fresh", "end: delivered, fresh"],
+        },
+    ),
+    Case(
         "a stale child that is independent",
         (
             sets({"doc/42": "v1"}),
