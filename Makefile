@@ -85,5 +85,6 @@ lock: ## resolve requirements.lock again, and those of the peers, with hashes, f
 	done
 
 clean: ## delete what was made here, not the user's caches
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .build bench/peers/.venvs bench/peers/streams/.classes
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
 	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
