@@ -28,71 +28,60 @@ class Expected(NamedTuple):
     reason: Literal["fresh", "stale"]
 
 
-def in_log_order(records: Iterable[Record]) -> dict[TaskKey, Expected]:
-    """For every result the verdict with what was produced before it."""
-    facets: dict[str, Facets] = defaultdict(dict)
-    dispatches: dict[TaskKey, dict[str, Any]] = {}
-    verdicts: dict[TaskKey, Expected] = {}
-    for record in records:
-        event = orjson.loads(record.value)
-        actual = facets[event["session_id"]]
-        if record.role == "context":
+class _Log:
+    """Facets and open tasks as the records come. A task's own change moves along what it expects, if that matched."""
+
+    def __init__(self) -> None:
+        self.facets: dict[str, Facets] = defaultdict(dict)
+        self.dispatches: dict[TaskKey, dict[str, Any]] = {}
+
+    def follow(self, event: dict[str, Any], *, is_context: bool) -> None:
+        """Take in one record that is not a result."""
+        if is_context:
+            actual = self.facets[event["session_id"]]
             cause = event.get("cause", {}).get("task_id")
-            own = dispatches.get((event["session_id"], cause), {"snapshot": {}})["snapshot"]
+            own = self.dispatches.get((event["session_id"], cause), {"snapshot": {}})["snapshot"]
             for facet, value in event["set"].items():
                 if facet in own and actual.get(facet, own[facet]) == own[facet]:
                     own[facet] = value
                 actual[facet] = value
-            continue
-        key = event["session_id"], event["task_id"]
-        if event["type"] == "task.dispatched":
-            dispatches[key] = event
-        elif event["type"] == "task.step":
-            dispatches[key]["snapshot"].update(event.get("reads", {}))
+        elif event["type"] == "task.dispatched":
+            self.dispatches[event["session_id"], event["task_id"]] = event
         else:
-            dispatch = dispatches.pop(key)
-            verdicts[key] = _verdict(dispatch, event, dispatch["snapshot"], actual)
+            self.dispatches[event["session_id"], event["task_id"]]["snapshot"].update(event.get("reads", {}))
+
+    def verdict(self, result: dict[str, Any]) -> Expected:
+        """The verdict on a result with what has been taken in."""
+        dispatch = self.dispatches[result["session_id"], result["task_id"]]
+        return _verdict(dispatch, result, self.facets[result["session_id"]])
+
+
+def in_log_order(records: Iterable[Record]) -> dict[TaskKey, Expected]:
+    """For every result the verdict with what was produced before it."""
+    log, verdicts = _Log(), {}
+    for record in records:
+        event = orjson.loads(record.value)
+        if record.role == "results":
+            verdicts[event["session_id"], event["task_id"]] = log.verdict(event)
+        else:
+            log.follow(event, is_context=record.role == "context")
     return verdicts
 
 
 def at_delivery(records: Iterable[Record]) -> dict[TaskKey, Expected]:
-    """For every result the verdict with all context and steps there are.
-
-    What a task itself changed moves along what it last said it expects, change by change in the order of the log.
-    """
-    facets: dict[str, Facets] = defaultdict(dict)
-    dispatches: dict[TaskKey, dict[str, Any]] = {}
-    results: dict[TaskKey, dict[str, Any]] = {}
-    own: dict[TaskKey, list[tuple[str, str | None, str]]] = defaultdict(list)
+    """For every result the verdict with all context and steps there are."""
+    log, results = _Log(), []
     for record in records:
         event = orjson.loads(record.value)
-        actual = facets[event["session_id"]]
-        if record.role == "context":
-            cause = event.get("cause", {}).get("task_id")
-            for facet, value in event["set"].items():
-                if cause is not None:
-                    own[event["session_id"], cause].append((facet, actual.get(facet), value))
-                actual[facet] = value
-            continue
-        key = event["session_id"], event["task_id"]
-        if event["type"] == "task.dispatched":
-            dispatches[key] = event
-        elif event["type"] == "task.step":
-            dispatches[key]["snapshot"].update(event.get("reads", {}))
+        if record.role == "results":
+            results.append(event)
         else:
-            results[key] = event
-    verdicts: dict[TaskKey, Expected] = {}
-    for key, result in results.items():
-        expected: Facets = dispatches[key]["snapshot"]
-        for facet, before, after in own[key]:
-            if facet in expected and before in {None, expected[facet]}:
-                expected[facet] = after
-        verdicts[key] = _verdict(dispatches[key], result, expected, facets[key[0]])
-    return verdicts
+            log.follow(event, is_context=record.role == "context")
+    return {(result["session_id"], result["task_id"]): log.verdict(result) for result in results}
 
 
-def _verdict(dispatch: dict[str, Any], result: dict[str, Any], expected: Facets, actual: Facets) -> Expected:
-    if all(actual.get(facet, value) == value for facet, value in expected.items()):
+def _verdict(dispatch: dict[str, Any], result: dict[str, Any], actual: Facets) -> Expected:
+    if all(actual.get(facet, value) == value for facet, value in dispatch["snapshot"].items()):
         return Expected("delivered", annotated=False, reason="fresh")
     if result["outcome"] == "failed" or dispatch.get("on_stale") == "annotate":
         return Expected("delivered", annotated=True, reason="stale")

@@ -61,6 +61,10 @@ CASES = {
         [context("day", "1"), dispatched(day="1"), context("day", "2"), context("day", "3", "t"), result()],
         WITHHELD,
     ),
+    "own work on the unknown, then another's, which it read": (
+        [dispatched(day="1"), context("day", "2", "t"), context("day", "3"), read(day="3"), result()],
+        FRESH,
+    ),
     "a failure is told": ([dispatched(day="1"), context("day", "2"), result("failed")], MARKED),
     "annotated": ([ANNOTATING, context("day", "2"), result()], MARKED),
 }
