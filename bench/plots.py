@@ -27,7 +27,7 @@ def throughput(peers: Sequence[Mapping[str, Any]]) -> Picture:
     )
     picture.text(24, 34, "Throughput: the same backlog, worked off on one core", "title")
     left, room = 270, 310
-    for x, head in ((left, "events per second"), (750, "CPU µs per event"), (876, "stale delivered")):
+    for x, head in ((left, "events per second"), (750, "CPU µs per event"), (876, "stale or unknown")):
         picture.text(x, 62, head, "note" if x == left else "note end")
     for number, each in enumerate(ordered):
         y = 76 + ROW * number
@@ -39,7 +39,7 @@ def throughput(peers: Sequence[Mapping[str, Any]]) -> Picture:
         picture.bar(left, y + 2, length, ROW - 12, "bar-a" if ours else "bar-b")
         picture.text(left + length + 8, y + 17, f"{each['events_per_second']:,}", "head" if ours else "")
         picture.text(750, y + 17, f"{each['cpu_us_per_event']:.1f}", "head end" if ours else "end")
-        picture.text(876, y + 17, f"{each['stale_delivered']:,}", "head end" if ours else "end")
+        picture.text(876, y + 17, f"{each['stale_delivered'] + each['unknown']:,}", "head end" if ours else "end")
     picture.text(24, height - 18, f"{_caption(ordered[0])}. Exactly-once, unless it says otherwise.", "note")
     return picture
 
@@ -71,7 +71,7 @@ def latency(figures: Mapping[str, Any]) -> Picture:
             ends.append((points[-1][1], f"{called} {label}", "head" if who == "gate" else "note"))
     for y, words, kind in _apart(ends, 15):
         picture.text(places[-1] + 14, y + 4, words, kind)
-    picture.text(24, 452, f"{_caption(figures)}. Echo: exactly-once, without state, same broker, same run.", "note")
+    picture.text(24, 452, f"{_caption(figures)}. Echo: same run, no state.", "note")
     return picture
 
 
