@@ -65,7 +65,7 @@ bench-check: $(READY) ## whether an event costs more than what was committed (in
 bench-baseline: $(READY) ## write what bench-check compares with
 	$(BIN)/python -m bench check --write
 
-bench-peers: $(READY) ## the gate beside what one would otherwise write or run, about 20 minutes
+bench-peers: $(READY) ## the gate beside what one would otherwise write or run, 5 minutes
 	$(BIN)/python -m bench.peers
 
 schemas: $(READY) ## generate the JSON Schemas and the AsyncAPI document from the models

@@ -41,7 +41,8 @@ _log = structlog.get_logger(__name__)
 FOLDED_AT_ONCE: Final = 4096
 JUDGED_AT_ONCE: Final = 4096
 """Records of a topic between two looks at what else there is to do."""
-OTHERS_FIRST_SECONDS: Final = 0.001
+OTHERS_FIRST_SECONDS: Final = 0.01
+"""How long cold work waits for hot records of other partitions, whose end nobody tells it."""
 RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 SWEEP_SECONDS: Final = 1.0
 SWEPT_AT_ONCE: Final = 5_000
@@ -216,36 +217,30 @@ class Cycle:
             self._ask_for_barriers()
             folded = self._fold()
             judged = self._judge("hot")
-            cold_waits = bool(self._queues["steps.cold"] or self._queues["results.cold"])
-            if cold_waits and not self._hot_waits:
-                folded += self._fold_role("steps.cold", self._config.cold_max_records)
             if not self._hot_waits:
+                folded += self._fold_role("steps.cold", self._config.cold_max_records)
                 folded += self._judge("cold")  # nobody waits for these verdicts: they may wait for more of them
             judged = self._act_on_time() or judged
             if self._must_commit(judged=judged):
                 await self._commit()
             elif folded:
                 await asyncio.sleep(0)
-            elif cold_waits and self._around.flow.hot_bytes:
-                await asyncio.sleep(OTHERS_FIRST_SECONDS)
             else:
                 await self._wait()
 
     async def _wait(self) -> None:
-        timeout = self._seconds_to_next()
-        if timeout is None:
-            await self._wake.wait()
-            return
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(self._seconds_to_next()):
                 await self._wake.wait()
         except TimeoutError:
             return
 
-    def _seconds_to_next(self) -> float | None:
+    def _seconds_to_next(self) -> float:
         swept = self._last_sweep + SWEEP_SECONDS - time.monotonic()
         waits = [swept if False not in self._time_barriers else SWEEP_SECONDS]
-        if self._is_dirty:
+        if self._around.flow.hot_bytes and (self._queues["steps.cold"] or self._queues["results.cold"]):
+            waits.append(OTHERS_FIRST_SECONDS)
+        if self._is_dirty or self._known.store.has_changes:
             waits.append(self._last_commit + self._commit_pause - time.monotonic())
         for hot_only in (True, False):
             due = self._known.next_due_ms(hot_only=hot_only)
