@@ -20,7 +20,11 @@ from schemas.decode import Decoder
 from schemas.envelope import Headers, traceparent_of
 from schemas.topics import Role
 
-MAX_DECODED_ROWS: Final = 8192
+MAX_DECODED_ROWS: Final = 256
+"""Rows that stay decoded from one transaction to the next: about what fits into a core's cache. Walking through the
+objects of one that does not costs several times what it costs to decode its bytes anew."""
+MAX_KEPT_ROWS: Final = 1024
+"""Rows with many tasks that stay decoded, because of them only what changed is encoded."""
 
 SESSION_KEY: Final = b"s"
 ENDED_KEY: Final = b"e"
@@ -296,10 +300,16 @@ class Store:
             if raw != before:
                 changes.rows[SESSION_KEY + session_id.encode()] = raw
         self.dirty.clear()
-        if len(self.decoded) > MAX_DECODED_ROWS:
-            self.decoded.clear()
-            self.encoder.forget_all()
+        self._let_go()
         return changes
+
+    def _let_go(self) -> None:
+        """Keep few rows decoded, of those with many tasks more than of others."""
+        decoded, kept = self.decoded, self.encoder.kept
+        if len(kept) > MAX_KEPT_ROWS:
+            self.encoder.forget_all()
+        if len(decoded) - len(kept) > MAX_DECODED_ROWS:
+            self.decoded = {session_id: decoded[session_id] for session_id in kept}
 
     def _keep(self, session_id: str, raw: bytes) -> None:
         self._rows[session_id] = raw

@@ -116,7 +116,7 @@ def test_what_is_kept_goes_with_the_decoded_row(way: str) -> None:
         feed.send("session.erased")
     else:
         feed.step("t1")
-        with patch.object(store, "MAX_DECODED_ROWS", 0):
+        with patch.object(store, "MAX_DECODED_ROWS", 0), patch.object(store, "MAX_KEPT_ROWS", 0):
             feed.take()
     assert feed.partition.store.encoder.kept == {}
 

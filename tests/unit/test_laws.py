@@ -38,7 +38,7 @@ def same(one: Written, other: Written) -> None:
 @given(ops=logs(EVERYTHING), drawn=cuts, kept=st.sampled_from([0, 1, 8192]))
 def test_batches_transactions_crashes_and_evictions_change_nothing(ops: list[Op], drawn: list[Cut], kept: int) -> None:
     whole = run(ops)
-    with patch.object(store, "MAX_DECODED_ROWS", kept):
+    with patch.object(store, "MAX_DECODED_ROWS", kept), patch.object(store, "MAX_KEPT_ROWS", kept):
         same(run(ops, drawn), whole)
 
 
