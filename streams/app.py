@@ -37,7 +37,7 @@ class BatchHandler(Protocol):
 
 
 class BatchSchema(faust.Schema):
-    """Passes a message's value through: it is a `Batch` already."""
+    """Passes a message's value through: it is a list of `Batch`es already."""
 
     def compile(self, app: Any, **_kwargs: Any) -> Callable[..., Awaitable[Any]]:
         """The function Faust decodes every message with."""
@@ -106,9 +106,10 @@ def build_app(config: EngineConfig, handler: BatchHandler) -> GateApp:
     inputs = app.topic(*[config.topic(role) for role in HOT_ROLES], schema=BatchSchema(), acks=False)
 
     @app.agent(inputs, name="gate", concurrency=1, supervisor_strategy=mode.CrashingSupervisor)
-    async def gate(batches: faust.Stream[Batch]) -> None:
-        async for batch in batches.noack():
-            handler.offer(batch)
+    async def gate(fetches: faust.Stream[list[Batch]]) -> None:
+        async for batches in fetches.noack():
+            for batch in batches:
+                handler.offer(batch)
 
     @app.on_partitions_revoked.connect(weak=False)
     async def revoked(_app: Any, _partitions: set[TP], **_kwargs: Any) -> None:

@@ -6,10 +6,9 @@ events mean is decided in `projections`; taking the partition over is `streams.h
 
 import asyncio
 import time
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import NoneType
 from typing import Final
 
 import structlog
@@ -28,19 +27,20 @@ from projections.partition import Partition
 from schemas.decode import Batch, Refusal
 from schemas.fields import Lane
 from schemas.topics import Role, topics
-from schemas.wire import event_type
 from streams.changelog import PROGRESS_KEY, progress_to_bytes
 from streams.config import DELIVERED, FOLDED_ROLES, HOT_ROLES, RESULTS, STEPS, EngineConfig
 from streams.errors import FatalError
 from streams.handover import Surroundings, take_over
 from streams.metrics import LANES, State
+from streams.tally import Tally
 from streams.transaction import Record, TransactionWriter
 
 _log = structlog.get_logger(__name__)
 
-FOLDED_AT_ONCE: Final = 4096
+FOLDED_AT_ONCE: Final = 128
+"""Records of a topic between two looks at what else there is to do: the broker's answers to other partitions wait."""
 JUDGED_AT_ONCE: Final = 4096
-"""Records of a topic between two looks at what else there is to do."""
+"""Results of one transaction."""
 OTHERS_FIRST_SECONDS: Final = 0.01
 """How long cold work waits for hot records of other partitions, whose end nobody tells it."""
 RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
@@ -95,11 +95,7 @@ class Cycle:
         self._writing = asyncio.Lock()
         self._last_commit = 0.0
         self._last_sweep = time.monotonic()
-        self._records = 0
-        self._counts: dict[Role, Counter[type]] = {role: Counter() for role in FOLDED_ROLES}
-        self._refusals: list[Refusal] = []
-        self._cpu: Counter[str] = Counter()
-        self._barrier_waits: list[tuple[Lane, float]] = []
+        self._tally = Tally()
 
     # What the engine asks of it
 
@@ -202,11 +198,7 @@ class Cycle:
         for role, queue in self._queues.items():
             self._queue_changed(role, -sum(batch.size_bytes for batch in queue))
             queue.clear()
-        self._refusals.clear()
-        for counts in self._counts.values():
-            counts.clear()
-        self._barrier_waits.clear()
-        self._records = 0
+        self._tally = Tally()
 
     # Working
 
@@ -280,22 +272,18 @@ class Cycle:
             batch = queue.popleft()
             self._queue_changed(role, -batch.size_bytes)
             self._decode(batch)
-            began = time.thread_time()
-            if role == "context":
-                self._known.fold_context(batch, _now_ms())
-            else:
-                self._known.fold_steps(batch, _now_ms())
-            self._cpu["fold"] += time.thread_time() - began  # type: ignore[assignment]
+            with self._tally.stage("fold"):
+                if role == "context":
+                    self._known.fold_context(batch, _now_ms())
+                else:
+                    self._known.fold_steps(batch, _now_ms())
             self._applied[role] = batch.end
             folded += max(len(batch), 1)
         return folded
 
     def _decode(self, batch: Batch) -> None:
-        began = time.thread_time()
-        self._refusals += self._decoders[batch.role].decode(batch)
-        self._counts[batch.role].update(map(type, batch.events))
-        self._records += len(batch)
-        self._cpu["decode"] += time.thread_time() - began  # type: ignore[assignment]
+        with self._tally.stage("decode"):
+            self._tally.decoded(batch, self._decoders[batch.role].decode(batch))
 
     # Judging
 
@@ -350,7 +338,7 @@ class Cycle:
         if barrier is None or not barrier.is_reached(self._applied):
             return False
         if barrier.asked_at:
-            self._barrier_waits.append((lane, time.monotonic() - barrier.asked_at))
+            self._tally.barrier_waits.append((lane, time.monotonic() - barrier.asked_at))
             barrier.asked_at = 0.0
         role = RESULTS[lane]
         place, queue, judged = self._place(lane, barrier), self._queues[role], 0
@@ -359,9 +347,8 @@ class Cycle:
             batch = queue.popleft()
             self._queue_changed(role, -batch.size_bytes)
             self._decode(batch)
-            began = time.thread_time()
-            self._known.judge(batch, place, _now_ms())
-            self._cpu["judge"] += time.thread_time() - began  # type: ignore[assignment]
+            with self._tally.stage("judge"):
+                self._known.judge(batch, place, _now_ms())
             self._applied[role] = batch.end
             judged += len(batch)
         if not (queue and queue[0].start < barrier.covers):
@@ -393,7 +380,7 @@ class Cycle:
             return self._writer is not None and self._writer.is_waiting
         return (
             judged
-            or self._records >= self._config.cycle_max_records
+            or self._tally.records >= self._config.cycle_max_records
             or time.monotonic() >= self._last_commit + self._commit_pause
         )
 
@@ -410,11 +397,12 @@ class Cycle:
 
     async def _commit(self) -> None:
         async with self._writing:
-            began, cpu_began = time.monotonic(), time.thread_time()
-            changes = self._known.take(_now_ms())
-            changes.refusals += self._refusals
-            self._refusals = []
-            records = self._records_of(changes)
+            began = time.monotonic()
+            tally, self._tally = self._tally, Tally()
+            with tally.stage("commit"):
+                changes = self._known.take(_now_ms())
+                changes.refusals += tally.refusals
+                records = self._records_of(changes)
             applied = dict(self._applied)
             offsets = {
                 self._topics[role]: position
@@ -423,13 +411,13 @@ class Cycle:
             }
             if self._writer is None:
                 raise RuntimeError(f"partition {self.number} has no producer")
-            self._cpu["commit"] += time.thread_time() - cpu_began  # type: ignore[assignment]
             if changes.misrouted:
                 await self._around.forwarder.forward(changes.misrouted)
             await self._writer.write(records, offsets)
             self._committed = applied
             self._last_commit = time.monotonic()
-        self._count(changes, self._last_commit - began)
+        tally.tell(self._around.metrics, self._topics, changes, self._last_commit - began)
+        self._tell_partition()
 
     def _records_of(self, changes: Changes) -> dict[str, Sequence[Record]]:
         """What the transaction writes, by topic: changed rows and the progress row, outputs, dead letters."""
@@ -475,37 +463,17 @@ class Cycle:
                 first_detail=refusal.detail,
             )
 
-    def _count(self, changes: Changes, seconds: float) -> None:
-        metrics, number, store = self._around.metrics, self.number, self._known.store
-        metrics.transaction(seconds, self._records)
-        for role, counts in self._counts.items():
-            metrics.events(
-                self._topics[role], {event_type(kind): n for kind, n in counts.items() if kind is not NoneType}
-            )
-            counts.clear()
-        metrics.duplicates(changes.duplicates)
-        metrics.acknowledged(changes.acknowledged)
-        metrics.endings(changes.endings)
-        if changes.verdicts:
-            metrics.judged(changes.verdicts, _now_ms())
-        for refusal in changes.refusals:
-            metrics.dlq(refusal.error)
-        for batch, _index in changes.misrouted:
-            metrics.misrouted(self._topics[batch.role])
-        for lane, wait in self._barrier_waits:
-            metrics.barrier_wait(lane, wait)
-        for stage, cpu_seconds in self._cpu.items():
-            metrics.cpu(stage, cpu_seconds)  # type: ignore[arg-type]
-        metrics.partition(
-            number,
+    def _tell_partition(self) -> None:
+        store = self._known.store
+        self._around.metrics.partition(
+            self.number,
             sessions=store.session_count,
             row_bytes=store.row_bytes,
             parked_results=store.waiting_count,
-            queued_bytes=sum(self._around.flow.queued_bytes.get((topic, number), 0) for topic in self._topics.values()),
+            queued_bytes=sum(
+                self._around.flow.queued_bytes.get((topic, self.number), 0) for topic in self._topics.values()
+            ),
         )
-        self._records = 0
-        self._cpu.clear()
-        self._barrier_waits.clear()
 
     @property
     def positions(self) -> dict[str, int]:

@@ -1,9 +1,9 @@
-"""Record batches out of Faust's consumer: one message for each partition's fetched records.
+"""Record batches out of Faust's consumer: one message for everything that one fetch brought.
 
 Stock Faust makes a message, an event and an acknowledgement of every record, at 60 to 80 µs each. Here a message's
-value is a whole `Batch`, with the consumer's position before and after it. Of Faust's consumer are left: its thread,
-group membership and rebalancing. Not used, because each loses records: its pause, its set of active partitions, its gap
-tracking, its own seeking and committing.
+value is a list of `Batch`es, one for each partition, with the consumer's positions before and after it. Of Faust's
+consumer are left: its thread, group membership and rebalancing. Not used, because each loses records: its pause, its
+set of active partitions, its gap tracking, its own seeking and committing.
 
 Leans on internals of faust-streaming 0.15.3 and aiokafka 0.14.0, which are pinned for that reason.
 """
@@ -87,27 +87,29 @@ class BatchConsumer(driver.Consumer):
                 if self.app.should_stop:
                     return
                 raise
-            for batch in batches:
-                await self.wait_first(self.callback(self._message(batch)), self.suspend_flow.wait())
+            if batches:
+                await self.wait_first(self.callback(self._message(batches)), self.suspend_flow.wait())
 
     async def _fetch(self) -> list[Batch]:
         thread = self._thread
         future = asyncio.run_coroutine_threadsafe(thread.fetch(FETCH_TIMEOUT_SECONDS), thread.thread_loop)
         return await asyncio.wrap_future(future)
 
-    def _message(self, batch: Batch) -> ConsumerMessage:
-        topic = self.app.flow.config.topic(batch.role)
+    def _message(self, batches: list[Batch]) -> ConsumerMessage:
+        """A message of the first batch's topic: it is the agent's, as all of them are."""
+        first = batches[0]
+        topic = self.app.flow.config.topic(first.role)
         return ConsumerMessage(
             topic,
-            batch.partition,
-            batch.start,
+            first.partition,
+            first.start,
             0.0,
             0,
             [],
             None,
-            batch,
+            batches,
             None,
-            tp=TP(topic, batch.partition),
+            tp=TP(topic, first.partition),
             generation_id=self.app.consumer_generation_id,  # the streams drop messages of another generation
         )
 
