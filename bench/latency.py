@@ -4,7 +4,7 @@ Beside it, in the same run on the same broker, the floor: an exactly-once echo w
 gets the same events at the same times. Rates are events of the workload per second, a tenth of them results; idle is a
 result now and then and nothing else. The schedule is fixed beforehand and its times are what latency is counted from
 (an open loop: what is sent late counts as late). Gate, echo, generator and receiver are processes of their own, on the
-broker's machine, none of them pinned to a core.
+broker's machine, none of them pinned to a core. Before anything is measured, both have worked for a while.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ ECHO_FROM, ECHO_TO = "echo.in", "echo.out"
 IDLE_RESULTS_PER_SECOND = 40
 IDLE_ROUNDS = 3
 """Gate and floor take turns, so that what disturbs the machine for a while does not hit only one of them."""
+BROKER_WARM_UP_RATE = 5000
+BROKER_WARM_UP_SECONDS = 15.0
+"""A broker that has just started compiles its code for half a minute, and creates files at every partition's first
+records: for that long everything takes twice its time."""
 WARM_UP_SECONDS = 2.0
 START_SECONDS = 0.5
 DRAIN_SECONDS = 30.0
@@ -64,6 +68,7 @@ async def latency(*, rates: Sequence[int], seconds: float, partitions: int, seed
             await until_ready([worker])
             async with _echo(python, settings):
                 lap = _Lap(python, settings, seed)
+                await lap.at(BROKER_WARM_UP_RATE, BROKER_WARM_UP_SECONDS)
                 idle = await lap.idle(seconds)
                 loaded = [await lap.at(rate, seconds) for rate in rates]
         finally:
