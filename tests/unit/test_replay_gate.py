@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -105,3 +106,22 @@ def test_it_is_the_cause_that_keeps_an_agents_own_work_fresh(tmp_path: Path) -> 
     for event in planned.events:
         event.body.pop("cause", None)
     assert unexpected(played(planned)) == [("s", "turn-1")]
+
+
+@pytest.mark.parametrize("again", ["paid", "lost"])
+def test_what_others_made_of_an_agents_first_change_may_be_read_again(tmp_path: Path, again: str) -> None:
+    talk = conversation(
+        tmp_path,
+        user("x"),
+        called("get_order_status", "paid", order_id="1"),
+        called("update_order", "done", order_id="1"),
+        called("get_order_status", "sent", order_id="1"),
+        called("get_order_status", again, order_id="1"),
+        said("ok"),
+    )
+    planned = plan(talk, "s", options("fixed:1", "fixed:3"))
+    ledger = played(planned)
+
+    assert [answer.stale for answer in planned.answers] == [frozenset()]
+    assert [verdict.reason for verdict in ledger.verdicts.values()] == ["fresh"]
+    assert unexpected(ledger) == []

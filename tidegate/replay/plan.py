@@ -254,7 +254,7 @@ class _Planner:
     def _answer(self, work: _Work, at: float) -> None:
         del self._unanswered[work.number]
         announced = self._announced
-        stale = {name for name in work.expected if name in announced and announced[name] != _moved_along(work, name)}
+        stale = {name for name in work.expected if name in announced and _differs(work, name, announced[name])}
         text = inline(work.turn.answer or "")
         part = {"part_id": "text", "kind": "show", "content_type": "text/plain", "payload": text}
         self._send(at, "results", "task.result", "agent", task_id=work.task_id, outcome="completed", parts=[part])
@@ -288,11 +288,22 @@ class _Planner:
         self._announced |= fields.get("set", {})
 
 
-def _moved_along(work: _Work, facet: str) -> str:
-    """What the task expects of the facet after its own changes: each moves along an expectation it found confirmed."""
-    value = work.expected[facet]
-    for name, before, after in work.own_changes:
-        if name == facet and before in (None, value):
+def _differs(work: _Work, facet: str, actual: str) -> bool:
+    """Whether the facet is not what the task expects of it after its own changes.
+
+    If the first of them was the facet's first announcement, the task may have read what it is now after that change.
+    """
+    stated = work.expected[facet]
+    changes = [(before, after) for name, before, after in work.own_changes if name == facet]
+    if changes and changes[0][0] is None and _moved(stated, changes[1:]) == actual:
+        return False
+    return _moved(stated, changes) != actual
+
+
+def _moved(value: str, changes: list[tuple[str | None, str]]) -> str:
+    """The value moved along by own changes: each moves along an expectation it found confirmed."""
+    for before, after in changes:
+        if before in (None, value):
             value = after
     return value
 
