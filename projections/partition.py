@@ -77,7 +77,7 @@ class Partition:
         self._is_home = is_home
         self._life = Life(self.store)
         self._ready: list[Waiting] = []
-        self._sweep: Iterator[tuple[str, bytes]] = iter(())
+        self._sweep: Iterator[str] = iter(())
         self._idle: list[tuple[str, bytes]] = []
 
     @property
@@ -638,12 +638,13 @@ class Partition:
     def find_idle(self, now_ms: int, limit: int) -> None:
         """Look at the next `limit` sessions for those idle for longer than the TTL and without open tasks."""
         oldest = now_ms - self._rules.session_ttl_ms
-        for looked, (session_id, raw) in enumerate(self._sweep, start=1):
-            if last_event_at(raw) < oldest and not has_open_tasks(raw):
+        for looked, session_id in enumerate(self._sweep, start=1):
+            raw = self.store.raw(session_id)
+            if raw is not None and last_event_at(raw) < oldest and not has_open_tasks(raw):
                 self._idle.append((session_id, raw))
             if looked >= limit:
                 return
-        self._sweep = iter(list(self.store.rows()))
+        self._sweep = iter(self.store.session_ids())
 
     def drop_idle(self) -> None:
         """Forget the sessions that were found idle, and still are.
@@ -661,10 +662,11 @@ class Partition:
 
     def _row_for(self, batch: Batch, index: int, session_id: str) -> SessionRow | None:
         """The session's row, decoded; None where the record is on the wrong partition. A known session is at home."""
-        if not self.store.knows(session_id) and not self._is_home(session_id):
+        row = self.store.known_row(session_id)
+        if row is None and not self._is_home(session_id):
             self.store.changes.misrouted.append((batch, index))
             return None
-        return self.store.row(session_id)
+        return self.store.row(session_id) if row is None else row
 
     def _is_forwarded_again(self, batch: Batch, index: int, row: SessionRow) -> bool:
         if not was_forwarded(batch.headers[index]):

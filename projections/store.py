@@ -96,18 +96,30 @@ class Store:
         """Every session's row as of the last `take`."""
         return iter(self._rows.items())
 
+    def session_ids(self) -> list[str]:
+        """Every session that had a row at the last `take`."""
+        return list(self._rows)
+
+    def raw(self, session_id: str) -> bytes | None:
+        """The session's row as of the last `take`."""
+        return self._rows.get(session_id)
+
     # Rows
 
-    def knows(self, session_id: str) -> bool:
-        """Whether the session has a row."""
-        return session_id in self.decoded or session_id in self._rows
-
-    def row(self, session_id: str) -> SessionRow:
-        """The session's row, decoded; a new one where there is none."""
+    def known_row(self, session_id: str) -> SessionRow | None:
+        """The session's row, decoded; None where there is none."""
         row = self.decoded.get(session_id)
         if row is None:
             raw = self._rows.get(session_id)
-            row = self.decoded[session_id] = new_row() if raw is None else row_from_bytes(raw)
+            if raw is not None:
+                row = self.decoded[session_id] = row_from_bytes(raw)
+        return row
+
+    def row(self, session_id: str) -> SessionRow:
+        """The session's row, decoded; a new one where there is none."""
+        row = self.known_row(session_id)
+        if row is None:
+            row = self.decoded[session_id] = new_row()
         return row
 
     def is_unchanged(self, session_id: str, raw: bytes) -> bool:
@@ -213,9 +225,10 @@ class Store:
         kind, name = key[:1], key[1:]
         if kind == SESSION_KEY:
             session_id = name.decode()
-            self.row_bytes -= len(self._rows.pop(session_id, b""))
             if value is not None:
-                self._keep(session_id, value)
+                self._keep(session_id, value, self._rows.get(session_id))
+            else:
+                self.row_bytes -= len(self._rows.pop(session_id, b""))
         elif kind == ENDED_KEY:
             session_id, task_id = orjson.loads(name)
             if value is None:
@@ -285,19 +298,16 @@ class Store:
         self.told.clear()
         kept = self.encoder.kept
         for session_id in self.dirty:
-            before = self._rows.pop(session_id, None)
-            self.row_bytes -= len(before or b"")
-            row = self.decoded.get(session_id)
-            raw: bytes | None = None
-            if row is not None:
-                if session_id in kept or len(row["tasks"]) >= KEPT_FROM:
-                    raw, dues = self.encoder.encode(session_id, row)
-                    self._set_dues(session_id, dues)
-                else:
-                    raw = row_to_bytes(row)
-                    self._set_timers(session_id, row)
-                self._keep(session_id, raw)
+            row = self.row(session_id)
+            if session_id in kept or len(row["tasks"]) >= KEPT_FROM:
+                raw, dues = self.encoder.encode(session_id, row)
+                self._set_dues(session_id, dues)
+            else:
+                raw = row_to_bytes(row)
+                self._set_timers(session_id, row)
+            before = self._rows.get(session_id)
             if raw != before:
+                self._keep(session_id, raw, before)
                 changes.rows[SESSION_KEY + session_id.encode()] = raw
         self.dirty.clear()
         self._let_go()
@@ -311,9 +321,9 @@ class Store:
         if len(decoded) - len(kept) > MAX_DECODED_ROWS:
             self.decoded = {session_id: decoded[session_id] for session_id in kept}
 
-    def _keep(self, session_id: str, raw: bytes) -> None:
+    def _keep(self, session_id: str, raw: bytes, before: bytes | None) -> None:
         self._rows[session_id] = raw
-        self.row_bytes += len(raw)
+        self.row_bytes += len(raw) - (0 if before is None else len(before))
 
 
 def _ended_key(session_id: str, task_id: str) -> bytes:
