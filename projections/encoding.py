@@ -127,7 +127,3 @@ class RowEncoder:
     def forget(self, session_id: str) -> None:
         """The row is not decoded any more."""
         self.kept.pop(session_id, None)
-
-    def forget_all(self) -> None:
-        """No row is."""
-        self.kept.clear()

@@ -298,7 +298,7 @@ class Store:
         self.told.clear()
         kept = self.encoder.kept
         for session_id in self.dirty:
-            row = self.row(session_id)
+            row = self.decoded[session_id]
             if session_id in kept or len(row["tasks"]) >= KEPT_FROM:
                 raw, dues = self.encoder.encode(session_id, row)
                 self._set_dues(session_id, dues)
@@ -316,8 +316,9 @@ class Store:
     def _let_go(self) -> None:
         """Keep few rows decoded, of those with many tasks more than of others."""
         decoded, kept = self.decoded, self.encoder.kept
-        if len(kept) > MAX_KEPT_ROWS:
-            self.encoder.forget_all()
+        for session_id in list(kept)[: max(0, len(kept) - MAX_KEPT_ROWS)]:
+            self.encoder.forget(session_id)
+            del decoded[session_id]
         if len(decoded) - len(kept) > MAX_DECODED_ROWS:
             self.decoded = {session_id: decoded[session_id] for session_id in kept}
 

@@ -108,8 +108,8 @@ def build_app(config: EngineConfig, handler: BatchHandler) -> GateApp:
     @app.agent(inputs, name="gate", concurrency=1, supervisor_strategy=mode.CrashingSupervisor)
     async def gate(fetches: faust.Stream[list[Batch]]) -> None:
         async for batches in fetches.noack():
-            for batch in batches:
-                handler.offer(batch)
+            while batches:  # Faust and the fetching loop hold the list until the next one comes
+                handler.offer(batches.pop(0))
 
     @app.on_partitions_revoked.connect(weak=False)
     async def revoked(_app: Any, _partitions: set[TP], **_kwargs: Any) -> None:

@@ -154,7 +154,7 @@ class Metrics:
         )
         self.cycle_cpu_seconds_total: Final = Counter(
             "tidegate_cycle_cpu_seconds",
-            "CPU time that cycles spent, by stage (decode, fold, judge, commit)",
+            "CPU time of committed cycles, by stage (decode, fold, judge, commit)",
             ["stage"],
             registry=registry,
         )

@@ -35,10 +35,16 @@ def same(one: Written, other: Written) -> None:
     assert one.ignored == other.ignored
 
 
-@given(ops=logs(EVERYTHING), drawn=cuts, kept=st.sampled_from([0, 1, 8192]))
-def test_batches_transactions_crashes_and_evictions_change_nothing(ops: list[Op], drawn: list[Cut], kept: int) -> None:
+ROWS = st.sampled_from([0, 1, 8192])
+
+
+@given(ops=logs(EVERYTHING), drawn=cuts, decoded=ROWS, kept=ROWS, least=st.sampled_from([1, 8]))
+def test_batches_transactions_crashes_and_evictions_change_nothing(
+    ops: list[Op], drawn: list[Cut], decoded: int, kept: int, least: int
+) -> None:
     whole = run(ops)
-    with patch.object(store, "MAX_DECODED_ROWS", kept), patch.object(store, "MAX_KEPT_ROWS", kept):
+    limits = patch.multiple(store, MAX_DECODED_ROWS=decoded, MAX_KEPT_ROWS=kept)
+    with limits, kept_from(least):
         same(run(ops, drawn), whole)
 
 
