@@ -38,7 +38,8 @@ from streams.transaction import Record, TransactionWriter
 _log = structlog.get_logger(__name__)
 
 FOLDED_AT_ONCE: Final = 128
-"""Records of a topic between two looks at what else there is to do: the broker's answers to other partitions wait."""
+"""Records of a topic, rounded up to whole batches, between two looks at what else there is to do: the broker's answers
+to other partitions wait meanwhile. Dividing the large batches of a backlog, too, cost 4 % of the throughput."""
 JUDGED_AT_ONCE: Final = 4096
 """Results of one transaction."""
 OTHERS_FIRST_SECONDS: Final = 0.01
