@@ -25,7 +25,8 @@ class EngineConfig:
     """One gate: its brokers, topics, group and bounds. Times in seconds, sizes in bytes.
 
     `kafka` holds the keyword arguments every aiokafka client takes: bootstrap_servers, security_protocol and
-    credentials.
+    credentials. `cold_max_records` are looked at in one go, `cold_commit_records` written in one transaction: a hot
+    result waits for as much of each partition, and for one such transaction of its own.
     """
 
     kafka: dict[str, Any]
@@ -40,7 +41,8 @@ class EngineConfig:
     request_timeout_seconds: float = 20.0
     queue_budget_bytes: int = 16 * 1024 * 1024
     cycle_max_records: int = 65_536
-    cold_max_records: int = 64
+    cold_max_records: int = 16
+    cold_commit_records: int = 512
     lazy_commit_seconds: float = 0.05
     backlog_commit_seconds: float = 0.5
     state_dir: str = "."

@@ -382,6 +382,7 @@ class Cycle:
         return (
             judged
             or self._tally.records >= self._config.cycle_max_records
+            or self._tally.cold_records >= self._config.cold_commit_records
             or time.monotonic() >= self._last_commit + self._commit_pause
         )
 

@@ -11,6 +11,7 @@ from schemas.decode import Batch, Refusal
 from schemas.fields import Lane
 from schemas.topics import Role
 from schemas.wire import event_type
+from streams.config import COLD_ROLES
 from streams.metrics import Metrics, Stage
 
 
@@ -19,6 +20,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.records = 0
+        self.cold_records = 0
         self.refusals: list[Refusal] = []
         self.barrier_waits: list[tuple[Lane, float]] = []
         self._events: dict[Role, Counter[type]] = {}
@@ -34,6 +36,8 @@ class Tally:
     def decoded(self, batch: Batch, refusals: list[Refusal]) -> None:
         """Count a batch that was decoded, with what was refused of it."""
         self.records += len(batch)
+        if batch.role in COLD_ROLES:
+            self.cold_records += len(batch)
         self.refusals += refusals
         counts = self._events.get(batch.role)
         if counts is None:
