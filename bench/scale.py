@@ -3,7 +3,8 @@
 Workers and partitions: the drain of `bench.drain` with several workers of one group; all are frozen, the topics are
 filled, all are thawed. Nothing is pinned: workers, broker and this process share the machine's cores, so once there are
 as many workers as cores, more cannot be faster. What the figures then show is what dividing the same work costs: CPU
-for an event.
+for an event. As many events come before and are not measured: a broker creates files at a partition's first records,
+some milliseconds for each, which with 48 partitions of ten topics is longer than the work.
 
 Sessions: in memory (`bench.growth`), and once with a real worker that is given half a million sessions, is stopped, and
 restores them: CPU for an event before and after, and the time from the start to the last partition at work again.
@@ -36,9 +37,6 @@ ACTIVE: Final = 10_000
 MANY_ACTIVE: Final = 100_000
 OPEN_TASKS: Final = (1, 10, 50)
 TASK_SESSIONS: Final = 200
-WARM_UP: Final = 4
-"""A quarter of the events comes first and is not measured: a broker creates files at a partition's first records, some
-milliseconds for each, which with 48 partitions of ten topics is longer than the work."""
 POLL_SECONDS: Final = 0.02
 READY_SECONDS: Final = 120.0
 DRAIN_SECONDS: Final = 300.0
@@ -101,7 +99,7 @@ async def _divided(settings: Settings, count: int, events: int) -> dict[str, Any
                 worker.start()
             await _until_divided(workers, settings.partitions)
             workload = Workload(sessions=ACTIVE, partitions=settings.partitions)
-            await _drain(workers, settings, workload.records(events // WARM_UP, finish=False))
+            await _drain(workers, settings, workload.records(events, finish=False))
             drained = await _drain(workers, settings, workload.records(events))
             shares = [len(worker.partitions() or ()) for worker in workers]
         finally:
