@@ -4,7 +4,6 @@ Rows stay bytes until an event touches them; a bounded number of them stays deco
 changelog holds, `take` gives what to write to it.
 """
 
-from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -91,10 +90,6 @@ class Store:
     def has_changes(self) -> bool:
         """Whether there is anything to write."""
         return bool(self.dirty or self.told) or not self.changes.is_empty
-
-    def rows(self) -> Iterator[tuple[str, bytes]]:
-        """Every session's row as of the last `take`."""
-        return iter(self._rows.items())
 
     def session_ids(self) -> list[str]:
         """Every session that had a row at the last `take`."""
@@ -316,7 +311,8 @@ class Store:
     def _let_go(self) -> None:
         """Keep few rows decoded, of those with many tasks more than of others."""
         decoded, kept = self.decoded, self.encoder.kept
-        for session_id in list(kept)[: max(0, len(kept) - MAX_KEPT_ROWS)]:
+        while len(kept) > MAX_KEPT_ROWS:
+            session_id = next(iter(kept))
             self.encoder.forget(session_id)
             del decoded[session_id]
         if len(decoded) - len(kept) > MAX_DECODED_ROWS:
