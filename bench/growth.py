@@ -7,8 +7,8 @@ the memory of a session), then the events of the usual workload for active ones 
 whatever the number of idle ones; and once so many that nearly every event meets a session whose row has to be decoded
 and written for this event alone.
 
-Tasks: a few sessions, each with so many tasks open all the time, in short cycles: the gate keeps up, and nearly every
-event has its session's row written for it alone. Working off a backlog, many events share one writing.
+Tasks: sessions that each have so many tasks open all the time, as many in all every time, in short cycles: the gate
+keeps up, and nearly every event has its session's row written for it alone. Working off a backlog, many share it.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def with_open_tasks(tasks: int, sessions: int, events: int) -> dict[str, Any]:
         "cpu_us_per_event": _per_event(run, events),
         "stages_us_per_event": {stage: round(seconds / events * 1e6, 2) for stage, seconds in run.cpu_seconds.items()},
         "row_bytes": round(partition.store.row_bytes / partition.store.session_count),
-        "rows_written_per_event": round(run.counts["rows_written"] / events, 3),
+        "records_written_per_event": round(run.counts["rows_written"] / events, 3),
         "row_bytes_written_per_event": round(run.counts["row_bytes_written"] / events),
     }
 

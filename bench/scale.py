@@ -36,7 +36,7 @@ SESSIONS: Final = (10_000, 100_000, 500_000, 2_000_000)
 ACTIVE: Final = 10_000
 MANY_ACTIVE: Final = 100_000
 OPEN_TASKS: Final = (1, 10, 50)
-TASK_SESSIONS: Final = 200
+OPEN_TASKS_IN_ALL: Final = 10_000
 POLL_SECONDS: Final = 0.02
 READY_SECONDS: Final = 120.0
 DRAIN_SECONDS: Final = 300.0
@@ -65,7 +65,7 @@ def in_memory(events: int) -> dict[str, Any]:
     """By sessions and by open tasks, without Kafka."""
     sessions = [in_own_process(with_sessions, count, ACTIVE, events, ended) for count, ended in _sweep()]
     many = in_own_process(with_sessions, SESSIONS[-2], MANY_ACTIVE, events, 0)
-    tasks = [in_own_process(with_open_tasks, count, TASK_SESSIONS, events // 4) for count in OPEN_TASKS]
+    tasks = [in_own_process(with_open_tasks, count, OPEN_TASKS_IN_ALL // count, events // 4) for count in OPEN_TASKS]
     return {"sessions": [*sessions, many], "open_tasks": tasks}
 
 

@@ -180,21 +180,25 @@ def scale_tasks() -> str:
     rows = [
         (
             str(each["open_tasks"]),
+            f"{each['sessions']:,}",
             f"{each['row_bytes']:,}",
             f"{each['cpu_us_per_event']:.1f}",
             f"{each['stages_us_per_event']['fold'] + each['stages_us_per_event']['judge']:.1f}",
             f"{each['stages_us_per_event']['encode'] + each['stages_us_per_event']['batch']:.1f}",
+            f"{each['records_written_per_event']:.2f}",
             f"{each['row_bytes_written_per_event']:,}",
         )
         for each in found["open_tasks"]
     ]
     heads = (
         "open tasks",
-        "row, bytes",
+        "sessions",
+        "row and tasks, bytes",
         "CPU µs per event",
         "fold and judge",
         "encode and batch",
-        "row bytes written per event",
+        "records written per event",
+        "their bytes",
     )
     return table(heads, rows) + _about({"": found})
 

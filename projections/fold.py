@@ -19,6 +19,7 @@ from projections.row import (
     OwnChanges,
     SessionRow,
     TaskRow,
+    add_task,
     ancestors,
     differs,
     readers,
@@ -126,7 +127,7 @@ def fold_dispatch(
     own = row["own"].pop(event.task_id, None)
     if own is not None:
         task["own"] = own
-    row["tasks"][event.task_id] = task
+    add_task(row, event.task_id, task)
     for name in expected:
         restale(row, task, name, timestamp)
     return task

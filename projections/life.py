@@ -58,6 +58,8 @@ class Life:
         self._store.told[session_id, task_id] = None
         if session_id in self._kept:
             self._store.encoder.written(session_id, row, task_id)
+        elif "apart" in task:
+            self._store.encoder.keep(session_id, row["tasks"])
         if event.parent_task_id is not None:
             self._join_scope(session_id, row, task_id, task, event.parent_task_id)
         for child_id, child in row["tasks"].items():

@@ -1,11 +1,11 @@
 """The session row: everything the gate knows of one session, as JSON values, and its bytes on the changelog.
 
 Shapes only, and the questions one can ask of a facet or a task. What events do to a row is `fold`; what a row says of a
-result is `gate`. Tasks that ended are kept beside the row, in `ended`: they would be rewritten with every event
-otherwise.
+result is `gate`. What would be rewritten with every event otherwise is kept beside the row: tasks that ended in
+`ended`, and of many open tasks each in a record of its own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NotRequired, TypedDict, cast
 
 import orjson
@@ -22,6 +22,10 @@ CAUSE: Final = 5
 
 MAX_ROW_BYTES: Final = 512 * 1024
 """A session whose row is larger takes no further facets, reads and tasks. It must fit into one record."""
+
+MAX_TASKS_INSIDE: Final = 8
+"""Open tasks that are part of the row's own record. When there are more, each has a record of its own until none is
+open any more: an event then rewrites only those that it changes."""
 
 UNSEEN: Final = 0
 """Stands for the value of a facet before its first change: it contradicts nothing. Values are strings or None."""
@@ -100,6 +104,8 @@ class TaskRow(TypedDict):
     checkpoint: NotRequired[dict[str, Any]]
     stale: NotRequired[list[str]]
     """Facets that differ now, in the order they broke."""
+    apart: NotRequired[int]
+    """Its place among the open tasks, where each has a record of its own."""
 
 
 class SessionRow(TypedDict):
@@ -111,6 +117,7 @@ class SessionRow(TypedDict):
     """No less than the row's size in bytes: what it was when last measured, and what events have added since."""
     facets: dict[str, Facet]
     tasks: dict[str, TaskRow]
+    """In the order in which their dispatches were folded. All are inside the row's record, or all apart."""
     own: dict[str, OwnChanges]
     """Own changes of tasks whose dispatch has not been folded yet: topics have no common order."""
     slots: NotRequired[dict[str, list[int]]]
@@ -128,14 +135,43 @@ def new_row() -> SessionRow:
     return {"at": 0, "grown": 0, "facets": {}, "tasks": {}, "own": {}}
 
 
-def row_from_bytes(raw: bytes) -> SessionRow:
-    """The row that `row_to_bytes` wrote."""
-    return cast("SessionRow", orjson.loads(raw))
+def row_from_bytes(raw: bytes, apart: Mapping[str, bytes] | None = None) -> SessionRow:
+    """The row that `row_to_bytes` wrote, with the records of its tasks where they are `apart`.
+
+    Raises `ValueError` where there are not as many of these as the row says.
+    """
+    row: Any = orjson.loads(raw)
+    said = row["tasks"] if isinstance(row["tasks"], int) else 0
+    if apart or said:
+        tasks = [(task_id, orjson.loads(task)) for task_id, task in (apart or {}).items()]
+        if len(tasks) != said:
+            raise ValueError(f"the row says that {said} open tasks have records of their own, but {len(tasks)} do")
+        row["tasks"] = dict(sorted(tasks, key=_place_apart))
+    return cast("SessionRow", row)
 
 
-def row_to_bytes(row: SessionRow) -> bytes:
-    """The row as it stands on the changelog. Equal rows built by the same events in the same order are equal bytes."""
-    return orjson.dumps(row)
+def _place_apart(named: tuple[str, TaskRow]) -> int:
+    return named[1]["apart"]
+
+
+def row_to_bytes(row: SessionRow, apart: int = 0) -> bytes:
+    """The row as bytes, with its tasks or, where these are `apart`, with their number.
+
+    Equal rows built by the same events in the same order are equal bytes.
+    """
+    return orjson.dumps({**row, "tasks": apart} if apart else row)
+
+
+def add_task(row: SessionRow, task_id: str, task: TaskRow) -> None:
+    """Put an open task into the row, after the others."""
+    tasks = row["tasks"]
+    last = next(reversed(tasks.values()), None)
+    tasks[task_id] = task
+    if last is not None and "apart" in last:
+        task["apart"] = last["apart"] + 1
+    elif len(tasks) > MAX_TASKS_INSIDE:
+        for place, each in enumerate(tasks.values()):
+            each["apart"] = place
 
 
 def last_event_at(raw: bytes) -> int:
@@ -144,11 +180,14 @@ def last_event_at(raw: bytes) -> int:
 
 
 def has_open_tasks(raw: bytes) -> bool:
-    """Whether a row's bytes have an open task, without decoding them.
+    """Whether a row has an open task, by the bytes of its own record, without decoding them.
 
     Before `tasks` there are only facets, whose values are lists: nothing there reads like it.
     """
-    return not raw.startswith(b"}", raw.index(b'"tasks":{') + len(b'"tasks":{'))
+    return not raw.startswith(b"{}", raw.index(_TASKS) + len(_TASKS))
+
+
+_TASKS: Final = b'},"tasks":'
 
 
 def expected_now(task: TaskRow, facet: str, actual: Any = UNSEEN) -> str | None:

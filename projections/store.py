@@ -4,12 +4,13 @@ Rows stay bytes until an event touches them; a bounded number of them stays deco
 changelog holds, `take` gives what to write to it.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from projections.changes import Changes
-from projections.encoding import KEPT_FROM, RowEncoder
+from projections.encoding import RowEncoder
 from projections.ended import Ended, EndedTasks
 from projections.outputs import open_status
 from projections.row import SessionRow, TaskRow, has_open_tasks, new_row, row_from_bytes, row_to_bytes
@@ -26,9 +27,10 @@ MAX_KEPT_ROWS: Final = 1024
 """Rows with many tasks that stay decoded, because of them only what changed is encoded."""
 
 SESSION_KEY: Final = b"s"
+TASK_KEY: Final = b"t"
 ENDED_KEY: Final = b"e"
 WAITING_KEY: Final = b"r"
-"""First bytes of changelog keys: the session's row; an ended task; an event that waits."""
+"""First bytes of changelog keys: a session's row; an open task apart from it; an ended task; an event that waits."""
 
 
 class Waiting(NamedTuple):
@@ -73,6 +75,8 @@ class Store:
         self._written: dict[bytes, None] = {}
         self._restoring: dict[bytes, bytes] = {}
         self._rows: dict[str, bytes] = {}
+        self._tasks: dict[str, dict[str, bytes]] = {}
+        """By session: the records of its open tasks, where they are apart from its row."""
         self.decoded: dict[str, SessionRow] = {}
         self.encoder = RowEncoder()
 
@@ -99,6 +103,10 @@ class Store:
         """The session's row as of the last `take`."""
         return self._rows.get(session_id)
 
+    def tasks_of(self, session_id: str) -> Mapping[str, bytes]:
+        """The records of the session's open tasks, where they are apart from its row, as of the last `take`."""
+        return self._tasks.get(session_id, {})
+
     # Rows
 
     def known_row(self, session_id: str) -> SessionRow | None:
@@ -107,7 +115,10 @@ class Store:
         if row is None:
             raw = self._rows.get(session_id)
             if raw is not None:
-                row = self.decoded[session_id] = row_from_bytes(raw)
+                tasks = self._tasks.get(session_id)
+                row = self.decoded[session_id] = row_from_bytes(raw, tasks)
+                if tasks is not None:
+                    self.encoder.keep(session_id)
         return row
 
     def row(self, session_id: str) -> SessionRow:
@@ -130,6 +141,9 @@ class Store:
         if raw is not None:
             self.row_bytes -= len(raw)
             self.changes.rows[SESSION_KEY + session_id.encode()] = None
+        for task_id in list(self._tasks.get(session_id, ())):
+            self._keep_task(session_id, task_id, None)
+            self.changes.rows[_task_key(session_id, task_id)] = None
 
     # Ended tasks
 
@@ -224,6 +238,9 @@ class Store:
                 self._keep(session_id, value, self._rows.get(session_id))
             else:
                 self.row_bytes -= len(self._rows.pop(session_id, b""))
+        elif kind == TASK_KEY:
+            session_id, task_id = orjson.loads(name)
+            self._keep_task(session_id, task_id, value)
         elif kind == ENDED_KEY:
             session_id, task_id = orjson.loads(name)
             if value is None:
@@ -239,7 +256,8 @@ class Store:
     def settle(self) -> list[Waiting]:
         """Put things in order once everything is restored: what waits, and timers from the rows.
 
-        Returns the results that can be judged now: their dispatch has come, or their task was stopped.
+        Returns the results that can be judged now: their dispatch has come, or their task was stopped. Raises
+        `ValueError` where a row and the records of its tasks do not belong together.
         """
         ready: list[Waiting] = []
         restored = [(orjson.loads(name), _waiting_from_bytes(name, raw)) for name, raw in self._restoring.items()]
@@ -258,14 +276,20 @@ class Store:
                 self.unknown.setdefault((session_id, task_id), []).append(waiting)
         for session_id, raw in self._rows.items():
             if has_open_tasks(raw):
-                self._set_timers(session_id, row_from_bytes(raw))
+                self._set_timers(session_id, self._restored_row(session_id, raw))
         return ready
 
     def _is_known_task(self, session_id: str, task_id: str) -> bool:
         if self.ended.get(session_id, task_id) is not None:
             return True
         raw = self._rows.get(session_id)
-        return raw is not None and task_id in row_from_bytes(raw)["tasks"]
+        return raw is not None and task_id in self._restored_row(session_id, raw)["tasks"]
+
+    def _restored_row(self, session_id: str, raw: bytes) -> SessionRow:
+        try:
+            return row_from_bytes(raw, self._tasks.get(session_id))
+        except ValueError as error:
+            raise ValueError(f"session {session_id!r}: {error}") from error
 
     def set_timers(self) -> None:
         """Set the timers of rows that have changed since the last call of `take`."""
@@ -294,9 +318,12 @@ class Store:
         kept = self.encoder.kept
         for session_id in self.dirty:
             row = self.decoded[session_id]
-            if session_id in kept or len(row["tasks"]) >= KEPT_FROM:
-                raw, dues = self.encoder.encode(session_id, row)
+            if session_id in kept:
+                raw, tasks, dues = self.encoder.encode(session_id, row, self.tasks_of(session_id))
                 self._set_dues(session_id, dues)
+                for task_id, record in tasks.items():
+                    self._keep_task(session_id, task_id, record)
+                    changes.rows[_task_key(session_id, task_id)] = record
             else:
                 raw = row_to_bytes(row)
                 self._set_timers(session_id, row)
@@ -321,6 +348,18 @@ class Store:
     def _keep(self, session_id: str, raw: bytes, before: bytes | None) -> None:
         self._rows[session_id] = raw
         self.row_bytes += len(raw) - (0 if before is None else len(before))
+
+    def _keep_task(self, session_id: str, task_id: str, record: bytes | None) -> None:
+        tasks = self._tasks.setdefault(session_id, {})
+        self.row_bytes += len(record or b"") - len(tasks.pop(task_id, b""))
+        if record is not None:
+            tasks[task_id] = record
+        elif not tasks:
+            del self._tasks[session_id]
+
+
+def _task_key(session_id: str, task_id: str) -> bytes:
+    return TASK_KEY + orjson.dumps([session_id, task_id])
 
 
 def _ended_key(session_id: str, task_id: str) -> bytes:

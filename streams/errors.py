@@ -10,4 +10,4 @@ class LostInputError(FatalError):
 
 
 class RestoreError(FatalError):
-    """The changelog and the group's committed offsets do not belong together."""
+    """The changelog is not whole, or does not belong to the group's committed offsets."""

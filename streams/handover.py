@@ -7,7 +7,7 @@ hand-overs). Runs in the background, never inside a rebalance callback: heartbea
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from aiokafka import TopicPartition
@@ -26,6 +26,11 @@ from streams.metrics import Metrics
 from streams.transaction import TransactionWriter
 
 _log = structlog.get_logger(__name__)
+
+REBUILD: Final = (
+    "To rebuild the rows from the inputs, stop all workers, delete the group's offsets and recreate the changelog"
+    " topic; docs/operations.md has the steps."
+)
 
 
 @dataclass(slots=True)
@@ -61,9 +66,9 @@ class Taken:
 async def take_over(config: EngineConfig, number: int, around: Surroundings) -> Taken:
     """Become the owner of a partition.
 
-    Raises `KafkaError` where the broker does not answer, `RestoreError` where changelog and offsets disagree, and
-    `LostInputError` where the place to go on from is no longer on the broker. Cancelled or failed, it closes its
-    producer.
+    Raises `KafkaError` where the broker does not answer, `RestoreError` where the changelog is not whole or does not
+    agree with the offsets, and `LostInputError` where the place to go on from is no longer on the broker. Cancelled or
+    failed, it closes its producer.
     """
     began = time.monotonic()
     writer = TransactionWriter(config, number)
@@ -71,7 +76,7 @@ async def take_over(config: EngineConfig, number: int, around: Surroundings) -> 
         await writer.fence()
         partition = Partition(number, config.rules, home_check(number, around.partition_count))
         progress, records = await restore(config, number, partition.restore)
-        partition.settle()
+        _settle(config, partition)
         committed, begin = await _places(config, number, around.control)
         applied = _starting_point(config, number, progress, committed, begin)
     except BaseException:
@@ -88,6 +93,16 @@ async def take_over(config: EngineConfig, number: int, around: Surroundings) -> 
         **applied,
     )
     return Taken(partition, writer, applied, committed)
+
+
+def _settle(config: EngineConfig, partition: Partition) -> None:
+    try:
+        partition.settle()
+    except ValueError as error:
+        raise RestoreError(
+            f"partition {partition.number}: {error}. The changelog {config.topic('sessions.changelog')} is not whole."
+            f" {REBUILD}"
+        ) from error
 
 
 async def _places(config: EngineConfig, number: int, control: Control) -> tuple[dict[Role, int], dict[Role, int]]:
@@ -120,10 +135,7 @@ def _starting_point(
             raise RestoreError(
                 f"partition {number}: the restored rows reach offset {restored} of {config.topic(role)}, but group"
                 f" {config.group_id!r} has committed {known}. The changelog {config.topic('sessions.changelog')} was"
-                f" cut"
-                " short, or the group's offsets were changed by hand. To rebuild the rows from the inputs, stop all"
-                " workers, delete the group's offsets and recreate the changelog topic; docs/operations.md has the"
-                " steps."
+                f" cut short, or the group's offsets were changed by hand. {REBUILD}"
             )
         place = restored if restored is not None else begin[role]
         if restored is not None and place < begin[role]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 import typer
@@ -28,7 +28,7 @@ from rich.table import Table
 from projections.ended import ended_from_line
 from projections.row import SessionRow, TaskRow, has_open_tasks, row_from_bytes
 from projections.rules import Rules
-from projections.store import ENDED_KEY, SESSION_KEY, WAITING_KEY
+from projections.store import ENDED_KEY, SESSION_KEY, TASK_KEY, WAITING_KEY
 from projections.timers import task_due
 from schemas.times import rfc3339
 from schemas.topics import topic_name
@@ -78,12 +78,14 @@ class Limits:
 class OpenState:
     """What one partition's changelog says is open: rows with open tasks, and events that wait.
 
+    `tasks` are those that have records of their own, by session and task.
     `watched` are the ended tasks whose results are delivered in shadow mode, before their children have ended.
     """
 
     partition: int
     rules: Rules
     rows: dict[bytes, bytes] = field(default_factory=dict)
+    tasks: dict[bytes, dict[str, bytes]] = field(default_factory=dict)
     waiting: dict[bytes, bytes] = field(default_factory=dict)
     watched: set[bytes] = field(default_factory=set)
 
@@ -92,6 +94,9 @@ class OpenState:
         kind, name = key[:1], key[1:]
         if kind == SESSION_KEY:
             _set(self.rows, name, value if value is not None and has_open_tasks(value) else None)
+        elif kind == TASK_KEY:
+            session_id, task_id = orjson.loads(name)
+            _set(self.tasks.setdefault(session_id.encode(), {}), task_id, value)
         elif kind == WAITING_KEY:
             _set(self.waiting, name, value)
         elif kind == ENDED_KEY and (self.rules.shadow or self.rules.shadow_task_types):
@@ -100,6 +105,10 @@ class OpenState:
                 self.watched.add(name)
             else:
                 self.watched.discard(name)
+
+    def decoded(self) -> dict[str, SessionRow]:
+        """The rows with open tasks. Raises `ValueError` for one that the gate did not write so."""
+        return {name.decode(): row_from_bytes(raw, self.tasks.get(name)) for name, raw in self.rows.items()}
 
     def may_be_without(self, session_id: str, parent_id: str) -> bool:
         """Whether the parent's result was delivered although its children were at work: in shadow mode it is."""
@@ -119,7 +128,7 @@ class Found:
 
 def orphans_in(state: OpenState, limits: Limits) -> Iterator[Orphan]:
     """Everything orphaned in one partition. Raises `ValueError` for a row or a key that the gate did not write."""
-    rows = {name.decode(): row_from_bytes(raw) for name, raw in state.rows.items()}
+    rows = state.decoded()
     kept: set[tuple[str, str]] = set()
     for name, value in state.waiting.items():
         why, session_id, task_id, *_ = orjson.loads(name)
@@ -187,7 +196,10 @@ def _since(timestamp: int) -> str:
     return f"since {rfc3339(timestamp)}"
 
 
-def _set(store: dict[bytes, bytes], name: bytes, value: bytes | None) -> None:
+_Name = TypeVar("_Name", str, bytes)
+
+
+def _set(store: dict[_Name, bytes], name: _Name, value: bytes | None) -> None:
     if value is None:
         store.pop(name, None)
     else:
@@ -252,12 +264,13 @@ def found_in(states: list[OpenState], limits: Limits, topic: str) -> Found:
     for state in states:
         try:
             orphans += orphans_in(state, limits)
+            open_tasks += sum(len(row["tasks"]) for row in state.decoded().values())
         except (ValueError, KeyError, TypeError) as error:
             raise TidegateError(
                 f"{topic}/{state.partition} has a row that this version cannot read: {error!r}.",
-                "Was it written by another version of the gate? Use the version that the workers run.",
+                "Run it again: the topic may have been compacted meanwhile. Was it written by another version of the"
+                " gate? Use the version that the workers run.",
             ) from error
-        open_tasks += sum(len(row_from_bytes(raw)["tasks"]) for raw in state.rows.values())
     orphans.sort(key=lambda each: (each.partition, each.session_id, each.task_id, each.kind))
     return Found(
         partitions=len(states),

@@ -204,6 +204,57 @@ def test_a_changelog_cut_short_stops_the_worker(make_settings: MakeSettings, tmp
     asyncio.run(_short_changelog(make_settings, tmp_path, without_last=without_last))
 
 
+async def _task_records(gate: Gate) -> dict[bytes, bytes]:
+    """The records of open tasks apart from their rows, as the changelog has them."""
+    newest = {record.key: record.value for record in await gate.read("sessions.changelog")}
+    return {key: value for key, value in newest.items() if key.startswith(b"t") and value is not None}
+
+
+async def _many_tasks(make_settings: MakeSettings, tmp_path: Path) -> None:
+    """A session with so many open tasks that each has a record of its own; its worker is killed twice."""
+    async with Gate(make_settings(partitions=1), tmp_path) as gate, gate.outputs() as outputs:
+        (first,) = await gate.start("first")
+        tasks = [f"task-{number}" for number in range(30)]
+        await gate.send(changed("busy", {f"doc/{number}": "1" for number in range(30)}))
+        await gate.send(*(dispatched("busy", task, {f"doc/{task[5:]}": "1"}) for task in tasks))
+        await gate.drained(30)
+        assert len(await _task_records(gate)) == 30
+        first.kill()
+        (second,) = await gate.start("second")
+        await gate.send(changed("busy", {"doc/3": "2"}))
+        await gate.send(*(returned("busy", task) for task in tasks[:10]))
+        await gate.drained(30)
+        second.kill()
+        (third,) = await gate.start("third")
+        await gate.send(*(returned("busy", task) for task in tasks[10:]))
+        await outputs.until(lambda: len(outputs.decided(tasks)) == 30, 30, "every result is judged", third.log_text)
+        assert outputs.decided(tasks) == {task: STALE if task == "task-3" else ("delivered", "fresh") for task in tasks}
+        await gate.drained(30)
+        assert await _task_records(gate) == {}
+        await gate.audit(tasks=30)
+        await gate.orphans()
+
+
+def test_many_open_tasks_survive_their_worker(make_settings: MakeSettings, tmp_path: Path) -> None:
+    asyncio.run(_many_tasks(make_settings, tmp_path))
+
+
+async def _lost_task(make_settings: MakeSettings, tmp_path: Path) -> None:
+    async with Gate(make_settings(partitions=1), tmp_path) as gate:
+        (worker,) = await gate.start("worker")
+        await gate.send(*(dispatched("busy", f"task-{number}", {}) for number in range(30)))
+        await gate.drained(30)
+        worker.ask_to_stop()
+        assert await asyncio.to_thread(worker.process.wait, 20) == 0
+        lost = next(iter(await _task_records(gate)))
+        await gate.write_raw("sessions.changelog", 0, (lost, None, []))
+        await _stops_saying(worker, "the row says that 30 open tasks", "but 29 do", "is not whole", "To rebuild")
+
+
+def test_a_changelog_that_has_lost_a_task_stops_the_worker(make_settings: MakeSettings, tmp_path: Path) -> None:
+    asyncio.run(_lost_task(make_settings, tmp_path))
+
+
 async def _moved_offsets(make_settings: MakeSettings, tmp_path: Path) -> None:
     async with Gate(make_settings(partitions=1), tmp_path) as gate:
         worker = await _some_work(gate, Workload(sessions=50, partitions=1))

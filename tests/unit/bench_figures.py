@@ -83,11 +83,11 @@ SCALE: dict[str, Any] = {
     "open_tasks": [
         {
             "open_tasks": tasks,
-            "sessions": 200,
+            "sessions": 10_000 // tasks,
             "cpu_us_per_event": cpu,
             "stages_us_per_event": {"decode": 2.0, "fold": 4.0, "judge": 5.0, "encode": cpu - 13.0, "batch": 2.0},
             "row_bytes": 1_000 * tasks,
-            "rows_written_per_event": 0.95,
+            "records_written_per_event": 0.95,
             "row_bytes_written_per_event": 950 * tasks,
         }
         for tasks, cpu in ((1, 15.0), (10, 20.0), (50, 31.0))

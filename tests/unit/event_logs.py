@@ -18,6 +18,7 @@ from projections.gate import Place
 from projections.partition import Partition
 from projections.row import SessionRow, TaskRow
 from projections.rules import Rules
+from projections.store import Store
 from schemas.topics import Role
 from tests.unit.feeding import START_MS, make_batch, role_of
 
@@ -265,6 +266,19 @@ class Written:
         """What the changelog comes to."""
         newest = dict(self.changelog)
         return {key: value for key, value in newest.items() if value is not None}
+
+    @property
+    def sessions(self) -> dict[str, SessionRow]:
+        """The sessions' rows, wherever their tasks are written."""
+        store = Store(RULES)
+        for key, value in self.rows.items():
+            store.restore(key, value)
+        store.settle()
+        found = {session_id: store.row(session_id) for session_id in store.session_ids()}
+        for session in found.values():
+            for task in session["tasks"].values():
+                task.pop("apart", None)
+        return found
 
     @property
     def statuses(self) -> dict[bytes, bytes | None]:

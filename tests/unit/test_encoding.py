@@ -1,17 +1,18 @@
-"""Rows as bytes: what is kept of tasks between two encodings."""
+"""Rows with many tasks as records, and what is known of the tasks between two encodings."""
 
 from __future__ import annotations
 
 from unittest.mock import patch
 
+import orjson
 import pytest
 
 from projections import store
-from projections.encoding import KEPT_FROM, RowEncoder
-from projections.row import row_to_bytes
+from projections.encoding import RowEncoder
+from projections.row import MAX_TASKS_INSIDE, row_to_bytes
 from schemas.fields import MAX_INLINE_PART_BYTES
 from tests.unit.feeding import Feed
-from tests.unit.kept_tasks import held_against_rows, kept_from
+from tests.unit.kept_tasks import held_against_rows, tasks_apart, tasks_inside
 
 
 def with_tasks(count: int) -> Feed:
@@ -28,19 +29,65 @@ def with_tasks(count: int) -> Feed:
 def written_row(feed: Feed) -> bytes:
     """The session's row as the changelog has it, held against the row in memory."""
     feed.take()
-    raw = dict(feed.changelog)[b"s" + feed.session.encode()]
-    assert raw == row_to_bytes(feed.partition.store.row(feed.session))
-    return raw
+    newest = dict(feed.changelog)
+    raw = newest[b"s" + feed.session.encode()]
+    tasks = {orjson.loads(key[1:])[1]: value for key, value in newest.items() if key[:1] == b"t" and value is not None}
+    assert raw is not None
+    assert tasks == tasks_apart(feed.partition.store.row(feed.session))
+    assert raw == row_to_bytes(feed.partition.store.row(feed.session), len(tasks))
+    return b"".join([raw, *tasks.values()])
 
 
-def test_only_what_was_written_to_is_encoded_again() -> None:
+def test_only_tasks_that_were_written_to_are_written_again() -> None:
     feed = with_tasks(20)
-    before = dict(feed.partition.store.encoder.kept["s"].pieces)
     feed.changed({"doc/3": "2"})
     feed.step("t7")
-    written_row(feed)
-    after = feed.partition.store.encoder.kept["s"].pieces
-    assert [task_id for task_id in after if after[task_id] is not before[task_id]] == ["t3", "t7"]
+    feed.result("t9")
+    feed.take()
+    rows = feed.changes[-1].rows
+    assert {key: value is None for key, value in rows.items()} == {
+        b'e["s","t9"]': False,
+        b't["s","t3"]': False,
+        b't["s","t7"]': False,
+        b't["s","t9"]': True,
+        b"ss": False,
+    }
+    assert len(rows[b"ss"] or b"") < 20 * 100  # no matter how many there are
+
+
+def test_tasks_are_inside_until_there_are_too_many_and_again_when_all_have_ended() -> None:
+    with tasks_inside(2):
+        feed = with_tasks(3)
+        assert [task.get("apart") for task in feed.row["tasks"].values()] == [0, 1, 2]
+        feed.result("t0")
+        feed.result("t2")
+        feed.dispatched("t3")
+        assert [task.get("apart") for task in feed.row["tasks"].values()] == [1, 2]
+        written_row(feed)
+        feed.result("t1")
+        feed.result("t3")
+        feed.dispatched("t4")
+        assert [task.get("apart") for task in feed.row["tasks"].values()] == [None]
+        written_row(feed)
+        assert feed.partition.store.encoder.kept == {}
+
+
+def test_a_task_that_ends_where_it_began_is_not_written() -> None:
+    feed = with_tasks(2)
+    feed.dispatched("t2")
+    feed.result("t2")
+    feed.take()
+    assert feed.changes[-1].rows.keys() == {b'e["s","t2"]', b"ss"}
+
+
+def test_a_row_without_the_records_of_its_tasks_is_not_restored() -> None:
+    feed = with_tasks(3)
+    other = store.Store(feed.rules)
+    for key, value in feed.changelog:
+        if key != b't["s","t1"]':
+            other.restore(key, value)
+    with pytest.raises(ValueError, match="session 's': the row says that 3 open tasks have records of their own"):
+        other.settle()
 
 
 def test_only_tasks_that_may_depend_on_a_facet_are_looked_at() -> None:
@@ -58,17 +105,20 @@ def test_only_tasks_that_may_depend_on_a_facet_are_looked_at() -> None:
     assert [*kept.expecting(row, "view/a")] == []
 
 
-def test_few_tasks_are_not_kept() -> None:
-    with kept_from(KEPT_FROM):
-        assert with_tasks(KEPT_FROM - 1).partition.store.encoder.kept == {}
-        assert with_tasks(KEPT_FROM).partition.store.encoder.kept.keys() == {"s"}
+def test_nothing_is_kept_of_few_tasks() -> None:
+    with tasks_inside(MAX_TASKS_INSIDE):
+        assert with_tasks(MAX_TASKS_INSIDE).partition.store.encoder.kept == {}
+        assert with_tasks(MAX_TASKS_INSIDE + 1).partition.store.encoder.kept.keys() == {"s"}
 
 
-def test_nothing_is_kept_of_a_row_that_is_written_once() -> None:
+def test_what_tasks_expect_is_not_noted_of_a_row_that_is_written_once() -> None:
     feed = Feed()
     feed.dispatched("t1")
+    feed.dispatched("t2", {"doc/1": "1"})
     feed.take()
-    assert feed.partition.store.encoder.kept["s"].pieces == {}
+    kept = feed.partition.store.encoder.kept["s"]
+    assert kept.facets == {}
+    assert [task_id for task_id, _ in kept.expecting(feed.partition.store.row("s"), "doc/1")] == ["t1", "t2"]
 
 
 def test_tasks_come_and_go_in_the_rows_order() -> None:
@@ -123,8 +173,8 @@ def test_what_is_kept_goes_with_the_decoded_row(way: str) -> None:
 
 @pytest.mark.parametrize("forgotten", ["written", "ends"])
 def test_it_would_be_noticed_if_nobody_said_so(forgotten: str) -> None:
+    feed = with_tasks(3)
     with held_against_rows(), patch.object(RowEncoder, forgotten):
-        feed = with_tasks(3)
         feed.step("t1") if forgotten == "written" else feed.result("t1")
         with pytest.raises((AssertionError, KeyError)):
             feed.take()

@@ -16,7 +16,7 @@ from projections import store
 from projections.rules import Rules
 from tests.unit.event_logs import CUTS, PLAIN, Cut, Kinds, Op, Written, full_rows, laid_out, logs, run
 from tests.unit.feeding import START_MS
-from tests.unit.kept_tasks import kept_from
+from tests.unit.kept_tasks import tasks_inside
 
 EVERYTHING = Kinds()
 cuts = st.lists(st.sampled_from(CUTS), max_size=50)
@@ -38,23 +38,27 @@ def same(one: Written, other: Written) -> None:
 ROWS = st.sampled_from([0, 1, 8192])
 
 
-@given(ops=logs(EVERYTHING), drawn=cuts, decoded=ROWS, kept=ROWS, least=st.sampled_from([1, 8]))
+@given(ops=logs(EVERYTHING), drawn=cuts, decoded=ROWS, kept=ROWS, inside=st.sampled_from([0, 1, 2, 8]))
 def test_batches_transactions_crashes_and_evictions_change_nothing(
-    ops: list[Op], drawn: list[Cut], decoded: int, kept: int, least: int
+    ops: list[Op], drawn: list[Cut], decoded: int, kept: int, inside: int
 ) -> None:
-    whole = run(ops)
-    limits = patch.multiple(store, MAX_DECODED_ROWS=decoded, MAX_KEPT_ROWS=kept)
-    with limits, kept_from(least):
-        same(run(ops, drawn), whole)
+    with tasks_inside(inside):
+        whole = run(ops)
+        with patch.multiple(store, MAX_DECODED_ROWS=decoded, MAX_KEPT_ROWS=kept):
+            same(run(ops, drawn), whole)
 
 
-@given(ops=logs(EVERYTHING), drawn=cuts, least=st.sampled_from([1, 2, 3]))
-def test_keeping_encoded_tasks_changes_nothing(ops: list[Op], drawn: list[Cut], least: int) -> None:
-    with kept_from(1_000_000):
-        plain = run(ops, drawn)
-    with kept_from(least):
-        kept = run(ops, drawn)
-    assert kept == plain
+@given(ops=logs(EVERYTHING), drawn=cuts, inside=st.sampled_from([0, 1, 2, 3]))
+def test_where_a_task_is_written_changes_nothing_else(ops: list[Op], drawn: list[Cut], inside: int) -> None:
+    with tasks_inside(1_000_000):
+        whole = run(ops, drawn)
+    with tasks_inside(inside):
+        divided = run(ops, drawn)
+    assert divided.outputs == whole.outputs
+    assert divided.sessions == whole.sessions
+    assert divided.refusals == whole.refusals
+    assert divided.duplicates == whole.duplicates
+    assert divided.ignored == whole.ignored
 
 
 @given(ops=logs(EVERYTHING), drawn=cuts, limit=st.sampled_from([1000, 1500, 2500]))

@@ -155,6 +155,20 @@ def test_facets_that_look_like_a_row_do_not_hide_it() -> None:
     assert kinds(found) == [("parent_not_open", "c")]
 
 
+def test_tasks_apart_from_their_row_are_found_too() -> None:
+    found = OpenState(0, RULES)
+    tasks = {"p": task(apart=0, children=["d"]), "c": task(parent="gone", apart=1), "d": task(parent="p", apart=2)}
+    for task_id in ("c", "d", "p", "e"):
+        found.take(b"t" + orjson.dumps([SESSION, task_id]), orjson.dumps(tasks.get(task_id)))
+    found.take(b"s" + SESSION.encode(), row_to_bytes(new_row(), 3))
+    found.take(b"t" + orjson.dumps([SESSION, "e"]), None)
+    assert kinds(found) == [("parent_not_open", "c")]
+    assert found_in([found], LIMITS, "changelog").open_tasks == 3
+    found.take(b"t" + orjson.dumps([SESSION, "d"]), None)
+    with pytest.raises(TidegateError, match="3 open tasks have records of their own, but 2 do"):
+        found_in([found], LIMITS, "changelog")
+
+
 def test_a_row_of_another_version_is_an_error_one_can_read() -> None:
     found = OpenState(4, RULES)
     found.take(b"r[1]", b"nonsense")
