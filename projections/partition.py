@@ -19,6 +19,7 @@ from projections.life import Life, undecided_rest
 from projections.outputs import MAX_OUTPUT_BYTES, JudgedResult, command, ended_status, erased_status, result_outputs
 from projections.row import (
     MAX_ROW_BYTES,
+    NAME_BYTES,
     VALUE,
     SessionRow,
     TaskRow,
@@ -124,8 +125,9 @@ class Partition:
                 continue
             kind = type(event)
             if kind is _CONTEXT_CHANGED:
-                grown = row["grown"]
-                if not has_room(row, _added_by_change(event, value or b"")) and _names_new_facets(row, event):
+                grown, added = row["grown"], _added_by_change(event, value or b"")
+                adds_names = grown + added > MAX_ROW_BYTES and _names_new_facets(row, event)  # else it does not matter
+                if not has_room(row, added, adds_names=adds_names):
                     self._refuse_full(batch, index, session_id)
                 elif not self._change_context(row, event, offset, timestamp):
                     row["grown"] = grown
@@ -243,9 +245,10 @@ class Partition:
                     store.encoder.written(session_id, row, task_id)
                     row["at"] = max(row["at"], timestamp)
                     dirty[session_id] = None
-            elif (
-                has_room(row, _added_by_step(row, task, event, value or b""))
-                or event.reads.keys() <= task["expected"].keys()
+            elif has_room(
+                row,
+                _added_by_step(row, task, event, value or b""),
+                adds_names=not event.reads.keys() <= task["expected"].keys(),
             ):
                 fold_step(row, task, event, timestamp)
                 if session_id in kept:
@@ -708,7 +711,7 @@ def _added_by_change(event: ContextChanged, value: bytes) -> int:
     """About what a change adds to the row: itself, and what of it is own work; its source and id with each facet."""
     others = len(event.set) + len(event.unset) - 1
     added = 2 * len(value)
-    return added + others * (len(event.source) + len(event.event_id) + 64) if others > 0 else added
+    return added + others * max(len(event.source) + len(event.event_id) + 64, NAME_BYTES) if others > 0 else added
 
 
 def _names_new_facets(row: SessionRow, event: ContextChanged) -> bool:
@@ -718,7 +721,7 @@ def _names_new_facets(row: SessionRow, event: ContextChanged) -> bool:
 
 def _added_by_step(row: SessionRow, task: TaskRow, event: TaskStep, value: bytes) -> int:
     """About what a step adds to the row: what it read is expected by the tasks above, too, and may differ for all."""
-    added = 2 * len(value)
+    added = 2 * len(value) + len(event.reads) * NAME_BYTES
     if "parent" in task:
         added += added_above(event.task_id, len(event.reads), len(value)) * sum(1 for _ in ancestors(row, task))
     return added
@@ -730,7 +733,8 @@ def _added_by_dispatch(row: SessionRow, event: TaskDispatched, value: bytes) -> 
     taken = sum(len(facets[name][VALUE] or "") for name in event.depends_on if name in facets)
     above = row["tasks"].get(event.parent_task_id or "")
     depth = 0 if above is None else 1 + sum(1 for _ in ancestors(row, above))
-    size, count = len(value) + taken, len(event.snapshot) + len(event.depends_on)
+    count = len(event.snapshot) + len(event.depends_on)
+    size = len(value) + taken + count * NAME_BYTES
     joining = 0
     for task_id, task in row["tasks"].items():
         if "parentless_until" in task and task.get("parent") == event.task_id:

@@ -23,6 +23,9 @@ CAUSE: Final = 5
 MAX_ROW_BYTES: Final = 512 * 1024
 """A session whose row is larger takes no further facets, reads and tasks. It must fit into one record."""
 
+NAME_BYTES: Final = 128
+"""What a facet that is known, or that a task depends on, counts at least: it may always get a value that is longer."""
+
 MAX_TASKS_INSIDE: Final = 8
 """Open tasks that are part of the row's own record. When there are more, each has a record of its own until none is
 open any more: an event then rewrites only those that it changes."""
@@ -223,16 +226,17 @@ def all_expected_now(task: TaskRow, facets: dict[str, Facet]) -> dict[str, str |
     return {facet: expected_now(task, facet, actual.get(facet, UNSEEN)) for facet in task["expected"]}
 
 
-def has_room(row: SessionRow, added_bytes: int) -> bool:
-    """Whether the row may take an event of this size; counts it as taken.
+def has_room(row: SessionRow, added_bytes: int, *, adds_names: bool = True) -> bool:
+    """Whether the row may take an event of this size, or adds no names to it; counts it as taken.
 
     Measured only when the count says that it might be too large, so it does not depend on when the row was written.
     """
     grown = row["grown"] + added_bytes
-    if grown > MAX_ROW_BYTES:
-        grown = len(row_to_bytes(row)) + added_bytes
-    if grown > MAX_ROW_BYTES:
-        return False
+    if grown > MAX_ROW_BYTES and adds_names:
+        names = len(row["facets"]) + sum(len(task["expected"]) for task in row["tasks"].values())
+        grown = max(len(row_to_bytes(row)), names * NAME_BYTES) + added_bytes
+        if grown > MAX_ROW_BYTES:
+            return False
     row["grown"] = grown
     return True
 
@@ -328,6 +332,6 @@ def has_room_for_reads(row: SessionRow, task_id: str, task: TaskRow, reads: dict
 
     Facets that the task depends on already may always be read anew. A name is there twice where its value differs.
     """
-    size, above = len(orjson.dumps(reads)), sum(1 for _ in readers(row, task)) - 1
+    size, above = max(len(orjson.dumps(reads)), len(reads) * NAME_BYTES), sum(1 for _ in readers(row, task)) - 1
     added = 2 * size + above * added_above(task_id, len(reads), size)
-    return has_room(row, added) or reads.keys() <= task["expected"].keys()
+    return has_room(row, added, adds_names=not reads.keys() <= task["expected"].keys())

@@ -38,8 +38,9 @@ DLQ_MAX_MESSAGE_BYTES: Final = 2 * MAX_INPUT_BYTES
 """The DLQ keeps an input's bytes untouched and adds headers, so it takes more than an input topic does."""
 
 
-CHANGELOG_MAX_MESSAGE_BYTES: Final = 8 * MAX_INPUT_BYTES
-"""A row is refused more when it has 512 KiB, but one event can add some MiB to that (control characters in JSON)."""
+CHANGELOG_MAX_MESSAGE_BYTES: Final = 16 * MAX_INPUT_BYTES
+"""A row takes nothing new when it has 512 KiB, or 4,096 names of facets, but each of these may still get a value of
+1 KiB with ids of 768 bytes, and one event can add some MiB (control characters in JSON)."""
 
 
 @dataclass(frozen=True, slots=True)

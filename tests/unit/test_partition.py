@@ -15,6 +15,7 @@ from projections.partition import Partition
 from projections.row import MAX_ROW_BYTES, row_to_bytes
 from projections.rules import Rules
 from schemas.envelope import FORWARDED_FROM, Headers
+from schemas.topics import CHANGELOG_MAX_MESSAGE_BYTES
 from tests.unit.feeding import START_MS, Feed, make_batch, reason_of
 
 DAY_SECONDS = 86_400
@@ -416,6 +417,21 @@ def test_many_small_facets_count_with_all_that_is_kept_of_them() -> None:
         number += 1
         assert number < 100
     assert len(row_to_bytes(feed.partition.store.row("s"))) <= MAX_ROW_BYTES
+
+
+def test_a_row_of_many_short_values_fits_into_one_record_when_all_of_them_become_long() -> None:
+    feed = Feed()
+    number = 0
+    while not feed.partition.store.changes.refusals:
+        feed.changed({f"{number}.{each}": "" for each in range(250)}, source="s")
+        number += 1
+        assert number < 100
+    names = [*feed.row["facets"]]
+    assert len(names) > 3000
+    for name in names:
+        feed.changed({name: "v" * 1024}, source="s" * 256, event_id=name.ljust(256, "e"))
+    assert len(feed.partition.store.changes.refusals) == 1
+    assert len(row_to_bytes(feed.partition.store.row("s"))) < CHANGELOG_MAX_MESSAGE_BYTES - MAX_ROW_BYTES
 
 
 def test_what_the_gate_takes_for_a_dispatch_counts() -> None:
