@@ -10,7 +10,7 @@ import msgspec
 from projections.ended import Ended
 from projections.fold import dispatch_digest, echo_of, fold_dispatch, join_parent, leave_reads
 from projections.outputs import command, ended_status, ending, receipt_of
-from projections.row import MAX_ROW_BYTES, SessionRow, TaskRow, is_older, older_in_slot, order_of
+from projections.row import MAX_ROW_BYTES, SessionRow, TaskRow, is_older, older_in_slot, order_of, readers
 from projections.store import Store, Waiting
 from projections.timers import awaits_both_lanes
 from schemas.events import TaskDispatched
@@ -23,15 +23,21 @@ MAX_SLOTS = 64
 class Life:
     """Opens and ends the tasks of one partition.
 
-    `freed` names tasks whose waiting result may be decided now; `late` are the results of tasks that were stopped while
-    those waited.
+    `ready` are results that waited for a dispatch which has come; `freed` names tasks whose waiting result may be
+    decided now; `late` are the results of tasks that were stopped while those waited.
     """
 
     def __init__(self, store: Store) -> None:
+        self.ready: list[Waiting] = []
         self.freed: dict[tuple[str, str], None] = {}
         self.late: list[Waiting] = []
         self._store = store
         self._kept = store.encoder.kept
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether results that waited can be judged at the next barrier."""
+        return bool(self.ready or self.freed or self.late)
 
     # Opening
 
@@ -263,6 +269,14 @@ class Life:
         if session_id in self._store.waiting_sessions:
             for task_id in row["tasks"]:
                 self.free(session_id, task_id)
+
+    def follow_reads(self, session_id: str, row: SessionRow, task: TaskRow) -> None:
+        """What a task read makes it stale or fresh again, and those above it, too."""
+        concerned = {id(each) for each in readers(row, task)}
+        for task_id, each in row["tasks"].items():
+            if id(each) in concerned:
+                self._store.told[session_id, task_id] = None
+        self.free_all(session_id, row)
 
     def fall_due(self, session_id: str, row: SessionRow, now_ms: int, *, hot_only: bool) -> None:
         """Act on what has fallen due by `now_ms` in this session, which has been folded and judged up to a barrier.

@@ -226,6 +226,11 @@ def all_expected_now(task: TaskRow, facets: dict[str, Facet]) -> dict[str, str |
     return {facet: expected_now(task, facet, actual.get(facet, UNSEEN)) for facet in task["expected"]}
 
 
+def is_nearly_full(row: SessionRow, added_bytes: int) -> bool:
+    """Whether `has_room` has to look at what an event of this size would add."""
+    return row["grown"] + added_bytes > MAX_ROW_BYTES
+
+
 def has_room(row: SessionRow, added_bytes: int, *, adds_names: bool = True) -> bool:
     """Whether the row may take an event of this size, or adds no names to it; counts it as taken.
 

@@ -16,7 +16,7 @@ from projections.outputs import open_status
 from projections.row import SessionRow, TaskRow, has_open_tasks, new_row, row_from_bytes, row_to_bytes
 from projections.rules import Rules
 from projections.timers import Dues, Timers, dues_of
-from schemas.decode import Decoder
+from schemas.decode import Batch, Decoder
 from schemas.envelope import Headers, traceparent_of
 from schemas.topics import Role
 
@@ -52,6 +52,19 @@ class Waiting(NamedTuple):
     def traceparent(self) -> str | None:
         """Its own trace context."""
         return traceparent_of(self.headers) if self.headers else None
+
+
+def waiting_of(batch: Batch, index: int) -> Waiting:
+    """A decoded record as an event that may have to wait."""
+    return Waiting(
+        batch.events[index],
+        batch.values[index] or b"",
+        batch.keys[index],
+        batch.headers[index],
+        batch.offsets[index],
+        batch.timestamps[index],
+        batch.role,
+    )
 
 
 class Store:

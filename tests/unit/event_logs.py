@@ -12,7 +12,7 @@ from unittest.mock import patch
 import orjson
 from hypothesis import strategies as st
 
-from projections import effects, partition, row
+from projections import effects, results, row
 from projections.changes import Changes
 from projections.gate import Place
 from projections.partition import Partition
@@ -335,7 +335,7 @@ def full_rows(limit: int) -> Iterator[None]:
 
     with (
         patch.object(row, "MAX_ROW_BYTES", limit),
-        patch.object(partition, "has_room_for_reads", is_known),
+        patch.object(results, "has_room_for_reads", is_known),
         patch.object(effects, "has_room_for_reads", is_known),
     ):
         yield

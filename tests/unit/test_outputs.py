@@ -10,7 +10,7 @@ import orjson
 import pytest
 from jsonschema import Draft202012Validator
 
-from projections import partition
+from projections import results
 from projections.outputs import MAX_OUTPUT_BYTES, Output
 from projections.rules import Rules
 from schemas.asyncapi import event_type
@@ -245,7 +245,7 @@ def test_differences_of_many_parts_are_told_once_in_full() -> None:
 
 
 def test_an_output_that_no_broker_would_take_is_not_made_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partition, "MAX_OUTPUT_BYTES", MAX_OUTPUT_BYTES - 150_000)
+    monkeypatch.setattr(results, "MAX_OUTPUT_BYTES", MAX_OUTPUT_BYTES - 150_000)
     feed = Feed()
     feed.changed({"doc/1": "b"})
     feed.dispatched("parent")
