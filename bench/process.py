@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
+from pydantic import SecretStr
 
 from tidegate.broker import free_port
 from tidegate.settings import Settings
@@ -37,6 +38,7 @@ def environment(settings: Settings, **changes: object) -> dict[str, str]:
     """The variables that make a `tidegate` command use `settings`; `changes` replace single settings."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("TIDEGATE_")}
     told = {name: value for name, value in settings.model_dump().items() if value is not None}
+    told = {name: value.get_secret_value() if isinstance(value, SecretStr) else value for name, value in told.items()}
     told |= changes
     return {
         **own,

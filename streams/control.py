@@ -54,7 +54,10 @@ class Control:
             await asyncio.sleep(0.5)
         missing = [name for name in names if name not in counts]
         if missing:
-            raise FatalError(f"topics are missing: {', '.join(missing)}. Create them: tidegate topics create")
+            raise FatalError(
+                f"topics are missing: {', '.join(missing)}. Create them: tidegate topics create. To a user without"
+                " permissions they seem to be missing, too."
+            )
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise FatalError(

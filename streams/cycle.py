@@ -13,13 +13,7 @@ from typing import Final
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import (
-    GroupAuthorizationFailedError,
-    KafkaError,
-    MessageSizeTooLargeError,
-    ProducerFenced,
-    TopicAuthorizationFailedError,
-)
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
 
 from projections.changes import Changes
 from projections.gate import Place
@@ -29,7 +23,7 @@ from schemas.fields import Lane
 from schemas.topics import Role, topics
 from streams.changelog import PROGRESS_KEY, progress_to_bytes
 from streams.config import DELIVERED, FOLDED_ROLES, HOT_ROLES, RESULTS, STEPS, EngineConfig
-from streams.errors import FatalError
+from streams.errors import NOT_ALLOWED, FatalError, not_allowed
 from streams.handover import Surroundings, take_over
 from streams.metrics import LANES, State
 from streams.tally import Tally
@@ -174,7 +168,9 @@ class Cycle:
 
     async def _start_afresh(self, error: BaseException, failures: int) -> None:
         self._around.metrics.transaction_failed(error)
-        if isinstance(error, MessageSizeTooLargeError | TopicAuthorizationFailedError | GroupAuthorizationFailedError):
+        if isinstance(error, NOT_ALLOWED):
+            raise not_allowed(error) from error
+        if isinstance(error, MessageSizeTooLargeError):
             raise FatalError(
                 f"partition {self.number}: the broker refuses what has to be written: {error!r}"
             ) from error

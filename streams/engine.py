@@ -14,6 +14,7 @@ from streams.cold import ColdConsumer
 from streams.config import FOLDED_ROLES, EngineConfig
 from streams.control import Control
 from streams.cycle import Cycle
+from streams.errors import NOT_ALLOWED, not_allowed
 from streams.fetching import Flow
 from streams.forward import Forwarder
 from streams.handover import Surroundings
@@ -36,6 +37,7 @@ class Engine:
         self._control = Control(config)
         self._barrier = Barrier(config)
         self._cold = ColdConsumer(config, self.flow, self.offer)
+        self._forwarder: Forwarder | None = None
         self._around: Surroundings | None = None
         self._cycles: dict[int, Cycle] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -47,21 +49,40 @@ class Engine:
     async def start(self) -> None:
         """Connect, and check the topics.
 
-        Raises `KafkaError` where no broker answers and `FatalError` where the topics are not what they have to be.
+        Raises `KafkaError` where no broker answers, and may then be called again; `FatalError` where the topics are not
+        what they have to be, or the user may not use them.
         """
-        await self._control.start()
-        await self._barrier.start()
-        await self._cold.start()
-        partition_count = await self._control.partition_count()
-        forwarder = Forwarder(self._config, partition_count)
-        await forwarder.start()
-        self._around = Surroundings(
-            self.flow, self._barrier, self._control, forwarder, self._metrics, partition_count, self._in_background
-        )
+        try:
+            await self._connect()
+        except NOT_ALLOWED as error:
+            await self._disconnect()
+            raise not_allowed(error) from error
+        except BaseException:
+            await self._disconnect()
+            self._control, self._barrier = Control(self._config), Barrier(self._config)
+            self._cold = ColdConsumer(self._config, self.flow, self.offer)
+            raise
         self._telling = asyncio.get_running_loop().create_task(self._tell_lag())
         self._fetching = asyncio.get_running_loop().create_task(self._cold.run())
         self._fetching.add_done_callback(self._ended)
         self._metrics.worker("starting")
+
+    async def _connect(self) -> None:
+        await self._control.start()
+        await self._barrier.start()
+        await self._cold.start()
+        partition_count = await self._control.partition_count()
+        self._forwarder = forwarder = Forwarder(self._config, partition_count)
+        await forwarder.start()
+        self._around = Surroundings(
+            self.flow, self._barrier, self._control, forwarder, self._metrics, partition_count, self._in_background
+        )
+
+    async def _disconnect(self) -> None:
+        closing = [self._cold.stop(), self._barrier.stop(), self._control.stop()]
+        if self._forwarder is not None:
+            closing.append(self._forwarder.stop())
+        await asyncio.gather(*(_within(STOP_SECONDS, each) for each in closing))
 
     async def stop(self) -> None:
         """Finish the transactions under way, give every partition up, and disconnect. Bounded in time."""
@@ -77,10 +98,7 @@ class Engine:
             _, late = await asyncio.wait(background, timeout=STOP_SECONDS)
             for each in late:
                 each.cancel()
-        closing = [self._cold.stop(), self._barrier.stop(), self._control.stop()]
-        if self._around is not None:
-            closing.append(self._around.forwarder.stop())
-        await asyncio.gather(*(_within(STOP_SECONDS, each) for each in closing))
+        await self._disconnect()
 
     # What Faust tells
 

@@ -8,7 +8,6 @@ worker runs is what the next one will end.
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -33,6 +32,7 @@ from projections.timers import task_due
 from schemas.times import rfc3339
 from schemas.topics import topic_name
 from tidegate.errors import TidegateError
+from tidegate.refusals import tell_once, unanswered
 from tidegate.settings import Settings
 from tidegate.topics import describe_topics
 
@@ -212,7 +212,7 @@ def run(settings: Settings, *, json: bool = False, margin_seconds: float = 10.0)
     json: one JSON object on standard output instead of a table.
     Raises `TidegateError` if the broker cannot be reached or the topic is missing.
     """
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its errors come back as ours, with what to do
+    tell_once()
     found = asyncio.run(find_orphans(settings, margin_seconds=margin_seconds))
     if json:
         typer.echo(orjson.dumps(asdict(found), option=orjson.OPT_INDENT_2).decode())
@@ -333,10 +333,7 @@ async def _consumer(settings: Settings) -> AsyncIterator[Any]:
     except OffsetOutOfRangeError as error:
         raise TidegateError(f"The changelog was cut while it was read: {error}", "Run it again.") from error
     except (KafkaError, TimeoutError) as error:
-        raise TidegateError(
-            f"No answer from Kafka at {settings.bootstrap_servers}: {error or type(error).__name__}.",
-            "Is it running there? TIDEGATE_BOOTSTRAP_SERVERS names another.",
-        ) from error
+        raise unanswered(settings, error) from error
     finally:
         with suppress(KafkaError):
             await consumer.stop()

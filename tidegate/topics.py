@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from schemas.topics import Topic, topics
 from tidegate.errors import TidegateError
+from tidegate.refusals import unanswered
 from tidegate.settings import Settings
 
 _POLL_SECONDS = 0.02
@@ -52,10 +53,17 @@ async def create_topics(settings: Settings) -> dict[str, bool]:
         if refused:
             raise TidegateError(
                 "The broker refused to create:\n" + "\n".join(refused),
-                "TIDEGATE_REPLICATION_FACTOR and TIDEGATE_PARTITIONS set how much is asked for.",
+                "TIDEGATE_REPLICATION_FACTOR and TIDEGATE_PARTITIONS set how much is asked for;"
+                " docs/operations.md lists under Security what the user needs.",
             )
-        async with asyncio.timeout(settings.request_timeout_seconds):
-            await _until_led(admin, {topic.name for topic in wanted})
+        try:
+            async with asyncio.timeout(settings.request_timeout_seconds):
+                await _until_led(admin, {topic.name for topic in wanted})
+        except TimeoutError as error:
+            raise TidegateError(
+                "The topics were created, but the broker does not show them to this user, or found no leader for them.",
+                "To see them, the user needs the right to read or describe them; else the broker's log may say more.",
+            ) from error
     created = {name for name, code, _ in answer.topic_errors if code == 0}
     return {topic.name: topic.name in created for topic in wanted}
 
@@ -158,9 +166,6 @@ async def _admin(settings: Settings) -> AsyncIterator[Any]:
         await admin.start()
         yield admin
     except (KafkaError, TimeoutError) as error:
-        raise TidegateError(
-            f"No answer from Kafka at {settings.bootstrap_servers}: {error or type(error).__name__}.",
-            "Is it running? `tidegate broker` starts one on this machine; TIDEGATE_BOOTSTRAP_SERVERS names another.",
-        ) from error
+        raise unanswered(settings, error) from error
     finally:
         await admin.close()

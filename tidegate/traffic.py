@@ -27,6 +27,7 @@ from aiokafka.partitioner import murmur2
 from schemas.topics import topic_name
 from tidegate.errors import TidegateError
 from tidegate.logs import configure
+from tidegate.refusals import unanswered
 from tidegate.settings import Settings, load_settings
 from tidegate.topics import describe_topics
 
@@ -227,10 +228,7 @@ class Traffic:
             await producer.start()
             await self.send_to(producer, partitions)
         except KafkaError as error:
-            raise TidegateError(
-                f"The broker at {self._settings.bootstrap_servers} failed: {str(error) or type(error).__name__}.",
-                "Is it running there? TIDEGATE_BOOTSTRAP_SERVERS names another.",
-            ) from error
+            raise unanswered(self._settings, error) from error
         finally:
             await producer.stop()
         return self.sent

@@ -4,13 +4,14 @@ import asyncio
 import signal
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import structlog
 from aiokafka.errors import KafkaError
 
 from projections import partition
 from projections.rules import Rules
-from streams.app import build_app
+from streams.app import GateApp, build_app
 from streams.config import EngineConfig
 from streams.engine import Engine
 from streams.errors import FatalError
@@ -116,11 +117,10 @@ async def _connected(engine: Engine, settings: Settings, stop: asyncio.Event) ->
 
 async def _work(config: EngineConfig, engine: Engine, stop: asyncio.Event) -> None:
     app = build_app(config, engine)
-    await app.start()
-    tasks = [
+    tasks: list[asyncio.Task[Any]] = [
         asyncio.create_task(stop.wait(), name="signal"),
         asyncio.create_task(watch(app), name="watchdog"),
-        asyncio.create_task(app.wait_until_stopped(), name="faust"),
+        asyncio.create_task(_until_stopped(app), name="faust"),
         asyncio.create_task(collect_when_idle(), name="garbage"),
     ]
     try:
@@ -143,6 +143,11 @@ async def _work(config: EngineConfig, engine: Engine, stop: asyncio.Event) -> No
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _until_stopped(app: GateApp) -> None:
+    await app.start()
+    await app.wait_until_stopped()
 
 
 def _name(done: asyncio.Future[object]) -> str:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import sys
 import time
 from collections import Counter
@@ -37,6 +36,7 @@ from tidegate.audit.findings import Findings
 from tidegate.audit.forwarding import check_forwarding
 from tidegate.audit.read import Extent, reader
 from tidegate.audit.report import Report
+from tidegate.refusals import tell_once
 from tidegate.settings import Settings
 
 __all__ = ["audit", "run"]
@@ -50,7 +50,7 @@ def run(settings: Settings, *, json: bool = False, require_drained: bool = False
     margin_ms: how much older than a result a record must be for the verdict to have had to know it.
     Raises `TidegateError` if the broker cannot be reached or a topic is missing.
     """
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its errors come back as ours, with what to do
+    tell_once()
     report = asyncio.run(audit(settings, require_drained=require_drained, margin_ms=margin_ms))
     if json:
         typer.echo(report.to_json())

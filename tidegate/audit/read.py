@@ -23,6 +23,7 @@ from schemas.topics import INPUT_ROLES, Role, topic_name
 from tidegate.audit.collect import OUTPUT_ROLES, PartitionLogs
 from tidegate.audit.logs import Bounds
 from tidegate.errors import TidegateError
+from tidegate.refusals import unanswered
 from tidegate.settings import Settings
 from tidegate.topics import describe_topics
 
@@ -237,10 +238,7 @@ async def reader(settings: Settings) -> AsyncIterator[Reader]:
             f"The broker deleted records while they were read: {error}", "Run the audit again; check the retention."
         ) from error
     except (KafkaError, TimeoutError) as error:
-        raise TidegateError(
-            f"No answer from Kafka at {settings.bootstrap_servers}: {error or type(error).__name__}.",
-            "Is it running there? TIDEGATE_BOOTSTRAP_SERVERS names another.",
-        ) from error
+        raise unanswered(settings, error) from error
     finally:
         for client in (admin.close, latest.stop, consumer.stop):
             with suppress(KafkaError):

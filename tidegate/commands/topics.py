@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import typer
 
+from tidegate.refusals import tell_once
 from tidegate.settings import load_settings
 from tidegate.topics import check_topics, create_topics
 
 
 def create() -> None:
     """Create what is missing and say, per topic, what was done."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # its errors come back as ours, with what to do
+    tell_once()
     for name, created in asyncio.run(create_topics(load_settings())).items():
         typer.echo(f"{'created' if created else 'exists '}  {name}")
 
 
 def check() -> bool:
     """Print a line per mismatch; whether there was none."""
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    tell_once()
     settings = load_settings()
     lines = asyncio.run(check_topics(settings))
     for line in lines:

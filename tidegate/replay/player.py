@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError
 
 from schemas.topics import topic_name
 from tidegate.errors import TidegateError
+from tidegate.refusals import unanswered
 from tidegate.replay.conversations import Conversation
 from tidegate.replay.ledger import Ledger
 from tidegate.replay.plan import AnswerId, Options, plan
@@ -102,11 +103,11 @@ class Player:
             await self._go_to_end(consumer, partitions)
             return await self._run(producer, consumer, starts, run.encode())
         except KafkaError as error:
-            raise _broker_failed(self._settings, error) from error
+            raise unanswered(self._settings, error) from error
         except ExceptionGroup as group:
             first = group.exceptions[0]
             if isinstance(first, KafkaError):
-                raise _broker_failed(self._settings, first) from group
+                raise unanswered(self._settings, first) from group
             raise first from group
         finally:
             await asyncio.gather(producer.stop(), consumer.stop(), return_exceptions=True)
@@ -200,10 +201,3 @@ class Player:
 def _refusal(record: Any) -> str:
     headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
     return f"{headers.get('tidegate_error')}: {headers.get('tidegate_error_detail')} (DLQ offset {record.offset})"
-
-
-def _broker_failed(settings: Settings, error: Exception) -> TidegateError:
-    return TidegateError(
-        f"The broker at {settings.bootstrap_servers} failed: {str(error) or type(error).__name__}.",
-        "Is it running there? `tidegate broker` starts one on this machine; TIDEGATE_BOOTSTRAP_SERVERS names another.",
-    )
