@@ -94,6 +94,7 @@ class LocalBroker:
             raise ValueError("a broker with a data_dir is not ephemeral")
         self.port = free_port() if port is None else port
         self._controller_port = free_port()
+        self._cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         self._ephemeral = ephemeral
         self._directory = Path(data_dir) if data_dir is not None else paths.state_dir() / "broker"
         self._temporary: Path | None = None
@@ -304,10 +305,9 @@ class LocalBroker:
         ]
 
     def _format(self, command: list[str], properties: str) -> None:
-        cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m"]
         # joined by "=": an id may begin with a dash
-        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "--config", properties]
+        tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={self._cluster_id}", "--config", properties]
         with self.log_file.open("ab") as log:
             done = subprocess.run(
                 [*command[:1], *quick, *command[1:], *tool],

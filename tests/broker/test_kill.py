@@ -32,13 +32,14 @@ PER_SECOND: Final = 2000
 pytestmark = pytest.mark.timeout(280)
 
 
-async def _load(gate: Gate, seed: int) -> Load:
+async def begin_load(gate: Gate, seed: int, per_second: float = PER_SECOND) -> Load:
+    """An even load on `PARTITIONS` partitions, from now on."""
     workload = Workload(sessions=SESSIONS, partitions=PARTITIONS, seed=seed, name=f"load{seed}")
     await gate.write(workload.opening())
-    return Load(gate, workload, PER_SECOND).start()
+    return Load(gate, workload, per_second).start()
 
 
-async def _settle(gate: Gate, load: Load, outputs: Outputs) -> None:
+async def settle(gate: Gate, load: Load, outputs: Outputs) -> None:
     """End the load, wait until all of it is judged, and count."""
     await load.stop()
     await gate.drained(60)
@@ -59,11 +60,11 @@ async def kills(make_settings: MakeSettings, tmp_path: Path, *, times: int, seed
     random = Random(seed)
     async with Gate(make_settings(partitions=PARTITIONS), tmp_path) as gate, gate.outputs(keep=False) as outputs:
         workers = [gate.worker(name, instance_id=name).start() for name in ("one", "two")]
-        await _hold_all_partitions(workers)
-        load = await _load(gate, 1)
+        await hold_all_partitions(workers)
+        load = await begin_load(gate, 1)
         await _kill(workers, random, times)
         await until_ready(workers)
-        await _settle(gate, load, outputs)
+        await settle(gate, load, outputs)
         for worker in workers:
             assert worker.is_alive
 
@@ -79,7 +80,7 @@ async def _kill(workers: list[Worker], random: Random, times: int) -> None:
         assert survivor.is_alive, f"{survivor.name} died of the other's death ({survivor.exit_status})"
         victim.kill()
         if number % 4 == 3:  # stays away for longer than its session lives: its partitions move
-            await _hold_all_partitions([survivor])
+            await hold_all_partitions([survivor])
         victim.start()
 
 
@@ -93,7 +94,7 @@ async def lives_under_kills(
     """The whole life of a task, every rule of it, while workers are killed. `code` is where their packages are."""
     async with Gate(make_settings(partitions=PARTITIONS), tmp_path, **LIVES_SETTINGS) as gate:
         workers = [gate.worker(name, instance_id=name, code=code).start() for name in ("one", "two")]
-        await _hold_all_partitions(workers)
+        await hold_all_partitions(workers)
         async with Living(gate, seed=seed, sessions=sessions) as living:
             await _kill(workers, Random(seed), times)
             await until_ready(workers)
@@ -112,22 +113,22 @@ async def comings_and_goings(make_settings: MakeSettings, tmp_path: Path, *, wor
     settings = make_settings(partitions=PARTITIONS, heartbeat_interval_seconds=0.5)
     async with Gate(settings, tmp_path) as gate, gate.outputs(keep=False) as outputs:
         here = await gate.start("worker-0")
-        load = await _load(gate, 2)
+        load = await begin_load(gate, 2)
         for number in range(1, workers + 1):
             newcomer = gate.worker(f"worker-{number}").start()
             here.append(newcomer)
-            await _hold_all_partitions(here)
+            await hold_all_partitions(here)
             if len(here) == 3:
                 leaver = here.pop(random.randrange(2))
                 leaver.ask_to_stop()
                 assert await asyncio.to_thread(leaver.process.wait, 20) == 0
-                await _hold_all_partitions(here)
-        await _settle(gate, load, outputs)
+                await hold_all_partitions(here)
+        await settle(gate, load, outputs)
         for worker in here:
             assert worker.is_alive
 
 
-async def _hold_all_partitions(workers: list[Worker]) -> None:
+async def hold_all_partitions(workers: list[Worker]) -> None:
     """Wait until each partition is running on exactly one of the workers; none of them may have ended."""
 
     async def check() -> bool:
@@ -150,16 +151,16 @@ async def _zombie(make_settings: MakeSettings, tmp_path: Path) -> None:
     """A worker that stood still for longer than its session lives: whatever it does on waking comes too late."""
     async with Gate(make_settings(partitions=PARTITIONS), tmp_path) as gate, gate.outputs(keep=False) as outputs:
         sleeper, awake = await gate.start("sleeper", "awake")
-        await _hold_all_partitions([sleeper, awake])
-        load = await _load(gate, 3)
+        await hold_all_partitions([sleeper, awake])
+        load = await begin_load(gate, 3)
         for _ in range(2):
             await outputs.until(lambda: outputs.verdicts, 20, "verdicts under load")
             sleeper.freeze()
-            await _hold_all_partitions([awake])
+            await hold_all_partitions([awake])
             sleeper.thaw()
             await _has_new_verdicts(outputs)
-            await _hold_all_partitions([sleeper, awake])
-        await _settle(gate, load, outputs)
+            await hold_all_partitions([sleeper, awake])
+        await settle(gate, load, outputs)
 
 
 async def _has_new_verdicts(outputs: Outputs) -> None:
