@@ -26,19 +26,15 @@ class Context:
         self._store = store
         self._life = life
         self._intake = intake
-        self._kept = store.encoder.kept
 
     def fold(self, batch: Batch, now_ms: int) -> None:
         """Fold a decoded batch of context events."""
-        decoded = self._store.decoded
-        records = zip(batch.events, batch.values, batch.headers, batch.offsets, batch.timestamps, strict=True)
-        for index, (event, value, headers, offset, timestamp) in enumerate(records):
-            if event is None:
+        records = zip(batch.events, batch.values, batch.offsets, batch.timestamps, strict=True)
+        for index, (event, value, offset, timestamp) in enumerate(records):
+            row = self._intake.admit(batch, index, event.session_id) if event is not None else None
+            if row is None:
                 continue
             session_id = event.session_id
-            row = decoded.get(session_id) or self._intake.row_for(batch, index, session_id)
-            if row is None or (headers and self._intake.is_forwarded_again(batch, index, row)):
-                continue
             kind = type(event)
             if kind is _CONTEXT_CHANGED:
                 grown, added = row["grown"], _added_by_change(event, value or b"")
@@ -59,7 +55,7 @@ class Context:
         session_id = event.session_id
         over = self._store.ended.get(session_id, event.cause.task_id) if event.cause is not None else None
         parent = None if over is None else self._open_above(row, session_id, over)
-        kept = self._kept.get(session_id)
+        kept = self._store.encoder.kept.get(session_id)
         restaled = fold_context_change(
             row, event, offset, timestamp, cause_is_over=over is not None, cause_parent=parent, kept=kept
         )

@@ -33,8 +33,14 @@ class Intake:
             return None
         return self._store.row(session_id) if row is None else row
 
-    def is_forwarded_again(self, batch: Batch, index: int, row: SessionRow) -> bool:
-        """Whether the record, which has headers, was sent on from a wrong partition before; remembers it."""
+    def admit(self, batch: Batch, index: int, session_id: str) -> SessionRow | None:
+        """The row to fold a record into; None where it is on the wrong partition, or was sent on from one twice."""
+        row = self.row_for(batch, index, session_id)
+        if row is not None and batch.headers[index] and self._is_forwarded_again(batch, index, row):
+            return None
+        return row
+
+    def _is_forwarded_again(self, batch: Batch, index: int, row: SessionRow) -> bool:
         if not was_forwarded(batch.headers[index]):
             return False
         event = batch.events[index]

@@ -26,20 +26,17 @@ class Steps:
         self._store = store
         self._life = life
         self._intake = intake
-        self._kept = store.encoder.kept
 
     def fold(self, batch: Batch, now_ms: int) -> None:
         """Fold a decoded batch of dispatches, steps, heartbeats and proposed effects, of one lane."""
         store = self._store
-        decoded, dirty, kept = store.decoded, store.dirty, self._kept
-        records = zip(batch.events, batch.values, batch.headers, batch.timestamps, strict=True)
-        for index, (event, value, headers, timestamp) in enumerate(records):
-            if event is None:
+        dirty, kept = store.dirty, store.encoder.kept
+        records = zip(batch.events, batch.values, batch.timestamps, strict=True)
+        for index, (event, value, timestamp) in enumerate(records):
+            row = self._intake.admit(batch, index, event.session_id) if event is not None else None
+            if row is None:
                 continue
             session_id = event.session_id
-            row = decoded.get(session_id) or self._intake.row_for(batch, index, session_id)
-            if row is None or (headers and self._intake.is_forwarded_again(batch, index, row)):
-                continue
             kind = type(event)
             if kind is _DISPATCHED:
                 self._dispatch(batch, index, row, event, now_ms)

@@ -54,11 +54,10 @@ class Engine:
         """
         try:
             await self._connect()
-        except NOT_ALLOWED as error:
+        except BaseException as error:
             await self._disconnect()
-            raise not_allowed(error) from error
-        except BaseException:
-            await self._disconnect()
+            if isinstance(error, NOT_ALLOWED):
+                raise not_allowed(error) from error
             self._control, self._barrier = Control(self._config), Barrier(self._config)
             self._cold = ColdConsumer(self._config, self.flow, self.offer)
             raise

@@ -126,9 +126,11 @@ class Found:
     orphans: list[Orphan]
 
 
-def orphans_in(state: OpenState, limits: Limits) -> Iterator[Orphan]:
-    """Everything orphaned in one partition. Raises `ValueError` for a row or a key that the gate did not write."""
-    rows = state.decoded()
+def orphans_in(state: OpenState, rows: dict[str, SessionRow], limits: Limits) -> Iterator[Orphan]:
+    """Everything orphaned in one partition; `rows` are those `decoded`.
+
+    Raises `ValueError` for a row or a key that the gate did not write.
+    """
     kept: set[tuple[str, str]] = set()
     for name, value in state.waiting.items():
         why, session_id, task_id, *_ = orjson.loads(name)
@@ -263,8 +265,9 @@ def found_in(states: list[OpenState], limits: Limits, topic: str) -> Found:
     open_tasks = 0
     for state in states:
         try:
-            orphans += orphans_in(state, limits)
-            open_tasks += sum(len(row["tasks"]) for row in state.decoded().values())
+            rows = state.decoded()
+            orphans += orphans_in(state, rows, limits)
+            open_tasks += sum(len(row["tasks"]) for row in rows.values())
         except (ValueError, KeyError, TypeError) as error:
             raise TidegateError(
                 f"{topic}/{state.partition} has a row that this version cannot read: {error!r}.",

@@ -8,11 +8,18 @@ from __future__ import annotations
 import logging
 import ssl
 
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import (
+    IllegalSaslStateError,
+    KafkaConnectionError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
 
 from streams.errors import NOT_ALLOWED
 from tidegate.errors import TidegateError
 from tidegate.settings import Settings
+
+_NOT_LET_IN = (IllegalSaslStateError, SaslAuthenticationFailed, UnsupportedSaslMechanismError)
 
 
 class _LastRefusal(logging.Handler):
@@ -45,7 +52,7 @@ def unanswered(settings: Settings, error: BaseException) -> TidegateError:
         )
     reason = _last.error if isinstance(error, KafkaConnectionError) and _last.error is not None else error
     told = f"No answer from Kafka at {servers}: {str(reason) or type(reason).__name__}."
-    if "Sasl" in type(reason).__name__:
+    if isinstance(reason, _NOT_LET_IN):
         return TidegateError(
             f"Kafka at {servers} does not let us in: {reason}.",
             "Check TIDEGATE_SASL_MECHANISM, TIDEGATE_SASL_USERNAME and TIDEGATE_SASL_PASSWORD.",

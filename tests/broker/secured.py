@@ -40,7 +40,6 @@ class SecuredBroker(LocalBroker):
         for name, certificate in {
             "broker": authority.issue_cert(HOST),
             "client": authority.issue_cert("gate.example"),
-            "elsewhere": authority.issue_cert("elsewhere.example"),
         }.items():
             key = load_pem_private_key(certificate.private_key_pem.bytes(), None)
             pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -49,6 +49,6 @@ async def _brokers_die(nodes: list[Node], directory: Path, *, times: int, seed: 
             assert worker.is_alive
 
 
-def test_brokers_die_brokers_die(tmp_path: Path) -> None:
+def test_brokers_die_and_come_back(tmp_path: Path) -> None:
     with cluster() as nodes:
         asyncio.run(_brokers_die(nodes, tmp_path, times=12, seed=41))

@@ -135,7 +135,7 @@ class Memory:
         state = OpenState(0, RULES)
         for key, value in self._changelog.items():
             state.take(key, value)
-        return list(orphans_in(state, Limits(self.now_ms + DRAIN_MS, 0, RULES)))
+        return list(orphans_in(state, state.decoded(), Limits(self.now_ms + DRAIN_MS, 0, RULES)))
 
     # ---- the worker
 

@@ -49,8 +49,12 @@ def kept(why: str, task_id: str, timestamp: int, undecided: list[str] | None = N
     return {key: orjson.dumps([5, timestamp, True, [], undecided]) + b"\n{}"}
 
 
+def orphans(found: OpenState, limits: Limits = LIMITS) -> list[Orphan]:
+    return list(orphans_in(found, found.decoded(), limits))
+
+
 def kinds(found: OpenState) -> list[tuple[str, str]]:
-    return [(each.kind, each.task_id) for each in orphans_in(found, LIMITS)]
+    return [(each.kind, each.task_id) for each in orphans(found)]
 
 
 def test_nothing_is_orphaned_where_nothing_is_open() -> None:
@@ -67,7 +71,7 @@ def test_a_family_is_no_orphan() -> None:
 
 
 def test_a_child_whose_parent_is_gone() -> None:
-    (orphan,) = orphans_in(state({"c": task(parent="p")}), LIMITS)
+    (orphan,) = orphans(state({"c": task(parent="p")}))
     assert orphan == Orphan("parent_not_open", 3, SESSION, "c", "parent p")
 
 
@@ -96,7 +100,7 @@ def test_a_parent_that_waits_for_nobody() -> None:
 )
 def test_what_should_have_ended_by_now(late_ms: int, fields: Any, detail: str) -> None:
     due = NOW - late_ms
-    found = list(orphans_in(state({"t": task(**fields(due))}), LIMITS))
+    found = orphans(state({"t": task(**fields(due))}))
     assert [each.kind for each in found] == (["overdue"] if late_ms > MARGIN else [])
     assert all(each.detail.startswith(detail) and each.due_at for each in found)
 
@@ -104,7 +108,7 @@ def test_what_should_have_ended_by_now(late_ms: int, fields: Any, detail: str) -
 def test_a_hold_that_is_over_and_not_decided() -> None:
     wait = {"why": "context", "undecided": ["text"], "until": NOW - 60_000}
     found = state({"t": task(wait=wait)}, kept("result", "t", NOW - 90_000))
-    (orphan,) = orphans_in(found, LIMITS)
+    (orphan,) = orphans(found)
     assert (orphan.kind, orphan.detail, orphan.due_at) == ("overdue", "waits for context", "2025-11-24T15:59:00.000Z")
 
 
@@ -252,7 +256,7 @@ class Written:
 
     def kinds_after(self, seconds: float) -> list[tuple[str, str]]:
         limits = Limits(self.now_ms + round(seconds * 1000), MARGIN, self.state.rules)
-        return [(each.kind, each.task_id) for each in orphans_in(self.state, limits)]
+        return [(each.kind, each.task_id) for each in orphans(self.state, limits)]
 
 
 def test_what_a_gate_writes_is_read_as_it_was_meant() -> None:
