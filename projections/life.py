@@ -73,7 +73,7 @@ class Life:
                 del child["parentless_until"]
                 self._store.encoder.written(session_id, row, child_id)
                 self._join_scope(session_id, row, child_id, child, task_id)
-                self.free(session_id, child_id)
+        self.free_all(session_id, row)  # a new child, or what it depends on, may decide otherwise: a restart looks, too
         if cancelled_at is not None:
             self.stop(session_id, row, task_id, "cancelled", "cancelled", timestamp, now_ms)
         elif event.slot is not None and event.on_newer == "interrupt":

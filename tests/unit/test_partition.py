@@ -175,6 +175,21 @@ def test_each_unknown_task_has_its_own_grace_period() -> None:
 # Results that wait for something else
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_child_that_opens_while_the_result_of_its_parent_waits_is_awaited(*, restarted: bool) -> None:
+    feed = Feed()
+    feed.changed({"doc/1": "b"})
+    feed.dispatched("parent", {"doc/1": "a"})
+    feed.result("parent", {"part_id": "text", "on_stale": "hold"})
+    assert feed.row["tasks"]["parent"]["wait"]["why"] == "context"
+    feed.dispatched("child", parent_task_id="parent")
+    if restarted:
+        feed.take()
+        feed.restart()
+    feed.barrier()
+    assert feed.row["tasks"]["parent"]["wait"]["why"] == "children"
+
+
 def waiting_feed() -> Feed:
     """A task with a result that is held."""
     feed = Feed(Rules(hold_ttl_ms=600_000))
