@@ -2,7 +2,6 @@
 
 from typing import Any, Final
 
-from projections.ended import Ended
 from projections.fold import fold_context_change
 from projections.intake import Intake
 from projections.life import Life
@@ -54,7 +53,7 @@ class Context:
     def _change_context(self, row: SessionRow, event: ContextChanged, offset: int, timestamp: int) -> bool:
         session_id = event.session_id
         over = self._store.ended.get(session_id, event.cause.task_id) if event.cause is not None else None
-        parent = None if over is None else self._open_above(row, session_id, over)
+        parent = None if over is None else self._life.open_above(session_id, row, over.task_id, over.parent)
         kept = self._store.encoder.kept.get(session_id)
         restaled = fold_context_change(
             row, event, offset, timestamp, cause_is_over=over is not None, cause_parent=parent, kept=kept
@@ -72,15 +71,6 @@ class Context:
         if session_id in self._store.waiting_sessions:
             self._life.free_all(session_id, row)
         return True
-
-    def _open_above(self, row: SessionRow, session_id: str, over: Ended) -> str | None:
-        """The nearest open task above one that has ended."""
-        above, seen = over.parent, {over.task_id}
-        while above is not None and above not in row["tasks"] and above not in seen:
-            seen.add(above)
-            ended = self._store.ended.get(session_id, above)
-            above = ended.parent if ended is not None else None
-        return above
 
     def _acknowledge(self, event: ResultAcknowledged, offset: int, now_ms: int) -> None:
         session_id, task_id = event.session_id, event.task_id

@@ -168,14 +168,19 @@ def _policy_of(event: TaskDispatched) -> dict[str, Any]:
     return policy
 
 
+def inherit_own(row: SessionRow, own: OwnChanges, task: TaskRow, timestamp: int) -> None:
+    """Changes made by a task below are the task's own, too."""
+    for name, changes in own.items():
+        for change in changes:
+            _insert(task.setdefault("own", {}), name, change, task["expected"].get(name, UNSEEN))
+        if name in task["expected"]:
+            restale(row, task, name, timestamp)
+
+
 def join_parent(row: SessionRow, task_id: str, task: TaskRow) -> None:
     """What a new child depends on joins what the tasks above it depend on, and its own changes are theirs."""
     for above in ancestors(row, task):
-        for name, changes in task.get("own", {}).items():
-            for change in changes:
-                _insert(above.setdefault("own", {}), name, change, above["expected"].get(name, UNSEEN))
-            if name in above["expected"]:
-                restale(row, above, name, task["at"])
+        inherit_own(row, task.get("own", {}), above, task["at"])
     for above in readers(row, task):
         if above is not task:
             for name, value in task["expected"].items():

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from projections.ended import Ended
-from projections.fold import dispatch_digest, echo_of, fold_dispatch, join_parent, leave_reads
+from projections.fold import dispatch_digest, echo_of, fold_dispatch, inherit_own, join_parent, leave_reads
 from projections.outputs import command, ended_status, ending, receipt_of
-from projections.row import MAX_ROW_BYTES, SessionRow, TaskRow, is_older, older_in_slot, order_of, readers
+from projections.row import MAX_ROW_BYTES, SessionRow, TaskRow, ancestors, is_older, older_in_slot, order_of, readers
 from projections.store import Store, Waiting
 from projections.timers import awaits_both_lanes
 from schemas.events import TaskDispatched
@@ -128,7 +128,14 @@ class Life:
     ) -> None:
         """End a task with its dispatch."""
         session_id, task_id = event.session_id, event.task_id
-        row["own"].pop(task_id, None)
+        own = row["own"].pop(task_id, None)
+        parent_id = self.open_above(session_id, row, task_id, event.parent_task_id) if own is not None else None
+        if own is not None and parent_id in row["tasks"]:  # as if the changes had come after the dispatch
+            parent = row["tasks"][parent_id]
+            self._store.encoder.written(session_id, row, parent_id)
+            for each in (parent, *ancestors(row, parent)):
+                inherit_own(row, own, each, timestamp)
+            self.follow_reads(session_id, row, parent)
         row.get("cancels", {}).pop(task_id, None)
         self._changed(session_id, row, timestamp)
         told = ending(echo_of(event), None, disposition, reason, timestamp, detail)
@@ -137,6 +144,15 @@ class Life:
             session_id, Ended(task_id, disposition, timestamp, digest, results, event.parent_task_id, told)
         )
         self._tell_end(session_id, task_id, told, None, now_ms)
+
+    def open_above(self, session_id: str, row: SessionRow, task_id: str, parent_id: str | None) -> str | None:
+        """The nearest open task above one that is not open; a task that nobody knows where there is none."""
+        above, seen = parent_id, {task_id}
+        while above is not None and above not in row["tasks"] and above not in seen:
+            seen.add(above)
+            ended = self._store.ended.get(session_id, above)
+            above = ended.parent if ended is not None else None
+        return above
 
     # Ending
 

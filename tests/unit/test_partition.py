@@ -175,6 +175,22 @@ def test_each_unknown_task_has_its_own_grace_period() -> None:
 # Results that wait for something else
 
 
+@pytest.mark.parametrize("change_first", [False, True])
+def test_a_change_by_a_rejected_child_is_its_parents_own_whichever_was_folded_first(*, change_first: bool) -> None:
+    feed = Feed()
+    feed.changed({"doc/1": "a"})
+    feed.dispatched("parent", {"doc/1": "a"})
+    feed.dispatched("other", slot="panel")
+    for is_change in (change_first, not change_first):
+        if is_change:
+            feed.changed({"doc/1": "b"}, by="child")
+        else:
+            feed.dispatched("child", parent_task_id="parent", slot="panel", on_newer="reject")
+    assert feed.statuses()["child"]["reason"] == "slot_taken"
+    feed.result("parent")
+    assert reason_of(feed.verdict()) == ("delivered", "fresh")
+
+
 @pytest.mark.parametrize("restarted", [False, True])
 def test_a_child_that_opens_while_the_result_of_its_parent_waits_is_awaited(*, restarted: bool) -> None:
     feed = Feed()
