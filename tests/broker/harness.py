@@ -355,7 +355,7 @@ class Gate:
         return Outputs(self.settings, keep=keep)
 
     async def read(self, role: Role, isolation_level: str = "read_committed") -> list[Any]:
-        """Every record of a topic, partition by partition."""
+        """Every record of a topic, partition by partition; waits for transactions that are still under way."""
         found: list[Any] = []
         consumer = AIOKafkaConsumer(
             **self.settings.kafka_kwargs(),
@@ -366,18 +366,18 @@ class Gate:
         async with consumer:
             tps = [TopicPartition(self.topic(role), number) for number in range(self.settings.partitions)]
             consumer.assign(tps)
-            ends = await consumer.end_offsets(tps)
+            ends = await self.end_offsets(role)
             for tp, offset in (await consumer.beginning_offsets(tps)).items():
                 consumer.seek(tp, offset)
             for tp in tps:
-                while await consumer.position(tp) < ends[tp]:
+                while await consumer.position(tp) < ends[tp.partition]:
                     found += (await consumer.getmany(tp, timeout_ms=100)).get(tp, [])
         return found
 
     async def end_offsets(self, role: Role) -> dict[int, int]:
         """The high watermark of each partition of a topic."""
-        ends = await self.progress.ends()
-        return {tp.partition: end for tp, end in ends.items() if tp.topic == self.topic(role)}
+        async with Progress(self.settings, (role,)) as progress:
+            return {tp.partition: end for tp, end in (await progress.ends()).items()}
 
     async def empty(self, role: Role, partition: int) -> int:
         """Delete every record of a partition; the offset at which it now begins and ends."""
@@ -490,15 +490,22 @@ class Load:
         self.sent += len(chosen)
 
 
-def assert_each_once(outputs: Outputs, load: Workload) -> None:
+async def each_once(outputs: Outputs, workload: Workload, timeout_seconds: float = 60) -> None:
     """Every result has one verdict and every task one end: counted here, without the audit's help.
 
+    Both are waited for: a transaction's records become visible topic by topic, an end before its verdict now and then.
     The workload's results have one part, so no verdict is split over two outputs.
     """
+    expected = (workload.results, workload.dispatches)
+    await outputs.until(
+        lambda: len(outputs.verdicts) >= workload.results and len(outputs.endings) >= workload.dispatches,
+        timeout_seconds,
+        "a verdict for every result, an end for every task",
+        lambda: f"{len(outputs.verdicts)} verdicts and {len(outputs.endings)} ends, expected {expected}",
+    )
     assert _other_than_once(outputs.verdicts) == []
-    assert len(outputs.verdicts) == load.results
     assert _other_than_once(outputs.endings) == []
-    assert len(outputs.endings) == load.dispatches
+    assert (len(outputs.verdicts), len(outputs.endings)) == expected
 
 
 def _other_than_once(counts: Counter[str]) -> list[tuple[str, int]]:

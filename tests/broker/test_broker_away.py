@@ -16,7 +16,7 @@ import pytest
 
 from bench.process import until_ready
 from bench.workload import Workload
-from tests.broker.harness import Gate, Load, assert_each_once, wait_for
+from tests.broker.harness import Gate, Load, each_once, wait_for
 from tidegate.broker import LocalBroker
 from tidegate.settings import Settings
 
@@ -67,8 +67,7 @@ async def _away(broker: LocalBroker, settings: Settings, tmp_path: Path) -> None
             assert warned, f"{worker.name} said nothing of it"
         await load.stop()
         await gate.drained(90)
-        await outputs.until(lambda: len(outputs.endings) >= workload.dispatches, 60, "every task has ended")
-        assert_each_once(outputs, workload)
+        await each_once(outputs, workload)
         assert early.is_alive
         assert second.is_alive
         await gate.audit(tasks=workload.dispatches)

@@ -9,6 +9,7 @@ another worker's address, takes healthy workers down with the dead one.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -18,7 +19,7 @@ import pytest
 
 from bench.process import ROOT, Worker, until_ready
 from bench.workload import Workload
-from tests.broker.harness import Gate, Load, Outputs, assert_each_once, wait_for
+from tests.broker.harness import Gate, Load, Outputs, each_once, wait_for
 from tests.broker.lives import Living
 from tests.lives.policies import SETTINGS as LIVES_SETTINGS
 from tidegate.settings import Settings
@@ -43,13 +44,7 @@ async def settle(gate: Gate, load: Load, outputs: Outputs) -> None:
     """End the load, wait until all of it is judged, and count."""
     await load.stop()
     await gate.drained(60)
-    await outputs.until(
-        lambda: len(outputs.endings) >= load.workload.dispatches,
-        30,
-        "every task has ended",
-        lambda: f"{len(outputs.endings)} of {load.workload.dispatches}",
-    )
-    assert_each_once(outputs, load.workload)
+    await each_once(outputs, load.workload)
     assert len(outputs.decisions) > 1, "nothing but one kind of verdict: the load shows nothing"
     await gate.audit(tasks=load.workload.dispatches)
     await gate.orphans()
@@ -129,16 +124,17 @@ async def comings_and_goings(make_settings: MakeSettings, tmp_path: Path, *, wor
 
 
 async def hold_all_partitions(workers: list[Worker]) -> None:
-    """Wait until each partition is running on exactly one of the workers; none of them may have ended."""
+    """Wait until each partition is running on exactly one of the workers, and each worker runs one of them at least.
+
+    None of them may have ended.
+    """
 
     async def check() -> bool:
         for worker in workers:
             assert worker.is_alive, f"{worker.name} has died of a rebalance ({worker.exit_status})"
         answers = [await asyncio.to_thread(worker.partitions) for worker in workers]
-        held = [
-            number for states in answers if states is not None for number, state in states.items() if state == "running"
-        ]
-        return None not in answers and sorted(held) == list(range(PARTITIONS))
+        running = [[number for number, state in (states or {}).items() if state == "running"] for states in answers]
+        return all(running) and sorted(itertools.chain(*running)) == list(range(PARTITIONS))
 
     await wait_for(check, 30, "each partition runs on one worker", lambda: [worker.partitions() for worker in workers])
 

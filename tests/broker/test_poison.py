@@ -158,7 +158,8 @@ async def _contradictions(make_settings: MakeSettings, tmp_path: Path) -> None:
         assert _letter(outputs, gate, "steps", other.offset).headers["tidegate_error"] == b"dispatch_conflict"
         letter = _letter(outputs, gate, "results", contradicting.offset)
         _assert_untouched(letter, (b"user", body(contradiction), ()), "identity_conflict")
-        assert outputs.decided(["task"]) == {"task": FRESH}  # and one verdict only
+        await outputs.until(lambda: outputs.verdict("task"), 20, "a verdict, and one only")
+        assert outputs.decided(["task"]) == {"task": FRESH}
         await gate.audit(tasks=1)
 
 

@@ -21,7 +21,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from bench.process import ROOT, Worker, until_ready
 from bench.workload import Workload
-from tests.broker.harness import Gate, assert_each_once, changed, dispatched, returned, wait_for
+from tests.broker.harness import Gate, changed, dispatched, each_once, returned, wait_for
 from tests.broker.proxy import FETCH, proxied_broker
 from tidegate.settings import Settings
 from tidegate.topics import create_topics
@@ -121,8 +121,7 @@ async def _slow_restore(
             first.metric("tidegate_rebalances_total"),
             second.metric("tidegate_rebalances_total"),
         ) == rebalances, "the group was not stable after the restore"
-        await outputs.until(lambda: len(outputs.endings) >= workload.dispatches, 30, "every task has ended")
-        assert_each_once(outputs, workload)
+        await each_once(outputs, workload)
         await gate.audit(tasks=workload.dispatches)
 
 

@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from bench.workload import Workload
-from tests.broker.harness import Gate, Load, assert_each_once, wait_for
+from tests.broker.harness import Gate, Load, each_once, wait_for
 from tidegate.settings import Settings
 
 PARTITIONS: Final = 4
@@ -52,8 +52,7 @@ async def _leaves(make_settings: Callable[..., Settings], tmp_path: Path) -> Non
         await outputs.until(lambda: len(outputs.verdicts) > before + 300, 15, "verdicts go on")
         await load.stop()
         await gate.drained(30)
-        await outputs.until(lambda: len(outputs.endings) >= workload.dispatches, 30, "every task has ended")
-        assert_each_once(outputs, workload)
+        await each_once(outputs, workload)
         await gate.audit(tasks=workload.dispatches)
 
 

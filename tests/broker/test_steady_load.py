@@ -19,7 +19,7 @@ import pytest
 
 from bench.process import Worker
 from bench.workload import Workload
-from tests.broker.harness import Gate, Load, assert_each_once
+from tests.broker.harness import Gate, Load, each_once
 from tidegate.settings import Settings
 
 PER_SECOND: Final = 3000
@@ -56,8 +56,7 @@ async def steady(settings: Settings, tmp_path: Path, seconds: float) -> None:
         told = ", ".join(f"{cost:.0f}" for cost in costs)
         _log.info("CPU per event in µs, by %.0f s: %s", WINDOW_SECONDS, told)
         assert last <= TOLERATED * first, f"CPU per event in µs, by {WINDOW_SECONDS:.0f} s: {told}"
-        await outputs.until(lambda: len(outputs.endings) >= workload.dispatches, 60, "every task has ended")
-        assert_each_once(outputs, workload)
+        await each_once(outputs, workload)
         await gate.audit(tasks=workload.dispatches)
 
 
