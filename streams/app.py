@@ -11,11 +11,11 @@ from uuid import uuid4
 import faust
 import mode
 from faust.app import BootStrategy
-from faust.assignor.partition_assignor import PartitionAssignor
 from faust.types import TP
 from yarl import URL
 
 from schemas.decode import Batch
+from streams.assignor import MemberAssignor
 from streams.config import HOT_ROLES, EngineConfig
 from streams.fetching import Flow
 from streams.transport import BatchTransport
@@ -47,19 +47,6 @@ class BatchSchema(faust.Schema):
             return app.create_event(None, message.value, message.headers, message)
 
         return decode
-
-
-class MemberAssignor(PartitionAssignor):
-    """Faust's sticky, co-partitioning assignor, knowing a worker by its member identity.
-
-    Stock Faust asserts that an assignment carries this process's URL: a worker that comes back under the same
-    instance id but with another port or host name would assert, and live on consuming nothing.
-    """
-
-    @property
-    def _url(self) -> URL:
-        url: URL = self.app.member_url
-        return url
 
 
 class WithoutProducer(BootStrategy):
