@@ -75,7 +75,8 @@ def estimate(
     """What `load` takes.
 
     CPU is that of the real worker working off a backlog: at this load every worker's cycles are full. Bytes of rows are
-    those of a gate that keeps up, where nearly every event has its row written: the dearer case.
+    those of a gate that keeps up, where nearly every event has its row written: the dearer case. Rows are compressed as
+    they were when measured; events and outputs are not, for neither is unless somebody asks for it.
     """
     load, assumed = load or Load(), assumed or Assumptions()
     cpu_seconds = drain["cpu_us_per_event"] / 1e6
@@ -85,14 +86,16 @@ def estimate(
     sessions_of_a_worker = load.sessions / workers
     memory_gib = assumed.worker_base_mib / 1024 + sessions_of_a_worker * heaviest["bytes_per_idle_session"] / 2**30
     restored = scale["restored"][-1]
+    keeping_up = scale["open_tasks"][0]
     megabytes = {
         "events": load.events_per_second * drain["event_bytes"] / 1e6,
         "outputs": load.events_per_second * pipeline["output_bytes"] / pipeline["events"] / 1e6,
-        "rows": load.events_per_second * scale["open_tasks"][0]["row_bytes_written_per_event"] / 1e6,
+        "rows": load.events_per_second * keeping_up["row_bytes_sent_per_event"] / 1e6,
     }
     brokers = max(3, math.ceil(sum(megabytes.values()) * assumed.replication / assumed.broker_mb_per_second))
     kept_mb = (megabytes["events"] + megabytes["outputs"]) * assumed.retention_days * SECONDS_OF_A_DAY
-    rows_mb = load.sessions * heaviest["row_bytes"] * assumed.changelog_copies / 1e6
+    compressed = keeping_up["row_bytes_sent_per_event"] / keeping_up["row_bytes_written_per_event"]
+    rows_mb = load.sessions * heaviest["row_bytes"] * compressed * assumed.changelog_copies / 1e6
     stored_tb = (kept_mb + rows_mb) * assumed.replication / 1e6
     return Estimate(
         workers=workers,

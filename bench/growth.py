@@ -111,6 +111,7 @@ def with_open_tasks(tasks: int, sessions: int, events: int) -> dict[str, Any]:
         "row_bytes": round(partition.store.row_bytes / partition.store.session_count),
         "records_written_per_event": round(run.counts["rows_written"] / events, 3),
         "row_bytes_written_per_event": round(run.counts["row_bytes_written"] / events),
+        "row_bytes_sent_per_event": round(run.counts["row_bytes_sent"] / events),
     }
 
 

@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from aiokafka.producer.message_accumulator import BatchBuilder
-
+import streams.batches
 from bench.watching import FOLDED
 from bench.workload import Record, Workload
 from projections.changes import Changes
@@ -28,7 +27,6 @@ from schemas.topics import Role
 
 FETCHED: Final = 4096
 """Records of 1 MiB, the most that one fetch brings of a partition."""
-BATCH_BYTES: Final = 512 * 1024
 STAGES: Final = ("decode", "fold", "judge", "encode", "batch")
 
 Log = list[list[Batch]]
@@ -120,7 +118,9 @@ class Run:
 
     def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
         self.cpu_seconds: dict[str, float] = dict.fromkeys(STAGES, 0.0)
-        self.counts: dict[str, int] = {"rows_written": 0, "row_bytes_written": 0, "output_bytes": 0, "refused": 0}
+        self.counts: dict[str, int] = dict.fromkeys(
+            ("rows_written", "row_bytes_written", "row_bytes_sent", "output_bytes", "refused"), 0
+        )
         self._clock = clock
         self._decoders: dict[str, Decoder] = {role: Decoder(role) for role in FOLDED}
 
@@ -147,7 +147,7 @@ class Run:
         with self.stage("encode"):
             changes = partition.take(now_ms)
         with self.stage("batch"):
-            _as_record_batches(changes)
+            self.counts["row_bytes_sent"] += _as_record_batches(changes)
         self._count(changes)
 
     @contextmanager
@@ -167,22 +167,16 @@ class Run:
             counts[name] = counts.get(name, 0) + 1
 
 
-def _as_record_batches(changes: Changes) -> None:
-    """What the producer does with it before it is sent: Kafka's record batches, by topic."""
-    builders: dict[str, Any] = {}
-    for key, value in changes.rows.items():
-        _append(builders, "rows", key, value, [])
+def _as_record_batches(changes: Changes) -> int:
+    """What the producer does with it before it is sent: Kafka's record batches, by topic. The bytes of rows in them."""
+    rows: list[streams.batches.Record] = [(key, value, []) for key, value in changes.rows.items()]
+    by_role: dict[Role, list[streams.batches.Record]] = {}
     for output in changes.outputs:
-        _append(builders, output.role, output.key, output.value, output.headers)
-    for builder in builders.values():
-        builder._build()
+        by_role.setdefault(output.role, []).append((output.key, output.value, output.headers))
+    for records in by_role.values():
+        _build(records, "none")
+    return _build(rows, streams.batches.ROWS)
 
 
-def _append(builders: dict[str, Any], topic: str, key: bytes | None, value: bytes | None, headers: Any) -> None:
-    builder = builders.get(topic)
-    if builder is None:
-        builder = builders[topic] = BatchBuilder(BATCH_BYTES, 0, is_transactional=1)
-    if builder.append(timestamp=None, key=key, value=value, headers=headers) is None:
-        builder._build()
-        builder = builders[topic] = BatchBuilder(BATCH_BYTES, 0, is_transactional=1)
-        builder.append(timestamp=None, key=key, value=value, headers=headers)
+def _build(records: Iterable[streams.batches.Record], compression: streams.batches.Compression) -> int:
+    return sum(len(builder._build()) for builder in streams.batches.batches(records, compression))

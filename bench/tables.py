@@ -187,6 +187,7 @@ def scale_tasks() -> str:
             f"{each['stages_us_per_event']['encode'] + each['stages_us_per_event']['batch']:.1f}",
             f"{each['records_written_per_event']:.2f}",
             f"{each['row_bytes_written_per_event']:,}",
+            f"{each['row_bytes_sent_per_event']:,}",
         )
         for each in found["open_tasks"]
     ]
@@ -199,6 +200,7 @@ def scale_tasks() -> str:
         "encode and batch",
         "records written per event",
         "their bytes",
+        "compressed",
     )
     return table(heads, rows) + _about({"": found})
 

@@ -6,6 +6,7 @@ from typing import Any
 from projections.rules import Rules
 from schemas.fields import Lane
 from schemas.topics import Role, topic_name
+from streams.batches import Compression
 
 HOT_ROLES: tuple[Role, ...] = ("context", "steps", "results")
 """The input topics of the group's consumer, in the order in which a cycle works on them."""
@@ -26,7 +27,8 @@ class EngineConfig:
 
     `kafka` holds the keyword arguments every aiokafka client takes: bootstrap_servers, security_protocol and
     credentials. `cold_max_records` are looked at in one go, `cold_commit_records` written in one transaction: a hot
-    result waits for as much of each partition, and for one such transaction of its own.
+    result waits for as much of each partition, and for one such transaction of its own. `output_compression` is of all
+    that the gate writes but its rows: their readers must know it.
     """
 
     kafka: dict[str, Any]
@@ -39,6 +41,7 @@ class EngineConfig:
     rebalance_timeout_seconds: float = 30.0
     transaction_timeout_seconds: float = 15.0
     request_timeout_seconds: float = 20.0
+    output_compression: Compression = "none"
     queue_budget_bytes: int = 16 * 1024 * 1024
     cycle_max_records: int = 65_536
     cold_max_records: int = 16

@@ -21,13 +21,14 @@ from projections.partition import Partition
 from schemas.decode import Batch, Refusal
 from schemas.fields import Lane
 from schemas.topics import Role, topics
+from streams.batches import Record
 from streams.changelog import PROGRESS_KEY, progress_to_bytes
 from streams.config import DELIVERED, FOLDED_ROLES, HOT_ROLES, RESULTS, STEPS, EngineConfig
 from streams.errors import NOT_ALLOWED, FatalError, not_allowed
 from streams.handover import Surroundings, take_over
 from streams.metrics import LANES, State
 from streams.tally import Tally
-from streams.transaction import Record, TransactionWriter
+from streams.transaction import TransactionWriter
 
 _log = structlog.get_logger(__name__)
 

@@ -6,21 +6,16 @@ it unusable; the caller throws it away together with the rows, which were change
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
-from aiokafka.producer.message_accumulator import BatchBuilder
 
+from streams.batches import ROWS, Record, batches
 from streams.config import EngineConfig
 from streams.sender import TransactionSender
 
-BATCH_BYTES = 512 * 1024
 STOP_SECONDS = 2.0
-
-
-Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
-"""Key, value and headers of one record to write, to the partition of the writer."""
 
 
 class TransactionWriter:
@@ -29,6 +24,7 @@ class TransactionWriter:
     def __init__(self, config: EngineConfig, partition: int) -> None:
         self._config = config
         self._partition = partition
+        self._compression = {config.topic("sessions.changelog"): ROWS}
         self._producer = AIOKafkaProducer(
             **config.kafka,
             client_id=f"{config.group_id}-{partition}",
@@ -39,7 +35,6 @@ class TransactionWriter:
             # not 100.
             retry_backoff_ms=5,
             linger_ms=0,
-            max_batch_size=BATCH_BYTES,
             max_request_size=64 * 1024 * 1024,
             acks="all",
         )
@@ -81,8 +76,10 @@ class TransactionWriter:
         await self._sender.added()
         sent = []
         for topic, topic_records in records.items():
+            compression = self._compression.get(topic, self._config.output_compression)
             sent += [
-                await producer.send_batch(batch, topic, partition=partition) for batch in self._batches(topic_records)
+                await producer.send_batch(batch, topic, partition=partition)
+                for batch in batches(topic_records, compression)
             ]
         # commit_transaction succeeds even where a batch was refused, so every batch is awaited before it
         await asyncio.gather(*sent)
@@ -91,21 +88,6 @@ class TransactionWriter:
             await producer.send_offsets_to_transaction(committed, self._config.group_id)
         await producer.commit_transaction()
         self._begun_at = None
-
-    def _batches(self, records: Sequence[Record]) -> Iterator[BatchBuilder]:
-        now_ms = time.time_ns() // 1_000_000  # once: the builder would ask for each record
-        builder = self._producer.create_batch()
-        append = builder.append
-        for key, value, headers in records:
-            if append(timestamp=now_ms, key=key, value=value, headers=headers) is not None:
-                continue
-            yield builder
-            builder = self._producer.create_batch()
-            append = builder.append
-            if append(timestamp=now_ms, key=key, value=value, headers=headers) is None:
-                raise ValueError("an empty batch refused a record")
-        if builder.record_count():
-            yield builder
 
     async def stop(self) -> None:
         """Close the connections, in a bounded time, whatever state they are in."""

@@ -52,6 +52,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         rebalance_timeout_seconds=settings.rebalance_timeout_seconds,
         transaction_timeout_seconds=settings.transaction_timeout_seconds,
         request_timeout_seconds=settings.request_timeout_seconds,
+        output_compression=settings.output_compression,
         queue_budget_bytes=settings.queue_budget_bytes,
         cycle_max_records=settings.cycle_max_records,
         state_dir=str(settings.state_dir),

@@ -89,6 +89,7 @@ SCALE: dict[str, Any] = {
             "row_bytes": 1_000 * tasks,
             "records_written_per_event": 0.95,
             "row_bytes_written_per_event": 950 * tasks,
+            "row_bytes_sent_per_event": 190 * tasks,
         }
         for tasks, cpu in ((1, 15.0), (10, 20.0), (50, 31.0))
     ],
@@ -129,6 +130,7 @@ PIPELINE: dict[str, Any] = {
     "events": 500_000,
     "rows_written": 150_000,
     "row_bytes_written": 120_000_000,
+    "row_bytes_sent": 24_000_000,
     "output_bytes": 100_000_000,
     **ABOUT,
 }

@@ -37,10 +37,13 @@ def test_memory_and_restore_follow_from_sessions() -> None:
 
 def test_brokers_follow_from_bytes_and_replicas() -> None:
     found = estimate(DRAIN, PIPELINE, SCALE, Load(events_per_second=1_000_000))
-    assert found.bytes == {"events": 246.0, "outputs": 200.0, "rows": 950.0}
-    assert found.brokers == 28  # 1,396 MB/s, three times, at 150
+    assert found.bytes == {"events": 246.0, "outputs": 200.0, "rows": 190.0}
+    assert found.brokers == 13  # 636 MB/s, three times, at 150
     assert estimate(DRAIN, PIPELINE, SCALE, Load(events_per_second=1)).brokers == 3
     assert found.month_in_all == sum(found.month.values()) > 0
+    more = estimate(DRAIN, PIPELINE, SCALE, Load(sessions=20_000_000, events_per_second=1_000_000))
+    # ten million more rows of 660 bytes, a fifth of that compressed, kept twice on three brokers
+    assert more.stored_tb - found.stored_tb == pytest.approx(10_000_000 * 660 * 0.2 * 2 * 3 / 1e12)
 
 
 def test_every_table_shows_the_figures_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +65,7 @@ def test_every_table_shows_the_figures_it_is_given(monkeypatch: pytest.MonkeyPat
     assert "| 20000 | 9.3 | 41.0 | 80.0 | 160.0 | 6.0 | 15.0 | 30.0 |" in shown["figures-latency"]
     assert "2,000,000" in shown["figures-sessions"]
     assert "| 4 | 48 |" in shown["figures-workers"]
-    assert "what breaks first | the brokers' writes: 68% of them are rows |" in shown["figures-estimate"]
+    assert "what breaks first | the brokers' writes: 39% of them are events |" in shown["figures-estimate"]
     for name in ("figures-limit", "figures-sessions", "figures-peers"):
         assert "Abacus, 2 cores, Python 3.11.0; 2025-06-02" in shown[name]
 
