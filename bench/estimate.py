@@ -75,8 +75,9 @@ def estimate(
     """What `load` takes.
 
     CPU is that of the real worker working off a backlog: at this load every worker's cycles are full. Bytes of rows are
-    those of a gate that keeps up, where nearly every event has its row written: the dearer case. Rows are compressed as
-    they were when measured; events and outputs are not, for neither is unless somebody asks for it.
+    those of a gate that keeps up, where nearly every event has its row written: the dearer case. Rows are written
+    compressed, as they were when measured; stored, they count as they are, for what compaction leaves of a batch
+    compresses less well. Events and outputs are not compressed unless somebody asks for it.
     """
     load, assumed = load or Load(), assumed or Assumptions()
     cpu_seconds = drain["cpu_us_per_event"] / 1e6
@@ -94,8 +95,7 @@ def estimate(
     }
     brokers = max(3, math.ceil(sum(megabytes.values()) * assumed.replication / assumed.broker_mb_per_second))
     kept_mb = (megabytes["events"] + megabytes["outputs"]) * assumed.retention_days * SECONDS_OF_A_DAY
-    compressed = keeping_up["row_bytes_sent_per_event"] / keeping_up["row_bytes_written_per_event"]
-    rows_mb = load.sessions * heaviest["row_bytes"] * compressed * assumed.changelog_copies / 1e6
+    rows_mb = load.sessions * heaviest["row_bytes"] * assumed.changelog_copies / 1e6
     stored_tb = (kept_mb + rows_mb) * assumed.replication / 1e6
     return Estimate(
         workers=workers,

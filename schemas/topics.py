@@ -35,7 +35,8 @@ MAX_INPUT_BYTES: Final = 1_048_588
 """The broker's default `message.max.bytes`: the largest batch an ordinary topic takes."""
 
 DLQ_MAX_MESSAGE_BYTES: Final = 2 * MAX_INPUT_BYTES
-"""The DLQ keeps an input's bytes untouched and adds headers, so it takes more than an input topic does."""
+"""The DLQ keeps an input's bytes untouched and adds headers, so it takes more than an input topic does. Both limits are
+of what a record takes when it is compressed."""
 
 
 CHANGELOG_MAX_MESSAGE_BYTES: Final = 16 * MAX_INPUT_BYTES

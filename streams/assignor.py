@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
 from faust.assignor.client_assignment import ClientAssignment
 from faust.assignor.partition_assignor import PartitionAssignor
 from yarl import URL
+
+_log = structlog.get_logger(__name__)
 
 
 def shares(held: Mapping[str, set[int]], partitions: int) -> dict[str, set[int]]:
     """Each worker's partitions, given those it has held: nobody's share is larger than another's by more than one.
 
     `held` has every worker of the group. Two may claim the same partition, where one of them has slept through a
-    rebalance: one of them keeps it.
+    rebalance: the one with more claims keeps it.
     """
     even, over = divmod(partitions, len(held))
     free = set(range(partitions))
@@ -50,10 +53,21 @@ class MemberAssignor(PartitionAssignor):
         members = {name: self._get_client_metadata(metadata) for name, metadata in member_metadata.items()}
         self._update_member_urls(members)
         topics = sorted({topic for metadata in member_metadata.values() for topic in metadata.subscription})
-        partitions = min(len(cluster.partitions_for_topic(topic) or ()) for topic in topics)
+        partitions = _partition_count({topic: len(cluster.partitions_for_topic(topic) or ()) for topic in topics})
         held = {name: {tp.partition for tp in member.assignment.active_tps} for name, member in members.items()}
         assignments = {
             name: ClientAssignment(actives={topic: sorted(share) for topic in topics}, standbys={})
             for name, share in shares(held, partitions).items()
         }
         return self._protocol_assignments(assignments, {}, {}, dict.fromkeys(topics, 0))
+
+
+def _partition_count(counts: Mapping[str, int]) -> int:
+    """How many partitions there are to share out: as many as every topic has of which the brokers know.
+
+    A broker that comes up may not know a topic for a moment: that is no reason to take everything from everyone.
+    """
+    partitions = min((count for count in counts.values() if count), default=0)
+    if set(counts.values()) != {partitions}:
+        _log.warning("partition_counts_differ", counts=dict(counts), shared_out=partitions)
+    return partitions

@@ -27,8 +27,8 @@ class EngineConfig:
 
     `kafka` holds the keyword arguments every aiokafka client takes: bootstrap_servers, security_protocol and
     credentials. `cold_max_records` are looked at in one go, `cold_commit_records` written in one transaction: a hot
-    result waits for as much of each partition, and for one such transaction of its own. `output_compression` is of all
-    that the gate writes but its rows: their readers must know it.
+    result waits for as much of each partition, and for one such transaction of its own. `output_compression` is of what
+    others read, dead letters apart.
     """
 
     kafka: dict[str, Any]

@@ -13,6 +13,7 @@ from aiokafka.partitioner import murmur2
 
 from schemas.decode import Batch
 from schemas.envelope import FORWARDED_FROM
+from streams.batches import UNTOUCHED
 from streams.config import EngineConfig
 
 _log = structlog.get_logger(__name__)
@@ -38,6 +39,7 @@ class Forwarder:
             **config.kafka,
             client_id=f"{config.group_id}-forward",
             enable_idempotence=True,
+            compression_type=UNTOUCHED,
             request_timeout_ms=int(config.request_timeout_seconds * 1000),
             retry_backoff_ms=20,
         )

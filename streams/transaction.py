@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from streams.batches import ROWS, Record, batches
+from streams.batches import ROWS, UNTOUCHED, Record, batches
 from streams.config import EngineConfig
 from streams.sender import TransactionSender
 
@@ -24,7 +24,7 @@ class TransactionWriter:
     def __init__(self, config: EngineConfig, partition: int) -> None:
         self._config = config
         self._partition = partition
-        self._compression = {config.topic("sessions.changelog"): ROWS}
+        self._compression = {config.topic("sessions.changelog"): ROWS, config.topic("dlq"): UNTOUCHED}
         self._producer = AIOKafkaProducer(
             **config.kafka,
             client_id=f"{config.group_id}-{partition}",

@@ -109,7 +109,7 @@ class Settings(BaseSettings):
         default_factory=list, description="Do so for these task types only, as a JSON list"
     )
     output_compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
-        default="none", description="Compression of everything the gate writes for others: their clients must know it"
+        default="none", description="Compression of what others read, dead letters apart: their clients must know it"
     )
     queue_budget_bytes: int = Field(
         default=16 * _MIB, ge=_MIB, le=1024 * _MIB, description="Fetched bytes that may wait, per partition"

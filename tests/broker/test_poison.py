@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from schemas.topics import Role
 from tests.broker.harness import Gate, Output, Outputs, body, changed, dispatched, returned, sessions_on
@@ -139,6 +140,27 @@ async def _too_large(make_settings: MakeSettings, tmp_path: Path) -> None:
 
 def test_results_whose_output_would_be_too_large(make_settings: MakeSettings, tmp_path: Path) -> None:
     asyncio.run(_too_large(make_settings, tmp_path))
+
+
+async def _larger_than_its_topic(make_settings: MakeSettings, tmp_path: Path) -> None:
+    """A topic's limit is of what a batch takes when it is compressed: more can come than could be written as it is."""
+    async with Gate(make_settings(partitions=1), tmp_path) as gate, gate.outputs() as outputs:
+        await gate.start("worker")
+        value = b'{"padding":"' + b"y" * (3 * 1024 * KIB) + b'"}'
+        producer = AIOKafkaProducer(
+            **gate.settings.kafka_kwargs(), compression_type="gzip", max_request_size=8 * 1024 * KIB
+        )
+        async with producer:
+            sent = await producer.send_and_wait(gate.topic("context"), value, key=b"user", partition=0)
+        await outputs.until(lambda: outputs.of("dlq"), 20, "it reaches the DLQ")
+        _assert_untouched(_letter(outputs, gate, "context", sent.offset), (b"user", value, ()), "invalid_event")
+        await gate.send(dispatched("user", "task", {}), returned("user", "task"))
+        await outputs.until(lambda: outputs.verdict("task"), 20, "the partition goes on")
+        await gate.drained(20)
+
+
+def test_a_compressed_record_larger_than_its_topic_takes(make_settings: MakeSettings, tmp_path: Path) -> None:
+    asyncio.run(_larger_than_its_topic(make_settings, tmp_path))
 
 
 async def _contradictions(make_settings: MakeSettings, tmp_path: Path) -> None:

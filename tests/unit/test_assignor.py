@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+from aiokafka.coordinator.protocol import ConsumerProtocol
+from faust.assignor.partition_assignor import PartitionAssignor
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
+from yarl import URL
 
-from streams.assignor import shares
+from streams.assignor import MemberAssignor, shares
 
 WORKERS = st.lists(st.sampled_from("abcdefgh"), min_size=1, unique=True)
 
@@ -57,3 +64,95 @@ def test_a_newcomer_to_two_full_workers_gets_one() -> None:
 
 def test_more_workers_than_partitions_leave_the_rest_idle() -> None:
     assert shares({"a": {0}, "b": {1}, "c": set()}, 2) == {"a": {0}, "b": {1}, "c": set()}
+
+
+# ---- as the group's leader hands it out, through the bytes of Kafka's protocol
+
+TOPICS = {"context", "steps", "results"}
+
+
+class Stock(PartitionAssignor):
+    """Faust's own, as a worker of an older version has it."""
+
+    @property
+    def _url(self) -> URL:
+        url: URL = self.app.member_url
+        return url
+
+
+class Cluster:
+    """What the brokers know: topics with so many partitions."""
+
+    def __init__(self, counts: dict[str, int]) -> None:
+        self._counts = counts
+
+    def partitions_for_topic(self, topic: str) -> set[int] | None:
+        return set(range(self._counts[topic])) if topic in self._counts else None
+
+
+WHOLE = Cluster(dict.fromkeys(TOPICS, 4))
+
+
+def member(name: str, kind: type[PartitionAssignor] = MemberAssignor) -> Any:
+    sensors = SimpleNamespace(
+        on_assignment_start=lambda _assignor: None,
+        on_assignment_completed=lambda *_arguments: None,
+        on_assignment_error=lambda *_arguments: None,
+    )
+    tables = SimpleNamespace(changelog_topics=set(), data={})
+    return kind(SimpleNamespace(tables=tables, member_url=URL(f"tidegate://{name}"), tracer=None, sensors=sensors))
+
+
+def rebalance(leader: str, members: dict[str, Any], cluster: Cluster = WHOLE) -> dict[str, list[int]]:
+    """One rebalance; the partitions of each member, the same ones of every topic. A member that refuses raises."""
+    metadata = {
+        name: ConsumerProtocol.METADATA.decode(each.metadata(TOPICS).encode()) for name, each in members.items()
+    }
+    assigned = members[leader].assign(cluster, metadata)
+    found = {}
+    for name, each in members.items():
+        assignment = ConsumerProtocol.ASSIGNMENT.decode(assigned[name].encode())
+        each.on_assignment(assignment)
+        by_topic = {topic: sorted(partitions) for topic, partitions in assignment.assignment}
+        assert by_topic.keys() == TOPICS
+        assert len(set(map(tuple, by_topic.values()))) == 1, by_topic
+        found[name] = by_topic["context"]
+    return found
+
+
+def test_a_group_takes_its_leaders_assignment_and_keeps_it() -> None:
+    members = {"a": member("a"), "b": member("b")}
+    first = rebalance("a", members)
+    assert sorted(first["a"] + first["b"]) == [0, 1, 2, 3]
+    assert rebalance("b", members) == first
+    members["c"] = member("c")
+    third = rebalance("a", members)
+    assert sorted(map(len, third.values())) == [1, 1, 2]
+    assert set(third["a"]) <= set(first["a"])
+    assert set(third["b"]) <= set(first["b"])
+
+
+@pytest.mark.parametrize("leader", ["old", "new"])
+def test_workers_of_an_older_version_are_in_the_same_group(leader: str) -> None:
+    members = {"old": member("old", Stock), "new": member("new")}
+    found = rebalance(leader, members)
+    assert sorted(found["old"] + found["new"]) == [0, 1, 2, 3]
+    assert rebalance("new", members) == found
+
+
+@pytest.mark.parametrize(
+    "counts", [{"context": 4, "steps": 4}, {"context": 4, "steps": 4, "results": 6}, {"context": 4}]
+)
+def test_a_topic_that_is_missing_or_longer_takes_nothing_from_anyone(
+    counts: dict[str, int],
+) -> None:
+    members = {"a": member("a"), "b": member("b")}
+    with capture_logs() as logs:
+        before = rebalance("a", members)
+        assert logs == []
+        assert rebalance("a", members, Cluster(counts)) == before
+        assert [line["event"] for line in logs] == ["partition_counts_differ"]
+
+
+def test_no_topic_is_known() -> None:
+    assert rebalance("a", {"a": member("a")}, Cluster({})) == {"a": []}
