@@ -565,6 +565,17 @@ def behind() -> World:
     return w
 
 
+def repeat_of_one_refused() -> World:
+    """Both came before their dispatch: the second is known as a repeat, and then there is no room for the first."""
+    w = World()
+    w.refuse("results", w.result(reads={"doc": "1"}), "session_full")
+    w.result(reads={"doc": "1"})
+    w.dispatch()
+    w.running()
+    w.now_ms += 60_000
+    return w
+
+
 def parked_within_grace() -> World:
     w = World()
     w.result()
@@ -1029,6 +1040,7 @@ CLEAN: list[tuple[Callable[[], World], dict[tuple[str, str], int]]] = [
     (conflicts_refused, {("delivered", "fresh"): 1}),
     (headers_complete, {("withheld", "stale"): 1}),
     (behind, {("delivered", "fresh"): 1}),
+    (repeat_of_one_refused, {}),
     (parked_within_grace, {}),
     (erased, {("delivered", "fresh"): 1}),
     (forwarded, {}),
@@ -1368,6 +1380,7 @@ CORRUPTIONS: list[tuple[str, Callable[[], World], Callable[[World], object]]] = 
     ("result_without_verdict", fresh, lambda w: (w.drop("delivered"), w.drop("tasks"))),
     ("result_without_verdict", parked_within_grace, _parked_without_end),
     ("result_without_verdict", late, lambda w: w.drop("withheld")),
+    ("result_without_verdict", repeat_of_one_refused, lambda w: w.edit("results", lambda body: body.update(reads={}))),
     ("task_without_disposition", fresh, lambda w: w.drop("tasks")),
     ("task_without_disposition", unknown_then_dispatched, lambda w: (w.drop("tasks"), w.running())),
     ("dispatch_without_status", fresh, lambda w: w.dispatch("t-2")),

@@ -38,6 +38,7 @@ FORWARDED_HEADER: Final = "tidegate_forwarded_from"
 OUTPUT_ROLES: Final[tuple[Role, ...]] = ("dlq", "delivered", "delivered.cold", "withheld", "tasks", "commands")
 """The gate's topics that are read, the DLQ first. The changelog is the engine's own and is not."""
 
+_FOR_WANT_OF_ROOM: Final = ("session_full", "output_too_large")
 _LARGE_INTEGER: Final = re.compile(rb"\d{19}")
 _MODELS: Final[dict[str, tuple[type[Event], ...]]] = {
     "context": CONTEXT_EVENTS,
@@ -368,6 +369,9 @@ class PartitionLogs:
             )
         if event["type"] == "task.result":
             refused.result = (event["session_id"], event["task_id"], event["source"], event["event_id"])
+            result = result_of(role, record, event)
+            if result is not None and refused.error in _FOR_WANT_OF_ROOM:
+                self.session(event["session_id"]).refused.setdefault(event["task_id"], []).append(result)
 
     def _status(self, role: Role, record: Record) -> None:
         try:

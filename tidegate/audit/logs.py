@@ -247,6 +247,8 @@ class Session:
     """Dispatches that contradict an earlier one of the same task: task, role, offset."""
     reads: dict[str, list[tuple[Role, int, Facets]]] = field(default_factory=dict)
     results: dict[str, list[Result]] = field(default_factory=dict)
+    refused: dict[str, list[Result]] = field(default_factory=dict)
+    """Results that the gate knew before it refused them, by task: for want of room."""
     outputs: dict[str, list[Output]] = field(default_factory=dict)
     statuses: dict[str, Status] = field(default_factory=dict)
     cancels: dict[str, list[int]] = field(default_factory=dict)

@@ -90,7 +90,7 @@ def _check_unjudged(case: Case) -> None:
     for result in case.results:
         if id(result) in judged:
             continue
-        if result.digest in accounted:
+        if result.digest in accounted or _repeats_a_refused_one(case, result):
             counts["repeats"] += 1
         elif case.session.erased:
             counts["erased"] += 1
@@ -107,6 +107,14 @@ def _check_unjudged(case: Case) -> None:
         else:
             detail = f"result {result.source} {result.event_id}"
             case.note("result_without_verdict", detail, result.role, result.offset)
+
+
+def _repeats_a_refused_one(case: Case, result: Result) -> bool:
+    """Whether it is known as the repeat of one that waited then, and was refused when it was to be judged."""
+    return any(
+        refused.digest == result.digest and (refused.role != result.role or refused.offset < result.offset)
+        for refused in case.session.refused.get(case.task_id, ())
+    )
 
 
 def _why_waiting(case: Case, result: Result) -> str | None:
