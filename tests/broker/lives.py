@@ -10,7 +10,9 @@ from typing import Any, Final, Self
 
 from bench.watching import COLD, FOLDED, Progress
 from schemas.topics import Role, topic_name
-from tests.broker.harness import Gate, Outputs, wait_for
+from tests.broker.harness import Gate
+from tests.broker.outputs import Outputs
+from tests.broker.waiting import wait_for
 from tests.lives.people import Lives
 from tests.lives.told import KINDS, Told
 

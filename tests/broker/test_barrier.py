@@ -19,7 +19,10 @@ from aiokafka import AIOKafkaProducer
 
 from bench.process import Worker
 from schemas.topics import Role
-from tests.broker.harness import Gate, Outputs, backlog, body, changed, dispatched, returned, sessions_on, wait_for
+from tests.broker.events import backlog, body, changed, dispatched, returned, sessions_on
+from tests.broker.harness import Gate
+from tests.broker.outputs import Outputs
+from tests.broker.waiting import wait_for
 from tidegate.settings import Settings
 
 BEHIND: Final = 100_000

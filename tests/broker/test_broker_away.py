@@ -16,7 +16,9 @@ import pytest
 
 from bench.process import until_ready
 from bench.workload import Workload
-from tests.broker.harness import Gate, Load, each_once, wait_for
+from tests.broker.harness import Gate
+from tests.broker.load import Load, each_once
+from tests.broker.waiting import wait_for
 from tidegate.broker import LocalBroker
 from tidegate.settings import Settings
 

@@ -14,7 +14,9 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from schemas.topics import Role
 from streams.batches import Compression
-from tests.broker.harness import Gate, changed, dispatched, returned, wait_for
+from tests.broker.events import changed, dispatched, returned
+from tests.broker.harness import Gate
+from tests.broker.waiting import wait_for
 from tidegate.settings import Settings
 
 MakeSettings = Callable[..., Settings]

@@ -19,8 +19,11 @@ import pytest
 
 from bench.process import ROOT, Worker, until_ready
 from bench.workload import Workload
-from tests.broker.harness import Gate, Load, Outputs, each_once, wait_for
+from tests.broker.harness import Gate
 from tests.broker.lives import Living
+from tests.broker.load import Load, each_once
+from tests.broker.outputs import Outputs
+from tests.broker.waiting import wait_for
 from tests.lives.policies import SETTINGS as LIVES_SETTINGS
 from tidegate.settings import Settings
 

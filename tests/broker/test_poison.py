@@ -16,7 +16,9 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from schemas.topics import Role
-from tests.broker.harness import Gate, Output, Outputs, body, changed, dispatched, returned, sessions_on
+from tests.broker.events import body, changed, dispatched, returned, sessions_on
+from tests.broker.harness import Gate
+from tests.broker.outputs import Output, Outputs
 from tidegate.settings import Settings
 
 MakeSettings = Callable[..., Settings]

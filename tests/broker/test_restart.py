@@ -21,8 +21,11 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from bench.process import ROOT, Worker, until_ready
 from bench.workload import Workload
-from tests.broker.harness import Gate, changed, dispatched, each_once, returned, wait_for
+from tests.broker.events import changed, dispatched, returned
+from tests.broker.harness import Gate
+from tests.broker.load import each_once
 from tests.broker.proxy import FETCH, proxied_broker
+from tests.broker.waiting import wait_for
 from tidegate.settings import Settings
 from tidegate.topics import create_topics
 

@@ -16,7 +16,8 @@ from typing import Any, Final
 import orjson
 
 from schemas.topics import topic_name
-from tests.broker.harness import Gate, Outputs
+from tests.broker.harness import Gate
+from tests.broker.outputs import Outputs
 from tests.scenarios import cases
 from tests.scenarios.case import SETTINGS, Away, Case, Later, Moment, each_of, moments
 from tests.scenarios.events import session_of, value_of

@@ -17,7 +17,8 @@ from typing import Any, Final
 import pytest
 
 from bench.process import ROOT, environment
-from tests.broker.harness import Gate, changed, dispatched, returned
+from tests.broker.events import changed, dispatched, returned
+from tests.broker.harness import Gate
 from tests.broker.secured import SecuredBroker
 from tidegate.settings import Settings, load_settings
 

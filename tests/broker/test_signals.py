@@ -14,7 +14,9 @@ from typing import Final
 import pytest
 
 from bench.workload import Workload
-from tests.broker.harness import Gate, Load, each_once, wait_for
+from tests.broker.harness import Gate
+from tests.broker.load import Load, each_once
+from tests.broker.waiting import wait_for
 from tidegate.settings import Settings
 
 PARTITIONS: Final = 4

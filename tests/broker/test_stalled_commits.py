@@ -18,8 +18,10 @@ import pytest
 
 from bench.process import Worker
 from bench.workload import Workload
-from tests.broker.harness import Gate, each_once, wait_for
+from tests.broker.harness import Gate
+from tests.broker.load import each_once
 from tests.broker.proxy import END_TXN, Proxy, proxied_broker
+from tests.broker.waiting import wait_for
 from tidegate.settings import Settings
 
 EVENTS: Final = 1_000_000

@@ -19,7 +19,8 @@ import pytest
 
 from bench.process import Worker
 from bench.workload import Workload
-from tests.broker.harness import Gate, Load, each_once
+from tests.broker.harness import Gate
+from tests.broker.load import Load, each_once
 from tidegate.settings import Settings
 
 PER_SECOND: Final = 3000

@@ -369,8 +369,8 @@ class PartitionLogs:
             )
         if event["type"] == "task.result":
             refused.result = (event["session_id"], event["task_id"], event["source"], event["event_id"])
-            result = result_of(role, record, event)
-            if result is not None and refused.error in _FOR_WANT_OF_ROOM:
+            result = result_of(role, record, event) if refused.error in _FOR_WANT_OF_ROOM else None
+            if result is not None:
                 self.session(event["session_id"]).refused.setdefault(event["task_id"], []).append(result)
 
     def _status(self, role: Role, record: Record) -> None:
