@@ -24,10 +24,9 @@ import psutil
 from bench.pipeline import Run, garbage_out_of_the_way, logs_of
 from bench.workload import Record, Workload
 from projections.changes import Changes
-from projections.gate import Place
+from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.rules import Rules
-from schemas.decode import Decoder
 
 CYCLE_RECORDS: Final = 8_192
 SHORT_CYCLE_RECORDS: Final = 64
@@ -62,7 +61,7 @@ def with_sessions(sessions: int, active: int, events: int, ended_tasks: int) -> 
         idle = max(0, sessions - active)
         before = psutil.Process().memory_info().rss
         restoring = Run()
-        with restoring.stage("decode"):
+        with restoring.stage("restore"):
             for number in range(idle):
                 session_id = IDLE_ID.format(number)
                 partition.restore(b"s" + session_id.encode(), row.replace(b"%012x" % 0, b"%012x" % number))
@@ -84,7 +83,7 @@ def with_sessions(sessions: int, active: int, events: int, ended_tasks: int) -> 
                 "bytes_per_idle_session": round(grown / idle),
                 "row_bytes": len(row),
                 "ended_tasks": ended_tasks,
-                "restore_us_per_session": round(restoring.cpu_seconds["decode"] / idle * 1e6, 2),
+                "restore_us_per_session": round(restoring.cpu_seconds["restore"] / idle * 1e6, 2),
             }
             if idle
             else {}
@@ -162,13 +161,12 @@ def idle_session(number: int) -> tuple[bytes, bytes]:
 def _changes_of(records: list[Record]) -> Changes:
     partition = Partition(0, Rules())
     for batch in logs_of(records, 1, len(records))[0][0]:
-        Decoder(batch.role).decode(batch)
         if batch.role == "context":
             partition.fold_context(batch, NOW_MS)
         elif batch.role == "steps":
             partition.fold_steps(batch, NOW_MS)
         else:
-            partition.judge(batch, Place(0, 0, 0), NOW_MS)
+            partition.judge(batch, LogPosition(0, 0, 0), NOW_MS)
     return partition.take(NOW_MS)
 
 

@@ -15,19 +15,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-import streams.batches
 from bench.watching import FOLDED
 from bench.workload import Record, Workload
 from projections.changes import Changes
-from projections.gate import Place
+from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.rules import Rules
-from schemas.decode import Batch, Decoder
+from schemas.decode import Batch
 from schemas.topics import Role
+from streams.batches import NO_HEADERS, ROWS, BatchWriter, EnvelopeEncoder
 
 FETCHED: Final = 4096
 """Records of 1 MiB, the most that one fetch brings of a partition."""
-STAGES: Final = ("decode", "fold", "judge", "encode", "batch")
+STAGES: Final = ("fold", "judge", "encode", "batch")
+"""Folding and judging decode each record when its turn comes."""
 
 Log = list[list[Batch]]
 """What one partition is fed: its batches, by cycle."""
@@ -122,7 +123,6 @@ class Run:
             ("rows_written", "row_bytes_written", "row_bytes_sent", "output_bytes", "refused"), 0
         )
         self._clock = clock
-        self._decoders: dict[str, Decoder] = {role: Decoder(role) for role in FOLDED}
 
     def feed(self, partition: Partition, log: Log) -> None:
         """Every cycle of a partition's log."""
@@ -132,10 +132,8 @@ class Run:
     def cycle(self, partition: Partition, batches: list[Batch]) -> None:
         """One cycle: fold and judge the batches, then build what one transaction would write."""
         now_ms = max((batch.timestamps[-1] for batch in batches), default=0)
-        place = Place(partition.number, 0, 0)
+        place = LogPosition(partition.number, 0, 0)
         for batch in batches:
-            with self.stage("decode"):
-                self.counts["refused"] += len(self._decoders[batch.role].decode(batch))
             with self.stage("judge" if batch.role == "results" else "fold"):
                 if batch.role == "context":
                     partition.fold_context(batch, now_ms)
@@ -143,9 +141,9 @@ class Run:
                     partition.fold_steps(batch, now_ms)
                 else:
                     partition.judge(batch, place, now_ms)
-            batch.events = []
         with self.stage("encode"):
             changes = partition.take(now_ms)
+        partition.committed()
         with self.stage("batch"):
             self.counts["row_bytes_sent"] += _as_record_batches(changes)
         self._count(changes)
@@ -160,6 +158,7 @@ class Run:
     def _count(self, changes: Changes) -> None:
         counts = self.counts
         counts["rows_written"] += len(changes.rows)
+        counts["refused"] += len(changes.refusals)
         counts["row_bytes_written"] += sum(len(value) for value in changes.rows.values() if value is not None)
         counts["output_bytes"] += sum(len(output.value or b"") for output in changes.outputs)
         for verdict in changes.verdicts:
@@ -169,14 +168,21 @@ class Run:
 
 def _as_record_batches(changes: Changes) -> int:
     """What the producer does with it before it is sent: Kafka's record batches, by topic. The bytes of rows in them."""
-    rows: list[streams.batches.Record] = [(key, value, []) for key, value in changes.rows.items()]
-    by_role: dict[Role, list[streams.batches.Record]] = {}
+    writers: dict[Role, BatchWriter] = {}
+    envelopes = EnvelopeEncoder()
     for output in changes.outputs:
-        by_role.setdefault(output.role, []).append((output.key, output.value, output.headers))
-    for records in by_role.values():
-        _build(records, "none")
-    return _build(rows, streams.batches.ROWS)
+        writer = writers.get(output.role)
+        if writer is None:
+            writer = writers[output.role] = BatchWriter("none")
+        envelope = output.envelope
+        writer.add(output.key, output.value, NO_HEADERS if envelope is None else envelopes.encode(envelope))
+    for writer in writers.values():
+        _built_bytes(writer)
+    rows = BatchWriter(ROWS)
+    for key, value in changes.rows.items():
+        rows.add(key, value, NO_HEADERS)
+    return _built_bytes(rows)
 
 
-def _build(records: Iterable[streams.batches.Record], compression: streams.batches.Compression) -> int:
-    return sum(len(builder._build()) for builder in streams.batches.batches(records, compression))
+def _built_bytes(writer: BatchWriter) -> int:
+    return sum(len(batch._build()) for batch in writer.batches())

@@ -185,11 +185,15 @@ DECISIONS = Row(
             (Query(rate("tidegate_events_total", by="type"), "{{type}}"),),
         ),
         Panel(
-            "Repeats ignored",
-            "Events that came again with the same identity and content: producers' retries.",
+            "Repeats and ignored events",
+            "Events that came again with the same identity and content, such as producers' retries; and events that"
+            " changed nothing, because their task was not open or their session was erased.",
             "graph",
             "eps",
-            (Query(rate("tidegate_duplicates_total", by="type"), "{{type}}"),),
+            (
+                Query(rate("tidegate_duplicates_total", by="type"), "repeated {{type}}"),
+                Query(rate("tidegate_ignored_events_total", by="type"), "ignored {{type}}"),
+            ),
         ),
         Panel(
             "Tasks ended",
@@ -358,11 +362,16 @@ STATE = Row(
             (Query(gauge("tidegate_sessions", "instance"), "{{instance}}"),),
         ),
         Panel(
-            "Row bytes",
-            "Bytes of all session rows: what has to be restored when a partition moves.",
+            "Bytes kept",
+            "Bytes of session rows, remembered ended tasks, and events that wait: what has to be restored when a"
+            " partition moves.",
             "stacked",
             "bytes",
-            (Query(gauge("tidegate_row_bytes", "instance"), "{{instance}}"),),
+            (
+                Query(gauge("tidegate_row_bytes", "instance"), "rows {{instance}}"),
+                Query(gauge("tidegate_ended_task_bytes", "instance"), "ended tasks {{instance}}"),
+                Query(gauge("tidegate_waiting_bytes", "instance"), "waiting events {{instance}}"),
+            ),
         ),
         Panel(
             "Restore",
@@ -386,7 +395,7 @@ COST = Row(
         ),
         Panel(
             "CPU by stage",
-            "CPU seconds per second that cycles spend decoding, folding, judging and committing.",
+            "CPU seconds per second that cycles spend folding, judging and committing; the first two include decoding.",
             "stacked",
             "percentunit",
             (Query(rate("tidegate_cycle_cpu_seconds_total", by="stage"), "{{stage}}"),),

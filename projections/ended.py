@@ -1,116 +1,214 @@
 """The tasks of a session that ended, within the horizon: how each ended, and which results of it were judged.
 
-Kept as lines of JSON, because they are many, looked for often and read seldom: finding one is a search for its first
-bytes (a newline, a bracket, the task id in quotes), and only that line is parsed.
+They are many, looked for often and read seldom, so they are kept as lines of JSON: to find one is to search for its
+first bytes (a newline, a bracket, the task id in quotes), and only that line is parsed.
 """
 
-from typing import Any, Final, NamedTuple
+from typing import Final
 
+import msgspec
 import orjson
 
+from projections import format_1
+from projections.records import UnknownFormatError
+from projections.rows import FORMAT, Echo, EndedLine, ResultDigests
+from projections.text import quoted
+
 PRUNE_EVERY: Final = 8
-"""How many tasks of a session end between two looks at the oldest one's age."""
+"""How many tasks of a session end between two looks at the oldest one's age: looking costs more than the rest of
+remembering a task."""
 
 MAX_RESULTS: Final = 16
 """Results of one ended task that are known again as repeats."""
 
+MAX_ENDED_BYTES: Final = 1024 * 1024
+"""Of one session's lines. Beyond it the oldest tasks are forgotten before their time."""
 
-class Ended(NamedTuple):
+_decode_line: Final = msgspec.json.Decoder(EndedLine).decode
+_decode_echo: Final = msgspec.json.Decoder(Echo).decode
+
+
+class EndedTask:
     """One ended task.
 
-    `disposition` and `dispatch_digest` are None where a result was given up as unknown before any dispatch of the task
-    was seen. `results` are [identity digest, content digest] pairs, `at` is the broker's time (ms), `told` what the
-    task's last status said.
+    `disposition`, `reason` and `digest` are None if a result was given up as unknown before any dispatch of the task
+    was seen. `echo` and `work` are JSON members that the task's last status has. `acknowledged` is the outcome that the
+    consumer reported, `detail` why it refused, or why the task was rejected. Times are the broker's, in ms.
     """
 
-    task_id: str
-    disposition: str | None
-    at: int
-    dispatch_digest: str | None
-    results: list[list[str]]
-    parent: str | None = None
-    told: dict[str, Any] | None = None
+    def __init__(
+        self,
+        task_id: str,
+        disposition: str | None,
+        reason: str | None,
+        ended_at: int,
+        digest: str | None,
+        results: list[ResultDigests],
+        parent: str | None = None,
+        dispatched_at: int = 0,
+        steps_started: int = 0,
+        steps_completed: int = 0,
+        echo: str = "",
+        work: str = "",
+        acknowledged: str | None = None,
+        detail: str | None = None,
+    ) -> None:
+        self.task_id = task_id
+        self.task_json = quoted(task_id)
+        self.disposition = disposition
+        self.reason = reason
+        self.ended_at = ended_at
+        self.digest = digest
+        self.results = results
+        self.parent = parent
+        self.dispatched_at = dispatched_at
+        self.steps_started = steps_started
+        self.steps_completed = steps_completed
+        self.echo = echo
+        self.work = work
+        self.acknowledged = acknowledged
+        self.detail = detail
 
     @property
     def was_unknown(self) -> bool:
         """Whether no dispatch of the task was seen."""
         return self.disposition is None
 
-    def with_result(self, digests: list[str]) -> "Ended":
+    @property
+    def task_type(self) -> str | None:
+        """The type of the task, if its dispatch was seen."""
+        return _decode_echo(f"{{{self.echo}}}").task_type
+
+    @property
+    def is_cold(self) -> bool:
+        """Whether the task was on the cold lane."""
+        return _decode_echo(f"{{{self.echo}}}").lane == "cold"
+
+    def with_result(self, digests: ResultDigests) -> "EndedTask":
         """The same, with one more result known."""
         results = [*self.results, digests]
         if len(results) > MAX_RESULTS:
             del results[1]  # the first is the one that was judged
-        return self._replace(results=results)
+        changed = self._copy()
+        changed.results = results
+        return changed
 
-    def to_line(self) -> bytes:
-        """The line it is kept as."""
-        return b"\n" + orjson.dumps([*self])
+    def acknowledged_as(self, outcome: str, detail: str | None) -> "EndedTask":
+        """The same, with what the consumer reported."""
+        changed = self._copy()
+        changed.acknowledged, changed.detail = outcome, detail
+        return changed
+
+    def _copy(self) -> "EndedTask":
+        return EndedTask(
+            self.task_id,
+            self.disposition,
+            self.reason,
+            self.ended_at,
+            self.digest,
+            self.results,
+            self.parent,
+            self.dispatched_at,
+            self.steps_started,
+            self.steps_completed,
+            self.echo,
+            self.work,
+            self.acknowledged,
+            self.detail,
+        )
+
+    def line(self) -> bytes:
+        """The line it is kept as: the fields of `rows.EndedLine`."""
+        results = ",".join([f'["{each.identity}","{each.content}"]' for each in self.results])
+        return (
+            f"\n[{self.task_json},{FORMAT},{_text(self.disposition)},{_text(self.reason)},{self.ended_at},"
+            f"{_text(self.digest)},[{results}],{_text(self.parent)},{self.dispatched_at},{self.steps_started},"
+            f"{self.steps_completed},{{{self.echo}}},{{{self.work}}},{_text(self.acknowledged)},{_text(self.detail)}]"
+        ).encode()
 
 
-def ended_from_line(line: bytes) -> Ended:
-    """The entry that `to_line` wrote."""
-    return Ended(*orjson.loads(line))
+def _text(value: str | None) -> str:
+    return "null" if value is None else quoted(value)
 
 
-class EndedTasks:
-    """The ended tasks of the sessions of one partition."""
+def task_of(line: bytes) -> EndedTask:
+    """The task of a line. Raises `UnknownFormatError`."""
+    if format_1.is_ended_line(line):
+        fields = format_1.ended_from_line(line)
+    else:
+        try:
+            fields = _decode_line(line)
+        except msgspec.DecodeError as error:
+            raise UnknownFormatError(f"the line of an ended task cannot be read: {error}") from error
+        if fields.format != FORMAT:
+            raise UnknownFormatError(
+                f"an ended task has format {fields.format}, but this version reads formats 1 and {FORMAT}:"
+                " go back to the version that wrote it, or to a newer one"
+            )
+    return EndedTask(
+        fields.task_id,
+        fields.disposition,
+        fields.reason,
+        fields.ended_at,
+        fields.digest,
+        fields.results,
+        fields.parent,
+        fields.dispatched_at,
+        fields.steps_started,
+        fields.steps_completed,
+        bytes(fields.echo)[1:-1].decode(),
+        bytes(fields.work)[1:-1].decode(),
+        fields.acknowledged,
+        fields.detail,
+    )
 
-    def __init__(self, retention_ms: int, count: int) -> None:
-        self._retention_ms = retention_ms
-        self._count = count
-        self._lines: dict[str, bytes] = {}
 
-    def get(self, session_id: str, task_id: str) -> Ended | None:
-        """How the task ended; None where it has not, or longer ago than the horizon."""
-        lines = self._lines.get(session_id)
-        if lines is None:
-            return None
-        begin, end = _place(lines, task_id)
-        return ended_from_line(lines[begin:end]) if begin >= 0 else None
+def find(lines: bytes, task_id: str) -> EndedTask | None:
+    """How the task ended; None if it has not, or longer ago than the horizon."""
+    if not lines:
+        return None
+    begin, end = _place(lines, task_id)
+    return task_of(lines[begin:end]) if begin >= 0 else None
 
-    def put(self, session_id: str, task_id: str, line: bytes) -> None:
-        """Remember how a task ended (`Ended.to_line`), or replace what is remembered of it."""
-        lines = self._lines.get(session_id, b"")
-        begin, end = _place(lines, task_id)
-        if begin >= 0:
-            lines = lines[:begin] + lines[end:]
-        self._lines[session_id] = lines + line
 
-    def prune(self, session_id: str, now_ms: int) -> list[str]:
-        """Forget what is beyond the horizon at `now_ms`: too old, or too many. Returns the task ids forgotten."""
-        lines = self._lines.get(session_id, b"")
-        count = lines.count(b"\n")
-        surplus = count - self._count
-        if surplus <= 0 and count % PRUNE_EVERY:
-            return []  # looking at the oldest one's age costs more than the rest of remembering
-        forgotten: list[str] = []
-        while lines:
-            end = lines.find(b"\n", 1)
-            oldest = ended_from_line(lines if end < 0 else lines[:end])
-            if surplus <= len(forgotten) and oldest.at >= now_ms - self._retention_ms:
-                break
-            forgotten.append(oldest.task_id)
-            lines = b"" if end < 0 else lines[end:]
-        self._set(session_id, lines)
-        return forgotten
+def put(lines: bytes, task_id: str, line: bytes) -> bytes:
+    """The lines with one more task at their end, or with what is remembered of it replaced."""
+    return without(lines, task_id) + line
 
-    def remove(self, session_id: str, task_id: str) -> None:
-        """Forget one task."""
-        lines = self._lines.get(session_id, b"")
-        begin, end = _place(lines, task_id)
-        if begin >= 0:
-            self._set(session_id, lines[:begin] + lines[end:])
 
-    def remove_all(self, session_id: str) -> list[str]:
-        """Forget a session. Returns the task ids forgotten."""
-        return [ended_from_line(line).task_id for line in self._lines.pop(session_id, b"").split(b"\n") if line]
+def without(lines: bytes, task_id: str) -> bytes:
+    """The lines without one task."""
+    if not lines:
+        return lines
+    begin, end = _place(lines, task_id)
+    return lines[:begin] + lines[end:] if begin >= 0 else lines
 
-    def _set(self, session_id: str, lines: bytes) -> None:
-        if lines:
-            self._lines[session_id] = lines
-        else:
-            self._lines.pop(session_id, None)
+
+def beyond_horizon(lines: bytes, oldest_ms: int, max_count: int) -> list[str]:
+    """Ids of the tasks at the beginning that are to be forgotten.
+
+    They ended before `oldest_ms`, or are more than `max_count`, or take more than `MAX_ENDED_BYTES`.
+    """
+    count = lines.count(b"\n")
+    surplus, surplus_bytes = count - max_count, len(lines) - MAX_ENDED_BYTES
+    if surplus <= 0 and surplus_bytes <= 0 and count % PRUNE_EVERY:
+        return []
+    found: list[str] = []
+    begin = 0
+    while begin < len(lines):
+        end = lines.find(b"\n", begin + 1)
+        end = len(lines) if end < 0 else end
+        oldest = task_of(lines[begin:end])
+        if surplus <= len(found) and surplus_bytes <= begin and oldest.ended_at >= oldest_ms:
+            break
+        found.append(oldest.task_id)
+        begin = end
+    return found
+
+
+def task_ids(lines: bytes) -> list[str]:
+    """Every task remembered, the oldest first."""
+    return [task_of(line).task_id for line in lines.split(b"\n") if line]
 
 
 def _place(lines: bytes, task_id: str) -> tuple[int, int]:

@@ -1,243 +1,228 @@
-"""The gate: is this result still what the latest context asks for? A pure function of the row, the result and its time.
+"""The gate: is this result still what the latest context asks for? A pure function of session, result and time.
 
 Source of the rules and their order: the design of the gate; docs/semantics.md explains each with an example.
 """
 
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from projections.row import (
-    CAUSE,
-    EVENT_ID,
-    OFFSET,
-    SOURCE,
-    TIMESTAMP,
-    VALUE,
-    Facet,
-    SessionRow,
-    TaskRow,
-    Wait,
-    contradicted_now,
-    differs,
-    is_older,
-    is_user_absent,
-    older_in_slot,
-    order_of,
-)
+from projections.expectation import differing, is_unknown
+from projections.records import change_of
+from projections.rows import DEFAULT_POLICY, Facet, Policy, SessionRow, Task, Wait
 from projections.rules import Rules
+from projections.session import Session, is_older, order_of
 from schemas.events import TaskResult
 from schemas.fields import Part, Reason
 from schemas.outputs import MAX_DIFFERENCES
-from schemas.times import rfc3339
-from schemas.topics import Role
 
 PartDecision = Literal["delivered", "withheld", "held"]
+
 
 DELIVERED: Final[PartDecision] = "delivered"
 WITHHELD: Final[PartDecision] = "withheld"
 HELD: Final[PartDecision] = "held"
 
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the logs stood when a verdict was given: every record below these offsets was folded.
-
-    `steps_offset` is of the topic `steps_role`. `asked_offset`: how far that one had been folded when the barrier was
-    asked for. What was folded after that, a proposed effect, may have seen a context that the barrier did not.
-    """
-
-    partition: int
-    context_offset: int
-    steps_offset: int
-    steps_role: Role = "steps"
-    asked_offset: int | None = None
-
-    def covers(self, role: Role, offset: int) -> bool:
-        """Whether a step had been folded when the barrier was asked for."""
-        return role == self.steps_role and offset < (
-            self.steps_offset if self.asked_offset is None else self.asked_offset
-        )
+_FEW: Final = 8
 
 
-@dataclass(slots=True)
+class PartVerdict:
+    """The decision on one part. `facets` are those whose difference is reported, `omitted` how many more differ."""
+
+    def __init__(
+        self,
+        part: Part,
+        decision: PartDecision,
+        reason: Reason,
+        facets: list[str] | None = None,
+        omitted: int = 0,
+        *,
+        annotated: bool = False,
+    ) -> None:
+        self.part = part
+        self.decision = decision
+        self.reason = reason
+        self.facets = facets
+        self.omitted = omitted
+        self.annotated = annotated
+
+
 class Judgement:
-    """The decision on one result, in the contract's own shapes.
+    """The decision on one result.
 
-    `parts` are `PartVerdict` values of the parts judged, in their order. `reason` is that of the first part withheld,
-    else of the first held, else of the first. `wait` is what held parts wait for. `redispatch`: a new attempt is
-    called for.
+    `parts` are the verdicts on the parts judged, in their order. `reason` is that of the first part withheld, else of
+    the first held, else of the first. `wait` is what held parts wait for. `redispatch`: a new attempt is called for.
     """
 
-    decision: PartDecision
-    reason: Reason
-    parts: list[dict[str, Any]]
-    wait: Wait | None = None
-    redispatch: bool = False
+    def __init__(
+        self,
+        decision: PartDecision,
+        reason: Reason,
+        parts: list[PartVerdict],
+        wait: Wait | None = None,
+        *,
+        redispatch: bool = False,
+    ) -> None:
+        self.decision = decision
+        self.reason = reason
+        self.parts = parts
+        self.wait = wait
+        self.redispatch = redispatch
 
 
-def judge(row: SessionRow, task_id: str, task: TaskRow, result: TaskResult, at_ms: int, rules: Rules) -> Judgement:
+def judge(session: Session, task_id: str, task: Task, result: TaskResult, at_ms: int, rules: Rules) -> Judgement:
     """The verdict on the undecided parts of an open task's result, which the broker took at `at_ms`.
 
-    The result's `reads` have been folded. Changes nothing.
+    `task` has what the result read. Changes nothing.
     """
-    parts = undecided_parts(task, result)
-    reason = _reason_for_all(row, task_id, task, at_ms)
+    wait = task.wait
+    parts = result.parts if wait is None else undecided_parts(wait, result)
+    reason = reason_for_all(session, task_id, task, at_ms)
     if reason is not None:
         return all_parts(parts, WITHHELD, reason)
-    wait = _wait_for_others(row, task_id, task, at_ms, rules)
-    if wait is not None:
-        return _held(parts, wait)
-    policy = task.get("policy", {})
-    over = task.get("wait", {}).get("over", False)
-    hold_until = at_ms + int(policy.get("hold_ttl_ms", rules.hold_ttl_ms))
-    if policy.get("when_absent") in ("withhold", "hold") and is_user_absent(row):
-        if policy["when_absent"] == "withhold":
+    waits = _wait_for_others(session, task_id, task, at_ms, rules)
+    if waits is not None:
+        return _held(parts, waits)
+    policy: Policy = task.policy if task.policy is not None else DEFAULT_POLICY
+    expired = wait is not None and wait.expired
+    hold_ttl_ms = policy.hold_ttl_ms
+    hold_until = at_ms + (rules.hold_ttl_ms if hold_ttl_ms is None else hold_ttl_ms)
+    if policy.when_absent != "deliver" and is_user_absent(session.row):
+        if policy.when_absent == "withhold":
             return all_parts(parts, WITHHELD, "user_absent")
-        if over:
+        if expired:
             return all_parts(parts, WITHHELD, "hold_expired")
-        return _held(parts, {"why": "user", "undecided": [], "until": hold_until})
-    on_stale = policy.get("on_stale", "withhold")
-    if result.outcome == "failed":
-        on_stale = policy.get("on_stale_failure", "annotate")
-    stale = [facet for facet in task["expected"] if differs(row, task, facet)]
-    told: set[str] = set()
-    verdicts = [_judge_part(row, task, part, stale, part.on_stale or on_stale, told, over=over) for part in parts]
-    judgement = _summed_up(verdicts)
-    if judgement.wait is not None:
-        judgement.wait["until"] = hold_until
-    attempts_left = policy.get("attempt", 1) <= policy.get("max_redispatches", 1)
-    judgement.redispatch = attempts_left and any(
-        verdict["decision"] == WITHHELD and verdict["reason"] == "stale" and (part.on_stale or on_stale) == "redispatch"
-        for part, verdict in zip(parts, verdicts, strict=True)
-    )
-    return judgement
+        return _held(parts, Wait("user", [], hold_until))
+    stale = differing(task)
+    if not stale:
+        return all_parts(parts, DELIVERED, "fresh")
+    on_stale: str = policy.on_stale_failure if result.outcome == "failed" else policy.on_stale
+    return _judge_stale(session.row, parts, stale, on_stale, policy, hold_until, expired=expired)
 
 
-def undecided_parts(task: TaskRow, result: TaskResult) -> list[Part]:
-    """The parts that no verdict has decided: all of them at first, the held ones after that."""
-    wait = task.get("wait")
-    return result.parts if wait is None else [part for part in result.parts if part.part_id in wait["undecided"]]
+def undecided_parts(wait: Wait, result: TaskResult) -> list[Part]:
+    """The parts of a waiting result that no verdict has decided."""
+    undecided = set(wait.undecided)
+    return [part for part in result.parts if part.part_id in undecided]
 
 
 def all_parts(parts: list[Part], decision: PartDecision, reason: Reason) -> Judgement:
     """The same decision on every part, for the same reason."""
-    return Judgement(
-        decision, reason, [{"part_id": part.part_id, "decision": decision, "reason": reason} for part in parts]
-    )
+    return Judgement(decision, reason, [PartVerdict(part, decision, reason) for part in parts])
 
 
-def reason_to_refuse(row: SessionRow, task_id: str, task: TaskRow, at_ms: int) -> Reason | None:
-    """Why nothing of this task may have an effect any more, whatever it depends on; None where it may."""
-    return _reason_for_all(row, task_id, task, at_ms)
-
-
-def differences(row: SessionRow, task: TaskRow) -> list[dict[str, Any]]:
-    """What the row contradicts of all the task expects, as `Difference` values, at most 32."""
-    stale = [facet for facet in task["expected"] if differs(row, task, facet)]
-    return [_difference(row, task, facet) for facet in stale[:MAX_DIFFERENCES]]
-
-
-def _reason_for_all(row: SessionRow, task_id: str, task: TaskRow, at_ms: int) -> Reason | None:
-    facets, echo, policy = row["facets"], task["echo"], task.get("policy", {})
-    session = facets.get("session")
-    if session is not None and session[VALUE] == "closed" and not _is_own(session, "session", task_id, task):
+def reason_for_all(session: Session, task_id: str, task: Task, at_ms: int) -> Reason | None:
+    """Why nothing of this task may have an effect any more, whatever it depends on; None if it may."""
+    facets = session.facets
+    closed = facets.get("session")
+    if closed is not None and closed.value == "closed" and not _is_own(closed, "session", task_id, task):
         return "session_closed"
-    request_id = echo.get("request_id")
-    if request_id is not None:
-        name = f"request/{request_id}"
+    if task.request_id is not None:
+        name = f"request/{task.request_id}"
         request = facets.get(name)
-        if request is not None and request[VALUE] == "archived" and not _is_own(request, name, task_id, task):
+        if request is not None and request.value == "archived" and not _is_own(request, name, task_id, task):
             return "request_archived"
-    if at_ms > policy.get("deadline_ms", at_ms):
+    policy = task.policy
+    if policy is not None and policy.deadline_ms is not None and at_ms > policy.deadline_ms:
         return "deadline_passed"
-    slot = echo.get("slot")
-    if slot is not None and not policy.get("protected"):
-        newest = row.get("slots", {}).get(slot)
+    if task.slot is not None and not (policy is not None and policy.protected):
+        newest = session.row.slots.get(task.slot)
         if newest is not None and is_older(order_of(task), newest):
             return "superseded"
     return None
 
 
-def _is_own(facet: Facet, name: str, task_id: str, task: TaskRow) -> bool:
-    """Whether the facet has its value by the task's own work, or by that of a task below it, and nobody else's."""
-    if not facet[CAUSE] or facet[CAUSE] == task_id:
-        return bool(facet[CAUSE])
-    return any(change[0] == facet[OFFSET] for change in task.get("own", {}).get(name, ()))
+def is_user_absent(row: SessionRow) -> bool:
+    """True if clients are known and every one of them is absent or gone."""
+    known = [facet.value for name, facet in row.facets.items() if name.startswith("presence/") and facet.change]
+    return bool(known) and all(value is None or value == "absent" for value in known)
 
 
-def _wait_for_others(row: SessionRow, task_id: str, task: TaskRow, at_ms: int, rules: Rules) -> Wait | None:
-    policy = task.get("policy", {})
-    if "parentless_until" in task:
-        return {"why": "parent", "undecided": []}
-    if task.get("children"):
-        return {"why": "children", "undecided": [], "until": at_ms + policy.get("scope_grace_ms", rules.scope_grace_ms)}
-    slot = task["echo"].get("slot")
-    if slot is not None and policy.get("on_newer") == "enqueue" and older_in_slot(row, task_id, slot, order_of(task)):
-        return {"why": "slot", "undecided": []}
+def _is_own(facet: Facet, name: str, task_id: str, task: Task) -> bool:
+    """Whether the facet has its value by the task's own work, or by that of a descendant, and nobody else's."""
+    if not facet.cause or facet.cause == task_id:
+        return bool(facet.cause)
+    changes = task.own.get(name, ()) if task.own is not None else ()
+    if not changes:
+        return False
+    offset = change_of(facet).offset
+    return any(change.offset == offset for change in changes)
+
+
+def _wait_for_others(session: Session, task_id: str, task: Task, at_ms: int, rules: Rules) -> Wait | None:
+    policy, scope = task.policy, task.scope
+    if scope is not None:
+        if scope.parentless_until is not None:
+            return Wait("parent", [])
+        if scope.children:
+            grace_ms = policy.scope_grace_ms if policy is not None else None
+            return Wait("children", [], at_ms + (rules.scope_grace_ms if grace_ms is None else grace_ms))
+    is_queued = task.slot is not None and policy is not None and policy.on_newer == "enqueue"
+    if is_queued and session.has_older_in_slot(task_id, task.slot or "", order_of(task)):
+        return Wait("slot", [])
     return None
 
 
 def _held(parts: list[Part], wait: Wait) -> Judgement:
     judgement = all_parts(parts, HELD, "held")
-    judgement.wait = {**wait, "undecided": [part.part_id for part in parts]}
+    judgement.wait = Wait(wait.why, [part.part_id for part in parts], wait.until)
+    return judgement
+
+
+def _judge_stale(
+    row: SessionRow,
+    parts: list[Part],
+    stale: list[str],
+    on_stale: str,
+    policy: Policy,
+    hold_until: int,
+    *,
+    expired: bool,
+) -> Judgement:
+    reported: set[str] = set()
+    unknown = {name for name in stale if is_unknown(row.facets[name])}
+    verdicts: list[PartVerdict] = []
+    redispatch = False
+    for part in parts:
+        policy_of_part: str = part.on_stale or on_stale
+        verdict = _judge_part(part, stale, unknown, policy_of_part, reported, expired=expired)
+        verdicts.append(verdict)
+        if policy_of_part == "redispatch" and verdict.decision == WITHHELD and verdict.reason == "stale":
+            redispatch = True
+    judgement = _summed_up(verdicts)
+    if judgement.wait is not None:
+        judgement.wait = Wait("context", judgement.wait.undecided, hold_until)
+    judgement.redispatch = redispatch and policy.attempt <= policy.max_redispatches
     return judgement
 
 
 def _judge_part(
-    row: SessionRow,
-    task: TaskRow,
-    part: Part,
-    stale: list[str],
-    on_stale: str,
-    told: set[str],
-    *,
-    over: bool,
-) -> dict[str, Any]:
-    verdict: dict[str, Any] = {"part_id": part.part_id, "decision": DELIVERED, "reason": "fresh"}
-    scope = part.depends_on
-    differing = stale if scope is None else [facet for facet in stale if facet in scope]
-    if not differing:
-        return verdict
-    verdict["reason"] = "stale"
-    tell = differing[: MAX_DIFFERENCES if not told else max(1, MAX_DIFFERENCES - len(told))]
-    told.update(tell)
-    verdict["differences"] = [_difference(row, task, facet) for facet in tell]
-    if len(differing) > len(tell):
-        verdict["differences_omitted"] = len(differing) - len(tell)
+    part: Part, stale: list[str], unknown: set[str], on_stale: str, reported: set[str], *, expired: bool
+) -> PartVerdict:
+    scope: Any = part.depends_on
+    differ = stale
+    if scope is not None:
+        members: Any = scope if len(scope) < _FEW else set(scope)
+        differ = [name for name in stale if name in members]
+    if not differ:
+        return PartVerdict(part, DELIVERED, "fresh")
+    if unknown and not unknown.isdisjoint(differ):
+        return PartVerdict(part, WITHHELD, "session_full")
+    facets = differ[: MAX_DIFFERENCES if not reported else max(1, MAX_DIFFERENCES - len(reported))]
+    reported.update(facets)
+    omitted = len(differ) - len(facets)
     if on_stale == "annotate":
-        verdict["annotated"] = True
-    elif on_stale == "hold" and not over:
-        verdict["decision"] = HELD
-    else:
-        verdict["decision"] = WITHHELD
-        if on_stale == "hold":
-            verdict["reason"] = "hold_expired"
-    return verdict
+        return PartVerdict(part, DELIVERED, "stale", facets, omitted, annotated=True)
+    if on_stale == "hold":
+        if not expired:
+            return PartVerdict(part, HELD, "stale", facets, omitted)
+        return PartVerdict(part, WITHHELD, "hold_expired", facets, omitted)
+    return PartVerdict(part, WITHHELD, "stale", facets, omitted)
 
 
-def _difference(row: SessionRow, task: TaskRow, name: str) -> dict[str, Any]:
-    facet = row["facets"][name]
-    changed_by = {
-        "source": facet[SOURCE],
-        "event_id": facet[EVENT_ID],
-        "offset": facet[OFFSET],
-        "at": rfc3339(facet[TIMESTAMP]),
-    }
-    if facet[CAUSE]:
-        changed_by["cause_task_id"] = facet[CAUSE]
-    return {
-        "facet": name,
-        "expected": contradicted_now(task, name, facet[VALUE]),
-        "actual": facet[VALUE],
-        "changed_by": changed_by,
-        "since": "dispatch" if facet[TIMESTAMP] <= task["at"] else "running",
-    }
-
-
-def _summed_up(parts: list[dict[str, Any]]) -> Judgement:
-    by_decision = {part["decision"]: part for part in parts[::-1]}
-    first = by_decision.get(WITHHELD) or by_decision.get(HELD) or parts[0]
-    decision = DELIVERED if DELIVERED in by_decision else HELD if HELD in by_decision else WITHHELD
-    held = [part["part_id"] for part in parts if part["decision"] == HELD]
-    wait: Wait | None = {"why": "context", "undecided": held} if held else None
-    return Judgement(decision, first["reason"], parts, wait)
+def _summed_up(parts: list[PartVerdict]) -> Judgement:
+    first: dict[str, PartVerdict] = {}
+    for part in parts:
+        first.setdefault(part.decision, part)
+    deciding = first.get(WITHHELD) or first.get(HELD) or parts[0]
+    decision = DELIVERED if DELIVERED in first else HELD if HELD in first else WITHHELD
+    held = [part.part.part_id for part in parts if part.decision == HELD]
+    return Judgement(decision, deciding.reason, parts, Wait("context", held) if held else None)

@@ -1,404 +1,358 @@
-"""The sessions of one partition in memory: rows, ended tasks and waiting events, and which of them have changed.
+"""The sessions of one partition: their committed records as bytes, and the few that are decoded.
 
-Rows stay bytes until an event touches them; a bounded number of them stays decoded. No I/O: `restore` takes what the
-changelog holds, `take` gives what to write to it.
+Records stay bytes until an event touches their session. `restore` takes what the changelog holds, `write` gives what to
+write to it; until that is known to be committed, what it replaced is kept, so that it can be put back. No I/O.
 """
 
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import orjson
 
-from projections.changes import Changes
-from projections.encoding import RowEncoder
-from projections.ended import Ended, EndedTasks
-from projections.outputs import open_status
-from projections.row import SessionRow, TaskRow, has_open_tasks, new_row, row_from_bytes, row_to_bytes
-from projections.rules import Rules
-from projections.timers import Dues, Timers, dues_of
-from schemas.decode import Batch, Decoder
-from schemas.envelope import Headers, traceparent_of
-from schemas.topics import Role
+from projections import ended
+from projections.budget import MAX_RECORD_BYTES
+from projections.keys import (
+    ENDED_KEY,
+    SESSION_KEY,
+    TASK_KEY,
+    WAITING_KEY,
+    session_record_key,
+    task_record_key,
+)
+from projections.records import (
+    head_from_bytes,
+    row_apart_to_bytes,
+    row_from_bytes,
+    row_to_bytes,
+    task_to_bytes,
+)
+from projections.rows import new_row
+from projections.session import Parked, Session
+from projections.task_index import TaskIndex
+from projections.waiting import Arrived, WaitingFor, from_bytes
 
-MAX_DECODED_ROWS: Final = 256
-"""Rows that stay decoded from one transaction to the next: about what fits into a core's cache. Walking through the
+MAX_DECODED: Final = 256
+"""Sessions that stay decoded from one transaction to the next: about what fits into a core's cache. Walking through the
 objects of one that does not costs several times what it costs to decode its bytes anew."""
-MAX_KEPT_ROWS: Final = 1024
-"""Rows with many tasks that stay decoded, because of them only what changed is encoded."""
-
-SESSION_KEY: Final = b"s"
-TASK_KEY: Final = b"t"
-ENDED_KEY: Final = b"e"
-WAITING_KEY: Final = b"r"
-"""First bytes of changelog keys: a session's row; an open task apart from it; an ended task; an event that waits."""
+MAX_DECODED_INDEXED: Final = 1024
+"""Sessions with many tasks that stay decoded, because of them only what changed is encoded."""
 
 
-class Waiting(NamedTuple):
-    """A result or a proposed effect, as judged or while it waits, with the record it came in.
+class Kept:
+    """The events of one session that wait, as committed. Never changed: `evolve` changes copies."""
 
-    `timestamp` is the broker's (ms). `undecided`: the parts that nothing had decided when its task was stopped.
-    """
-
-    event: Any
-    value: bytes
-    key: bytes | None
-    headers: Headers
-    offset: int
-    timestamp: int
-    role: Role
-    undecided: list[str] | None = None
-
-    @property
-    def traceparent(self) -> str | None:
-        """Its own trace context."""
-        return traceparent_of(self.headers) if self.headers else None
-
-
-def waiting_of(batch: Batch, index: int) -> Waiting:
-    """A decoded record as an event that may have to wait."""
-    return Waiting(
-        batch.events[index],
-        batch.values[index] or b"",
-        batch.keys[index],
-        batch.headers[index],
-        batch.offsets[index],
-        batch.timestamps[index],
-        batch.role,
-    )
+    def __init__(self) -> None:
+        self.waiting: dict[str, Arrived] = {}
+        self.parked: dict[str, Parked] = {}
+        self.queued: dict[bytes, Arrived] = {}
+        self.size_bytes = 0
+        self.count = 0
+        """Results that wait for their dispatch, other tasks, the context or the user."""
 
 
 class Store:
-    """Rows and what belongs to them, by session."""
+    """Everything kept of the sessions of one partition."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, number: int) -> None:
         self.row_bytes = 0
-        self.rules = rules
-        self.ended = EndedTasks(rules.ended_task_retention_ms, rules.ended_tasks_per_session)
-        self.changes = Changes()
-        self.timers = Timers()
-        self.cold_timers = Timers()
-        """Of tasks for which something may be on the cold lane's topics."""
-        self.told: dict[tuple[str, str], None] = {}
-        self.dirty: dict[str, None] = {}
-        self.unknown: dict[tuple[str, str], list[Waiting]] = {}
-        self.results: dict[tuple[str, str], Waiting] = {}
-        self.stopped: list[Waiting] = []
-        self.proposals: list[Waiting] = []
-        self.waiting_sessions: dict[str, int] = {}
-        self._written: dict[bytes, None] = {}
-        self._restoring: dict[bytes, bytes] = {}
+        """Of rows, and of tasks with records of their own."""
+        self.ended_bytes = 0
+        self.waiting_bytes = 0
+        self.waiting_count = 0
+        """Results that wait: for a dispatch, for other tasks, for the context or for the user."""
+        self.loaded: dict[str, Session] = {}
+        """Decoded sessions. Those in `changed` differ from their records."""
+        self.changed: dict[str, Session] = {}
+        self._number = number
         self._rows: dict[str, bytes] = {}
         self._tasks: dict[str, dict[str, bytes]] = {}
-        """By session: the records of its open tasks, where they are apart from its row."""
-        self.decoded: dict[str, SessionRow] = {}
-        self.encoder = RowEncoder()
+        """By session: the records of its open tasks, if they are apart from its row."""
+        self._ended: dict[str, bytes] = {}
+        self._kept: dict[str, Kept] = {}
+        self._restoring: dict[bytes, bytes] = {}
+        self._before: list[tuple[str, bytes | None, bytes, Kept | None]] = []
+        """Sessions with the row, the ended tasks and the waiting events that the last `write` replaced, until it is
+        committed."""
+        self._tasks_before: dict[str, dict[str, bytes | None]] = {}
+        """The same of tasks with records of their own."""
 
     @property
     def session_count(self) -> int:
         """Sessions with a row."""
         return len(self._rows)
 
-    @property
-    def waiting_count(self) -> int:
-        """Results that wait: for a dispatch, for other tasks, for the context or for the user."""
-        return sum(map(len, self.unknown.values())) + len(self.results)
-
-    @property
-    def has_changes(self) -> bool:
-        """Whether there is anything to write."""
-        return bool(self.dirty or self.told) or not self.changes.is_empty
-
     def session_ids(self) -> list[str]:
-        """Every session that had a row at the last `take`."""
+        """Every session with a row."""
         return list(self._rows)
 
     def raw(self, session_id: str) -> bytes | None:
-        """The session's row as of the last `take`."""
+        """The session's row as last written."""
         return self._rows.get(session_id)
 
-    def tasks_of(self, session_id: str) -> Mapping[str, bytes]:
-        """The records of the session's open tasks, where they are apart from its row, as of the last `take`."""
-        return self._tasks.get(session_id, {})
+    def is_idle_since(self, session_id: str, oldest_ms: int) -> bool:
+        """Whether the session, as last written, had no event since and has no open task."""
+        raw = self._rows.get(session_id)
+        if raw is None:
+            return False
+        head = head_from_bytes(raw)
+        return head.last_event_at < oldest_ms and not head.open_tasks
 
-    # Rows
+    # Sessions
 
-    def known_row(self, session_id: str) -> SessionRow | None:
-        """The session's row, decoded; None where there is none."""
-        row = self.decoded.get(session_id)
-        if row is None:
-            raw = self._rows.get(session_id)
-            if raw is not None:
-                tasks = self._tasks.get(session_id)
-                row = self.decoded[session_id] = row_from_bytes(raw, tasks)
-                if tasks is not None:
-                    self.encoder.keep(session_id)
-        return row
+    def known(self, session_id: str) -> Session | None:
+        """The session; None if it has no row."""
+        session = self.loaded.get(session_id)
+        if session is not None:
+            return session
+        raw = self._rows.get(session_id)
+        return None if raw is None else self._load(session_id, raw)
 
-    def row(self, session_id: str) -> SessionRow:
-        """The session's row, decoded; a new one where there is none."""
-        row = self.known_row(session_id)
-        if row is None:
-            row = self.decoded[session_id] = new_row()
-        return row
+    def session(self, session_id: str) -> Session:
+        """The session; a new one if it has no row."""
+        session = self.loaded.get(session_id)
+        if session is None:
+            session = self._load(session_id, self._rows.get(session_id))
+        return session
 
-    def is_unchanged(self, session_id: str, raw: bytes) -> bool:
-        """Whether the session's row still is these bytes, with no change on its way."""
-        return session_id not in self.dirty and self._rows.get(session_id) == raw
+    def _load(self, session_id: str, raw: bytes | None) -> Session:
+        tasks = self._tasks.get(session_id) if self._tasks else None
+        row = new_row() if raw is None else row_from_bytes(raw, tasks)
+        session = self.loaded[session_id] = Session(session_id, row)
+        session.raw = raw
+        session.ended = session.lines = self._ended.get(session_id, b"")
+        if tasks:
+            session.index = TaskIndex(row.tasks)
+        kept = self._kept.get(session_id) if self._kept else None
+        if kept is not None:
+            session.waiting, session.parked, session.queued = kept.waiting, kept.parked, kept.queued
+            session.waiting_bytes = kept.size_bytes
+            session.parked_count = kept.count - len(kept.waiting)
+        return session
 
-    def drop(self, session_id: str) -> None:
-        """Forget the session's row. Whatever comes next finds a new one."""
-        self.decoded.pop(session_id, None)
-        self.encoder.forget(session_id)
-        self.dirty.pop(session_id, None)
-        raw = self._rows.pop(session_id, None)
-        if raw is not None:
-            self.row_bytes -= len(raw)
-            self.changes.rows[SESSION_KEY + session_id.encode()] = None
-        for task_id in list(self._tasks.get(session_id, ())):
-            self._keep_task(session_id, task_id, None)
-            self.changes.rows[_task_key(session_id, task_id)] = None
+    # Writing
 
-    # Ended tasks
+    def to_write(self, session: Session) -> None:
+        """The session has changed."""
+        session.is_listed = True
+        self.changed[session.id] = session
 
-    def remember(self, session_id: str, ended: Ended) -> None:
-        """Remember how a task ended, within the horizon. The session gets a row with it, which ends when it is idle."""
-        row = self.row(session_id)
-        row["at"] = max(row["at"], ended.at)
-        self.dirty[session_id] = None
-        line = ended.to_line()
-        self.ended.put(session_id, ended.task_id, line)
-        key = _ended_key(session_id, ended.task_id)
-        self.changes.rows.pop(key, None)  # written in the order of memory, so that it is restored in that order
-        self.changes.rows[key] = line
-        for task_id in self.ended.prune(session_id, ended.at):
-            self.changes.rows[_ended_key(session_id, task_id)] = None
+    def write(self, records: dict[bytes, bytes | None]) -> None:
+        """Add the changelog records of everything that has changed; None removes one."""
+        rows = self._rows
+        for session_id, session in self.changed.items():
+            row, lines = session.raw, session.lines
+            kept = self._kept.get(session_id) if self._kept else None
+            self._before.append((session_id, row, lines, kept))
+            session.is_listed = False
+            if session.records is not None:
+                records.update(session.records)
+                session.records = None
+            if session.changed_tasks is not None:
+                self._write_tasks(session, session.changed_tasks, records)
+            if session.is_changed:
+                row_now = session.row_to_write()
+                raw = row_to_bytes(row_now) if session.index is None else row_apart_to_bytes(row_now)
+                assert len(raw) <= MAX_RECORD_BYTES, "a row never exceeds its bound"
+                if raw != row:
+                    rows[session_id] = session.raw = raw
+                    self.row_bytes += len(raw) - (0 if row is None else len(row))
+                    records[session_record_key(session.key)] = raw
+                session.is_changed = False
+            elif session.is_erased:
+                if row is not None:
+                    self._set_row(session_id, None)
+                    session.raw = None
+                    records[session_record_key(session.key)] = None
+                self.loaded.pop(session_id, None)
+            session.is_erased = False
+            if session.ended is not lines:
+                self._set_ended(session_id, session.ended)
+                session.lines = session.ended
+            if session.owns_waiting:
+                self._set_kept(session_id, self._kept_of(session))
+                session.owns_waiting = False
+        self.changed = {}
+        self.let_go()
 
-    def forget_ended(self, session_id: str) -> list[str]:
-        """Forget every ended task of the session. Returns their ids."""
-        forgotten = self.ended.remove_all(session_id)
-        for task_id in forgotten:
-            self.changes.rows[_ended_key(session_id, task_id)] = None
-        return forgotten
+    def _write_tasks(self, session: Session, task_ids: dict[str, None], records: dict[bytes, bytes | None]) -> None:
+        """The records of tasks that are apart from the row, as far as they have changed."""
+        tasks, known = session.tasks, self._tasks.get(session.id, {})
+        before = self._tasks_before.setdefault(session.id, {})
+        for task_id in task_ids:
+            task = tasks.get(task_id) if session.index is not None else None
+            raw = task_to_bytes(task) if task is not None else None
+            assert raw is None or len(raw) <= MAX_RECORD_BYTES, "a task never exceeds its bound"
+            old = known.get(task_id)
+            if raw != old:
+                before.setdefault(task_id, old)
+                records[task_record_key(session.id, task_id)] = raw
+                self._set_task(session.id, task_id, raw)
+        session.changed_tasks = None
 
-    # Events that wait. What is taken out to be judged stays on the changelog until `judged` says that it was.
+    def _kept_of(self, session: Session) -> Kept | None:
+        if not (session.waiting or session.parked or session.queued):
+            return None
+        kept = Kept()
+        kept.waiting, kept.parked, kept.queued = session.waiting, session.parked, session.queued
+        kept.size_bytes = session.waiting_bytes
+        kept.count = len(session.waiting) + session.parked_count
+        return kept
 
-    def park(self, result: Waiting) -> None:
-        """Keep a result until the dispatch of its task comes."""
-        self.unknown.setdefault((result.event.session_id, result.event.task_id), []).append(result)
-        self._write("unknown", result)
+    def let_go(self) -> None:
+        """Keep few sessions decoded that have not changed, of those with many tasks more than of others."""
+        loaded = self.loaded
+        if len(loaded) <= MAX_DECODED or self.changed:
+            return
+        if not self._tasks:
+            self.loaded = {}
+            return
+        indexed = [session_id for session_id, session in loaded.items() if session.index is not None]
+        if len(loaded) - len(indexed) > MAX_DECODED or len(indexed) > MAX_DECODED_INDEXED:
+            self.loaded = {session_id: loaded[session_id] for session_id in indexed[-MAX_DECODED_INDEXED:]}
 
-    def unpark(self, session_id: str, task_id: str) -> list[Waiting]:
-        """The results that waited for this dispatch."""
-        return self.unknown.pop((session_id, task_id), [])
+    def committed(self) -> None:
+        """What was last written is durable."""
+        self._before = []
+        self._tasks_before = {}
 
-    def keep_result(self, result: Waiting) -> None:
-        """Keep an open task's result until it can be decided."""
-        name = result.event.session_id, result.event.task_id
-        if name not in self.results:
-            self._count_waiting(name[0], 1)
-            self._write("result", result)
-        self.results[name] = result
+    def roll_back(self) -> list[str]:
+        """Put back what was committed. Returns the sessions that are as they were before."""
+        changed = dict.fromkeys(self.changed)
+        for session_id, row, lines, kept in reversed(self._before):
+            changed[session_id] = None
+            self._set_row(session_id, row)
+            self._set_ended(session_id, lines)
+            self._set_kept(session_id, kept)
+        for session_id, tasks in self._tasks_before.items():
+            for task_id, raw in tasks.items():
+                self._set_task(session_id, task_id, raw)
+        for session_id in changed:
+            self.loaded.pop(session_id, None)
+        self.committed()
+        self.changed = {}
+        return list(changed)
 
-    def stop_result(self, session_id: str, task_id: str, undecided: list[str]) -> Waiting | None:
-        """The waiting result of a task that is stopped, with the parts that are left of it."""
-        result = self.results.pop((session_id, task_id), None)
-        if result is not None:
-            self._count_waiting(session_id, -1)
-            result = result._replace(undecided=undecided)
-            self._write("result", result)
-        return result
+    # Records, and what they take
 
-    def drop_result(self, session_id: str, task_id: str) -> None:
-        """The open task's result waits no more."""
-        result = self.results.pop((session_id, task_id), None)
-        if result is not None:
-            self._count_waiting(session_id, -1)
-            self.judged(result)
-
-    def keep_proposal(self, proposal: Waiting) -> None:
-        """Keep a proposed effect until its barrier is reached."""
-        self.proposals.append(proposal)
-        self._write("effect", proposal)
-
-    def judged(self, waiting: Waiting) -> None:
-        """An event that waited has been judged."""
-        for why in ("unknown", "result", "effect"):
-            key = _waiting_key(why, waiting)
-            if key in self._written:
-                del self._written[key]
-                self.changes.rows[key] = None
-
-    def _write(self, why: str, waiting: Waiting) -> None:
-        key = _waiting_key(why, waiting)
-        self._written[key] = None
-        self.changes.rows[key] = _waiting_to_bytes(waiting)
-
-    def _count_waiting(self, session_id: str, by: int) -> None:
-        count = self.waiting_sessions.get(session_id, 0) + by
-        if count:
-            self.waiting_sessions[session_id] = count
+    def _set_row(self, session_id: str, raw: bytes | None) -> None:
+        before = self._rows.get(session_id)
+        if before is not None:
+            self.row_bytes -= len(before)
+        if raw is None:
+            self._rows.pop(session_id, None)
         else:
-            self.waiting_sessions.pop(session_id, None)
+            self._rows[session_id] = raw
+            self.row_bytes += len(raw)
 
-    # Changelog
+    def _set_task(self, session_id: str, task_id: str, raw: bytes | None) -> None:
+        tasks = self._tasks.get(session_id)
+        if tasks is None:
+            tasks = self._tasks[session_id] = {}
+        before = tasks.pop(task_id, None)
+        if before is not None:
+            self.row_bytes -= len(before)
+        if raw is not None:
+            tasks[task_id] = raw
+            self.row_bytes += len(raw)
+        elif not tasks:
+            del self._tasks[session_id]
+
+    def _set_ended(self, session_id: str, lines: bytes) -> None:
+        before = self._ended.get(session_id)
+        if before is None:
+            if not lines:
+                return
+        else:
+            self.ended_bytes -= len(before)
+        if lines:
+            self._ended[session_id] = lines
+            self.ended_bytes += len(lines)
+        else:
+            self._ended.pop(session_id, None)
+
+    def _set_kept(self, session_id: str, kept: Kept | None) -> None:
+        before = self._kept.pop(session_id, None)
+        if before is not None:
+            self.waiting_bytes -= before.size_bytes
+            self.waiting_count -= before.count
+        if kept is not None:
+            self._kept[session_id] = kept
+            self.waiting_bytes += kept.size_bytes
+            self.waiting_count += kept.count
+
+    # Restoring
 
     def restore(self, key: bytes, value: bytes | None) -> None:
-        """Take over one changelog record. Later records of a key replace earlier ones; None removes it."""
+        """Take over one changelog record. Later records of a key replace earlier ones; None removes it.
+
+        Raises `UnknownFormatError` for the row of another version.
+        """
         kind, name = key[:1], key[1:]
         if kind == SESSION_KEY:
-            session_id = name.decode()
             if value is not None:
-                self._keep(session_id, value, self._rows.get(session_id))
-            else:
-                self.row_bytes -= len(self._rows.pop(session_id, b""))
+                head_from_bytes(value)
+            self._set_row(name.decode(), value)
         elif kind == TASK_KEY:
             session_id, task_id = orjson.loads(name)
-            self._keep_task(session_id, task_id, value)
+            self._set_task(session_id, task_id, value)
         elif kind == ENDED_KEY:
             session_id, task_id = orjson.loads(name)
-            if value is None:
-                self.ended.remove(session_id, task_id)
-            else:
-                self.ended.put(session_id, task_id, value)
+            lines = ended.without(self._ended.get(session_id, b""), task_id)
+            self._set_ended(session_id, lines if value is None else lines + value)
         elif kind == WAITING_KEY:
             if value is None:
                 self._restoring.pop(name, None)
             else:
                 self._restoring[name] = value
 
-    def settle(self) -> list[Waiting]:
-        """Put things in order once everything is restored: what waits, and timers from the rows.
+    def settle(self) -> None:
+        """Put what waits in its place once everything is restored.
 
-        Returns the results that can be judged now: their dispatch has come, or their task was stopped. Raises
-        `ValueError` where a row and the records of its tasks do not belong together.
+        Raises `ValueError` if a row and the records of its tasks do not belong together.
         """
-        ready: list[Waiting] = []
-        restored = [(orjson.loads(name), _waiting_from_bytes(name, raw)) for name, raw in self._restoring.items()]
-        self._restoring.clear()
-        restored.sort(key=lambda each: (each[1].timestamp, each[1].offset))
-        for (why, session_id, task_id, _, _), waiting in restored:
-            self._written[_waiting_key(why, waiting)] = None
-            if why == "effect":
-                self.proposals.append(waiting)
-            elif why == "result" and waiting.undecided is None:
-                self.results[session_id, task_id] = waiting
-                self._count_waiting(session_id, 1)
-            elif why == "result" or self._is_known_task(session_id, task_id):
-                ready.append(waiting)
+        found: list[tuple[WaitingFor, Arrived]] = []
+        for name, raw in self._restoring.items():
+            waiting_for, event = from_bytes(name, raw, self._number)
+            event.kept_as = WAITING_KEY + name
+            found.append((waiting_for, event))
+        self._restoring = {}
+        found.sort(key=_time_and_offset)
+        for waiting_for, event in found:
+            session_id, task_id = event.event.session_id, event.event.task_id
+            kept = self._kept.get(session_id)
+            if kept is None:
+                kept = self._kept[session_id] = Kept()
+            kept.size_bytes += event.size_bytes
+            self.waiting_bytes += event.size_bytes
+            if waiting_for == "result" and event.undecided is None:
+                kept.waiting[task_id] = event
+                kept.count += 1
+                self.waiting_count += 1
+            elif waiting_for == "unknown" and not self._is_known_task(session_id, task_id):
+                kept.parked.setdefault(task_id, Parked()).add(event)
+                kept.count += 1
+                self.waiting_count += 1
             else:
-                self.unknown.setdefault((session_id, task_id), []).append(waiting)
-        for session_id, raw in self._rows.items():
-            if has_open_tasks(raw):
-                self._set_timers(session_id, self._restored_row(session_id, raw))
-        return ready
+                kept.queued[event.kept_as or b""] = event
+        self.loaded = {}  # they were decoded before all of their events were there
+
+    def session_ids_with_open_tasks(self) -> list[str]:
+        """Every session that has an open task, as last written."""
+        return [session_id for session_id, raw in self._rows.items() if head_from_bytes(raw).open_tasks]
+
+    def kept_of(self, session_id: str) -> Kept | None:
+        """The committed events of a session that wait."""
+        return self._kept.get(session_id)
+
+    def sessions_with_waiting(self) -> list[str]:
+        """Sessions of which events wait."""
+        return list(self._kept)
 
     def _is_known_task(self, session_id: str, task_id: str) -> bool:
-        if self.ended.get(session_id, task_id) is not None:
+        if ended.find(self._ended.get(session_id, b""), task_id) is not None:
             return True
-        raw = self._rows.get(session_id)
-        return raw is not None and task_id in self._restored_row(session_id, raw)["tasks"]
-
-    def _restored_row(self, session_id: str, raw: bytes) -> SessionRow:
-        try:
-            return row_from_bytes(raw, self._tasks.get(session_id))
-        except ValueError as error:
-            raise ValueError(f"session {session_id!r}: {error}") from error
-
-    def set_timers(self) -> None:
-        """Set the timers of rows that have changed since the last call of `take`."""
-        for session_id in self.dirty:
-            row = self.decoded.get(session_id)
-            if row is not None:
-                self._set_timers(session_id, row)
-
-    def _set_timers(self, session_id: str, row: SessionRow) -> None:
-        if row["tasks"] or session_id in self.timers or session_id in self.cold_timers:
-            self._set_dues(session_id, dues_of(row))
-
-    def _set_dues(self, session_id: str, dues: Dues) -> None:
-        self.timers.set(session_id, dues[0])
-        self.cold_timers.set(session_id, dues[1])
-
-    def take(self, now_ms: int) -> Changes:
-        """Everything changed since the last call, to be written in one transaction. `now_ms` is told in statuses."""
-        changes, self.changes = self.changes, Changes()
-        source = self.rules.source
-        for session_id, task_id in self.told:
-            task: TaskRow | None = self.row(session_id)["tasks"].get(task_id)
-            if task is not None:
-                changes.outputs.append(open_status(source, session_id, task_id, task, now_ms))
-        self.told.clear()
-        kept = self.encoder.kept
-        for session_id in self.dirty:
-            row = self.decoded[session_id]
-            if session_id in kept:
-                raw, tasks, dues = self.encoder.encode(session_id, row, self.tasks_of(session_id))
-                self._set_dues(session_id, dues)
-                for task_id, record in tasks.items():
-                    self._keep_task(session_id, task_id, record)
-                    changes.rows[_task_key(session_id, task_id)] = record
-            else:
-                raw = row_to_bytes(row)
-                self._set_timers(session_id, row)
-            before = self._rows.get(session_id)
-            if raw != before:
-                self._keep(session_id, raw, before)
-                changes.rows[SESSION_KEY + session_id.encode()] = raw
-        self.dirty.clear()
-        self._let_go()
-        return changes
-
-    def _let_go(self) -> None:
-        """Keep few rows decoded, of those with many tasks more than of others."""
-        decoded, kept = self.decoded, self.encoder.kept
-        while len(kept) > MAX_KEPT_ROWS:
-            session_id = next(iter(kept))
-            self.encoder.forget(session_id)
-            del decoded[session_id]
-        if len(decoded) - len(kept) > MAX_DECODED_ROWS:
-            self.decoded = {session_id: decoded[session_id] for session_id in kept}
-
-    def _keep(self, session_id: str, raw: bytes, before: bytes | None) -> None:
-        self._rows[session_id] = raw
-        self.row_bytes += len(raw) - (0 if before is None else len(before))
-
-    def _keep_task(self, session_id: str, task_id: str, record: bytes | None) -> None:
-        tasks = self._tasks.setdefault(session_id, {})
-        self.row_bytes += len(record or b"") - len(tasks.pop(task_id, b""))
-        if record is not None:
-            tasks[task_id] = record
-        elif not tasks:
-            del self._tasks[session_id]
+        session = self.known(session_id)
+        return session is not None and task_id in session.tasks
 
 
-def _task_key(session_id: str, task_id: str) -> bytes:
-    return TASK_KEY + orjson.dumps([session_id, task_id])
-
-
-def _ended_key(session_id: str, task_id: str) -> bytes:
-    return ENDED_KEY + orjson.dumps([session_id, task_id])
-
-
-def _waiting_key(why: str, waiting: Waiting) -> bytes:
-    event = waiting.event
-    return WAITING_KEY + orjson.dumps([why, event.session_id, event.task_id, waiting.role, waiting.offset])
-
-
-def _waiting_to_bytes(waiting: Waiting) -> bytes:
-    """A line of JSON that says where it came from, then the record's own bytes."""
-    headers = [(name, value.decode("latin-1") if value is not None else None) for name, value in waiting.headers]
-    origin = [waiting.offset, waiting.timestamp, waiting.key is not None, headers, waiting.undecided]
-    return orjson.dumps(origin) + b"\n" + waiting.value
-
-
-_RESULTS: Final = Decoder("results")
-_STEPS: Final = Decoder("steps")
-
-
-def _waiting_from_bytes(name: bytes, raw: bytes) -> Waiting:
-    why, session_id, _, role, _ = orjson.loads(name)
-    origin, value = raw.split(b"\n", 1)
-    offset, timestamp, has_key, texts, undecided = orjson.loads(origin)
-    headers = [(header, text.encode("latin-1") if text is not None else None) for header, text in texts]
-    event = (_STEPS if why == "effect" else _RESULTS).event_of(value, headers)
-    return Waiting(event, value, session_id.encode() if has_key else None, headers, offset, timestamp, role, undecided)
+def _time_and_offset(found: tuple[WaitingFor, Arrived]) -> tuple[int, int]:
+    return found[1].timestamp, found[1].offset

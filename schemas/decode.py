@@ -3,8 +3,8 @@
 Every record is decoded once, by itself: a broken one costs its neighbours nothing and cannot shift them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Union
 
 import msgspec
@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from schemas.envelope import Headers, completed_from_headers
 from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS, TaskDispatched
-from schemas.limits import SHALLOW_BYTES, SMALL_BYTES, exceeded
+from schemas.limits import UNBOUNDED_BYTES, exceeded
 from schemas.topics import Role
 from schemas.wire import decoder, struct_of
 
@@ -33,8 +33,7 @@ class Batch:
 
     `start` and `end` are the consumer's positions before and after the fetch; a batch may hold no record (commit
     markers, aborted transactions, compacted gaps). `offsets`, `timestamps` (ms, the broker's), `keys`, `values` and
-    `headers` run in parallel; `events` joins them once decoded, with None for a record that is not an event. Events
-    have the attributes of the models in `schemas.events`.
+    `headers` run in parallel.
     """
 
     role: Role
@@ -47,13 +46,12 @@ class Batch:
     values: list[bytes | None]
     headers: list[Headers]
     size_bytes: int = 0
-    events: list[Any] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     def pieces(self, count: int) -> "Iterator[Batch]":
-        """The same records as batches of at most `count`, one after the other; not decoded yet."""
+        """The same records as batches of at most `count`, one after the other."""
         if len(self) <= count:
             yield self
             return
@@ -91,7 +89,6 @@ class Batch:
             self.values[keep:],
             self.headers[keep:],
             self.size_bytes,
-            self.events[keep:],
         )
 
 
@@ -109,33 +106,50 @@ class Refusal:
 
 
 class Decoder:
-    """Decodes the records of one group of topics (context, steps or results)."""
+    """Decodes the records of one group of topics (context, steps or results).
+
+    Events have the attributes of the models in `schemas.events`.
+    """
 
     def __init__(self, role: Role) -> None:
         models = _MODELS[role.split(".", maxsplit=1)[0]]
-        self._decode = decoder(models).decode
+        self._decode: Any = decoder(models).decode
+        self._has_parts = models is RESULT_EVENTS
         self._explain: TypeAdapter[Any] = TypeAdapter(_told_apart(models))
 
-    def decode(self, batch: Batch) -> list[Refusal]:
-        """Fill `batch.events`; what is not an event is None there and returned as a refusal. Raises nothing."""
-        refusals: list[Refusal] = []
-        try:
-            batch.events = list(map(self._decode, batch.values))  # type: ignore[arg-type]  # None is a TypeError
-        except _NOT_AN_EVENT:
-            batch.events = self._decode_each(batch, refusals)
-        _refuse_other_keys(batch, refusals)
-        _refuse_beyond_limits(batch, refusals)
-        return refusals
+    def decode(self, batch: Batch, refusals: list[Refusal]) -> list[Any]:
+        """The event of each record; None for what is not an event, which is added to `refusals`. Raises nothing."""
+        return [self.event(batch, index, refusals) for index in range(len(batch))]
 
-    def _decode_each(self, batch: Batch, refusals: list[Refusal]) -> list[Any]:
-        events: list[Any] = []
-        for index, value in enumerate(batch.values):
-            try:
-                event = self._decode(value)  # type: ignore[arg-type]
-            except _NOT_AN_EVENT as error:
-                event = self._refused(batch, index, error, refusals)
-            events.append(event)
-        return events
+    def event(self, batch: Batch, index: int, refusals: list[Refusal]) -> Any:
+        """The event of one record; None if it is not an event, and then it is added to `refusals`. Raises nothing."""
+        value = batch.values[index]
+        try:
+            event = self._decode(value)
+        except _NOT_AN_EVENT as error:
+            event = self._refused(batch, index, error, refusals)
+            if event is None:
+                return None
+        key = batch.keys[index]
+        if key is not None and key != event.session_id.encode():
+            # whoever partitions by the key would separate a session's records
+            detail = (
+                f"key: {key[:64]!r} is not the session_id {event.session_id[:64]!r}; key every record by its session id"
+            )
+            refusals.append(Refusal(batch, index, "invalid_event", detail))
+            return None
+        if self._may_exceed(event, value) and (problem := exceeded(event, value or b"")) is not None:
+            refusals.append(Refusal(batch, index, "invalid_event", problem))
+            return None
+        return event
+
+    def _may_exceed(self, event: Any, value: bytes | None) -> bool:
+        """Whether the record might break a bound. Most cannot: they are short, and their characters are bytes."""
+        if value is None or len(value) > UNBOUNDED_BYTES or not value.isascii():
+            return True
+        if self._has_parts:
+            return len(event.parts) > 1
+        return type(event) is _DISPATCHED and bool(event.metadata)
 
     def _refused(self, batch: Batch, index: int, error: Exception, refusals: list[Refusal]) -> Any:
         value = batch.values[index]
@@ -180,49 +194,3 @@ class Decoder:
 
 def _told_apart(models: tuple[type[BaseModel], ...]) -> Any:
     return models[0] if len(models) == 1 else Annotated[Union[models], Field(discriminator="type")]  # noqa: UP007
-
-
-def _refuse_other_keys(batch: Batch, refusals: list[Refusal]) -> None:
-    """A key that is not the session id: whoever partitions by the key would separate a session's records."""
-    keys, events = batch.keys, batch.events
-    try:
-        joined = b"\0".join(keys)  # type: ignore[arg-type]
-        if joined.count(b"\0") < len(keys) and joined.decode() == "\0".join([event.session_id for event in events]):
-            return  # as many keys as session ids, none with a \0 in it, and the same text: the same keys
-    except (TypeError, AttributeError, UnicodeDecodeError):  # a record without a key, or no event: look at each
-        pass
-    for index, (key, event) in enumerate(zip(keys, events, strict=True)):
-        if event is not None and key is not None and key != event.session_id.encode():
-            events[index] = None
-            detail = (
-                f"key: {key[:64]!r} is not the session_id {event.session_id[:64]!r}; key every record by its session id"
-            )
-            refusals.append(Refusal(batch, index, "invalid_event", detail))
-
-
-def _refuse_beyond_limits(batch: Batch, refusals: list[Refusal]) -> None:
-    events, values = batch.events, batch.values
-    for index in _suspects(batch):
-        event, value = events[index], values[index]
-        if event is not None and value is not None and (problem := exceeded(event, value)) is not None:
-            events[index] = None
-            refusals.append(Refusal(batch, index, "invalid_event", problem))
-
-
-def _suspects(batch: Batch) -> Iterable[int]:
-    """The records that might break a bound. Most cannot: they are short, and their characters are bytes."""
-    values: Sequence[bytes] = list(filter(None, batch.values))
-    blob = b"".join(values)
-    longest = max(map(len, values), default=0)
-    if longest > SMALL_BYTES or b"\\u" in blob or not blob.isascii():
-        return range(len(batch))
-    suspects: list[int] = []
-    if longest > SHALLOW_BYTES:
-        suspects += [index for index, value in enumerate(batch.values) if value and len(value) > SHALLOW_BYTES]
-    if batch.role.startswith("steps"):
-        if b'"metadata"' not in blob:
-            return suspects
-        suspects += [index for index, event in enumerate(batch.events) if type(event) is _DISPATCHED and event.metadata]
-    elif batch.role.startswith("results"):
-        suspects += [index for index, event in enumerate(batch.events) if event is not None and len(event.parts) > 1]
-    return suspects

@@ -5,7 +5,6 @@ Source: CloudEvents Kafka protocol binding 1.0.2, section 3.2.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -30,29 +29,38 @@ _ATTRIBUTES: Final[Mapping[str, str]] = {
 }
 
 
-def headers_of(
-    event_type: str, source: str, event_id: str, session_id: str, occurred_at: str, traceparent: str | None = None
-) -> list[tuple[str, bytes]]:
-    """The headers of an output event; `occurred_at` in RFC 3339."""
-    headers = [
-        *_shared_headers(event_type, source),
-        _time_header(occurred_at),
-        ("ce_id", event_id.encode()),
-        ("ce_subject", session_id.encode()),
-    ]
-    if traceparent is not None:
-        headers.append((TRACEPARENT, traceparent.encode()))
-    return headers
+class Envelope:
+    """What the headers of an output event say. `session_key` is the session id in UTF-8, `occurred_at` RFC 3339."""
 
+    def __init__(
+        self,
+        event_type: str,
+        source: str,
+        event_id: str,
+        session_key: bytes,
+        occurred_at: str,
+        traceparent: str | None = None,
+    ) -> None:
+        self.event_type = event_type
+        self.source = source
+        self.event_id = event_id
+        self.session_key = session_key
+        self.occurred_at = occurred_at
+        self.traceparent = traceparent
 
-@lru_cache(maxsize=64)
-def _shared_headers(event_type: str, source: str) -> tuple[tuple[str, bytes], ...]:
-    return (*CONTENT_TYPE, ("ce_type", event_type.encode()), ("ce_source", source.encode()))
-
-
-@lru_cache(maxsize=8)
-def _time_header(occurred_at: str) -> tuple[str, bytes]:
-    return ("ce_time", occurred_at.encode())
+    def headers(self) -> list[tuple[str, bytes]]:
+        """The headers, as names and values."""
+        headers = [
+            *CONTENT_TYPE,
+            ("ce_type", self.event_type.encode()),
+            ("ce_source", self.source.encode()),
+            ("ce_time", self.occurred_at.encode()),
+            ("ce_id", self.event_id.encode()),
+            ("ce_subject", self.session_key),
+        ]
+        if self.traceparent is not None:
+            headers.append((TRACEPARENT, self.traceparent.encode()))
+        return headers
 
 
 def traceparent_of(headers: Headers) -> str | None:

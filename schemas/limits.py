@@ -24,6 +24,9 @@ from schemas.fields import (
 
 SMALL_BYTES: Final = MAX_METADATA_BYTES
 """A record of plain ASCII up to this size cannot break any bound of size."""
+UNBOUNDED_BYTES: Final = MAX_NAME_BYTES + 100
+"""A record of plain ASCII up to this size cannot break any bound but that of `parts` and that of numbers in `metadata`:
+its type, its time and the names of the fields that every event has take more than 100 bytes."""
 SHALLOW_BYTES: Final = 2 * (MAX_NESTING + 1)
 """A record up to this size cannot nest too deep."""
 

@@ -1,16 +1,20 @@
 """Broker timestamps as text."""
 
 from datetime import UTC, datetime
-from functools import lru_cache
+from typing import Final
+
+_MILLISECONDS: Final[list[str]] = [f".{number:03d}Z" for number in range(1000)]
+_seconds: Final[dict[int, str]] = {}
+_MAX_SECONDS: Final = 4096
+"""Whole seconds that are kept as text: an hour, as most times of a cycle are near each other."""
 
 
-@lru_cache(maxsize=4096)
 def rfc3339(timestamp_ms: int) -> str:
     """`1764000000123` as `2025-11-24T16:00:00.123Z`."""
-    seconds, milliseconds = divmod(timestamp_ms, 1000)
-    return f"{_whole_second(seconds)}.{milliseconds:03d}Z"
-
-
-@lru_cache(maxsize=4096)
-def _whole_second(seconds: int) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+    seconds = timestamp_ms // 1000
+    text = _seconds.get(seconds)
+    if text is None:
+        if len(_seconds) >= _MAX_SECONDS:
+            _seconds.clear()
+        text = _seconds[seconds] = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+    return text + _MILLISECONDS[timestamp_ms - seconds * 1000]

@@ -6,8 +6,7 @@ events mean is decided in `projections`; taking the partition over is `streams.h
 
 import asyncio
 import time
-from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,12 +15,21 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
 
 from projections.changes import Changes
-from projections.gate import Place
+from projections.log_position import LogPosition
 from projections.partition import Partition
 from schemas.decode import Batch, Refusal
 from schemas.fields import Lane
 from schemas.topics import Role, topics
-from streams.batches import Record
+from streams.batches import (
+    NO_HEADERS,
+    ROWS,
+    UNTOUCHED,
+    BatchWriter,
+    EnvelopeEncoder,
+    Headers,
+    RecordBatch,
+    header_block,
+)
 from streams.changelog import PROGRESS_KEY, progress_to_bytes
 from streams.config import DELIVERED, FOLDED_ROLES, HOT_ROLES, RESULTS, STEPS, EngineConfig
 from streams.errors import NOT_ALLOWED, FatalError, not_allowed
@@ -74,7 +82,7 @@ class Cycle:
         self._around = surroundings
         self._topics: dict[Role, str] = {role: config.topic(role) for role in FOLDED_ROLES}
         self._outputs: dict[Role, str] = {topic.role: topic.name for topic in topics(config.topic_prefix)}
-        self._decoders = {role: surroundings.decoder(role) for role in FOLDED_ROLES}
+        self._envelopes = EnvelopeEncoder()
         self._queues: dict[Role, deque[Batch]] = {role: deque() for role in FOLDED_ROLES}
         self._next: dict[Role, int] = {}
         self._applied: dict[Role, int] = {}
@@ -230,7 +238,7 @@ class Cycle:
         waits = [swept if False not in self._time_barriers else SWEEP_SECONDS]
         if self._around.flow.hot_bytes and (self._queues["steps.cold"] or self._queues["results.cold"]):
             waits.append(OTHERS_FIRST_SECONDS)
-        if self._is_dirty or self._known.store.has_changes:
+        if self._is_dirty or self._known.has_changes:
             waits.append(self._last_commit + self._commit_pause - time.monotonic())
         for hot_only in (True, False):
             due = self._known.next_due_ms(hot_only=hot_only)
@@ -269,7 +277,7 @@ class Cycle:
         while queue and folded < limit:
             batch = queue.popleft()
             self._queue_changed(role, -batch.size_bytes)
-            self._decode(batch)
+            self._tally.count(batch)
             with self._tally.stage("fold"):
                 if role == "context":
                     self._known.fold_context(batch, _now_ms())
@@ -278,10 +286,6 @@ class Cycle:
             self._applied[role] = batch.end
             folded += max(len(batch), 1)
         return folded
-
-    def _decode(self, batch: Batch) -> None:
-        with self._tally.stage("decode"):
-            self._tally.decoded(batch, self._decoders[batch.role].decode(batch))
 
     # Judging
 
@@ -327,9 +331,9 @@ class Cycle:
         barrier.ends = {role: offsets[tp] for role, tp in partitions.items()}
         self._wake.set()
 
-    def _place(self, lane: Lane, barrier: Barrier) -> Place:
+    def _position(self, lane: Lane, barrier: Barrier) -> LogPosition:
         role = STEPS[lane]
-        return Place(self.number, self._applied["context"], self._applied[role], role, barrier.folded)
+        return LogPosition(self.number, self._applied["context"], self._applied[role], role, barrier.folded)
 
     def _judge(self, lane: Lane) -> bool:
         barrier = self._barriers.get(lane)
@@ -339,18 +343,18 @@ class Cycle:
             self._tally.barrier_waits.append((lane, time.monotonic() - barrier.asked_at))
             barrier.asked_at = 0.0
         role = RESULTS[lane]
-        place, queue, judged = self._place(lane, barrier), self._queues[role], 0
+        position, queue, judged = self._position(lane, barrier), self._queues[role], 0
         limit = JUDGED_AT_ONCE if lane == "hot" else self._config.cold_max_records
         while queue and queue[0].start < barrier.covers and judged < limit:
             batch = queue.popleft()
             self._queue_changed(role, -batch.size_bytes)
-            self._decode(batch)
+            self._tally.count(batch)
             with self._tally.stage("judge"):
-                self._known.judge(batch, place, _now_ms())
+                self._known.judge(batch, position, _now_ms())
             self._applied[role] = batch.end
             judged += len(batch)
         if not (queue and queue[0].start < barrier.covers):
-            self._known.judge_ready(place, _now_ms())
+            self._known.judge_ready(position, _now_ms())
             del self._barriers[lane]
         return True
 
@@ -365,7 +369,7 @@ class Cycle:
             self._known.find_idle(_now_ms(), SWEPT_AT_ONCE)
         reached = [each for each in self._time_barriers.items() if each[1].is_reached(self._applied)]
         for hot_only, barrier in reached:
-            self._known.act_on_due(self._place("hot", barrier), barrier.asked_ms, hot_only=hot_only)
+            self._known.act_on_due(self._position("hot", barrier), barrier.asked_ms, hot_only=hot_only)
             if not hot_only:
                 self._known.drop_idle()
             del self._time_barriers[hot_only]
@@ -374,7 +378,7 @@ class Cycle:
     # Committing
 
     def _must_commit(self, *, judged: bool) -> bool:
-        if not (self._is_dirty or self._known.store.has_changes):
+        if not (self._is_dirty or self._known.has_changes):
             return self._writer is not None and self._writer.is_waiting
         return (
             judged
@@ -400,8 +404,7 @@ class Cycle:
             tally, self._tally = self._tally, Tally()
             with tally.stage("commit"):
                 changes = self._known.take(_now_ms())
-                changes.refusals += tally.refusals
-                records = self._records_of(changes)
+                batches = self._batches_of(changes)
             applied = dict(self._applied)
             offsets = {
                 self._topics[role]: position
@@ -412,37 +415,46 @@ class Cycle:
                 raise RuntimeError(f"partition {self.number} has no producer")
             if changes.misrouted:
                 await self._around.forwarder.forward(changes.misrouted)
-            await self._writer.write(records, offsets)
+            await self._writer.write(batches, offsets)
+            self._known.committed()
             self._committed = applied
             self._last_commit = time.monotonic()
         tally.tell(self._around.metrics, self._topics, changes, self._last_commit - began)
         self._tell_partition()
 
-    def _records_of(self, changes: Changes) -> dict[str, Sequence[Record]]:
+    def _batches_of(self, changes: Changes) -> dict[str, list[RecordBatch]]:
         """What the transaction writes, by topic: changed rows and the progress row, outputs, dead letters."""
-        outputs: defaultdict[Role, list[Record]] = defaultdict(list)
+        writers: dict[Role, BatchWriter] = {}
         for output in changes.outputs:
-            outputs[output[0]].append(output[1:])
-        outputs["sessions.changelog"] = [(key, value, []) for key, value in changes.rows.items()]
-        outputs["sessions.changelog"].append((PROGRESS_KEY, progress_to_bytes(dict(self._applied)), []))
+            writer = writers.get(output.role)
+            if writer is None:
+                writer = writers[output.role] = BatchWriter(self._config.output_compression)
+            envelope = output.envelope
+            writer.add(output.key, output.value, NO_HEADERS if envelope is None else self._envelopes.encode(envelope))
+        rows = writers["sessions.changelog"] = BatchWriter(ROWS)
+        for key, value in changes.rows.items():
+            rows.add(key, value, NO_HEADERS)
+        rows.add(PROGRESS_KEY, progress_to_bytes(dict(self._applied)), NO_HEADERS)
         if changes.refusals:
-            outputs["dlq"] = [self._dead_letter(refusal) for refusal in changes.refusals]
+            dead_letters = writers["dlq"] = BatchWriter(UNTOUCHED)
+            for refusal in changes.refusals:
+                batch, index = refusal.batch, refusal.index
+                headers = header_block(self._dead_letter_headers(refusal))
+                dead_letters.add(batch.keys[index], batch.values[index], headers)
             self._tell_dead_letters(changes.refusals)
-        return {self._outputs[role]: records for role, records in outputs.items()}
+        return {self._outputs[role]: writer.batches() for role, writer in writers.items()}
 
-    def _dead_letter(self, refusal: Refusal) -> Record:
+    def _dead_letter_headers(self, refusal: Refusal) -> Headers:
         batch, index = refusal.batch, refusal.index
-        topic = self._config.topic(batch.role)
-        headers = [
+        return [
             *batch.headers[index],
             ("tidegate_error", refusal.error.encode()),
             ("tidegate_error_detail", refusal.detail.encode()),
-            ("tidegate_origin_topic", topic.encode()),
+            ("tidegate_origin_topic", self._config.topic(batch.role).encode()),
             ("tidegate_origin_partition", str(batch.partition).encode()),
             ("tidegate_origin_offset", str(batch.offsets[index]).encode()),
             ("tidegate_origin_timestamp", str(batch.timestamps[index]).encode()),
         ]
-        return batch.keys[index], batch.values[index], headers
 
     # Telling
 
@@ -468,6 +480,8 @@ class Cycle:
             self.number,
             sessions=store.session_count,
             row_bytes=store.row_bytes,
+            ended_task_bytes=store.ended_bytes,
+            waiting_bytes=store.waiting_bytes,
             parked_results=store.waiting_count,
             queued_bytes=sum(
                 self._around.flow.queued_bytes.get((topic, self.number), 0) for topic in self._topics.values()

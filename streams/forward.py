@@ -11,8 +11,9 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import murmur2
 
-from schemas.decode import Batch
+from schemas.decode import Batch, Decoder
 from schemas.envelope import FORWARDED_FROM
+from schemas.topics import Role
 from streams.batches import UNTOUCHED
 from streams.config import EngineConfig
 
@@ -35,6 +36,7 @@ class Forwarder:
     def __init__(self, config: EngineConfig, partition_count: int) -> None:
         self._config = config
         self._partition_count = partition_count
+        self._decoders: dict[Role, Decoder] = {}
         self._producer = AIOKafkaProducer(
             **config.kafka,
             client_id=f"{config.group_id}-forward",
@@ -56,10 +58,7 @@ class Forwarder:
         """Send the records on, and wait until every one is acknowledged. Raises `KafkaError`."""
         sent = []
         for batch, index in misrouted:
-            event = batch.events[index]
-            if event is None:
-                continue
-            topic, session_id = self._config.topic(batch.role), event.session_id
+            topic, session_id = self._config.topic(batch.role), self._session_of(batch, index)
             origin = f"{topic}/{batch.partition}/{batch.offsets[index]}"
             sent.append(
                 await self._producer.send(
@@ -81,3 +80,14 @@ class Forwarder:
                 hint="producers must partition by murmur2 of the session id (librdkafka: partitioner=murmur2_random)",
             )
             await asyncio.gather(*sent)
+
+    def _session_of(self, batch: Batch, index: int) -> str:
+        """The session of a record that was decoded before: its key, if it has one, is the same."""
+        key = batch.keys[index]
+        if key is not None:
+            return key.decode()
+        decoder = self._decoders.get(batch.role)
+        if decoder is None:
+            decoder = self._decoders[batch.role] = Decoder(batch.role)
+        session_id: str = decoder.event_of(batch.values[index] or b"", batch.headers[index]).session_id
+        return session_id

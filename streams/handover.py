@@ -6,14 +6,14 @@ hand-overs). Runs in the background, never inside a rebalance callback: heartbea
 
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 from aiokafka import TopicPartition
 
 from projections.partition import Partition
-from schemas.decode import Decoder
+from projections.records import UnknownFormatError
 from schemas.topics import Role
 from streams.barrier import Barrier
 from streams.changelog import Progress, restore
@@ -44,13 +44,6 @@ class Surroundings:
     metrics: Metrics
     partition_count: int
     in_background: Callable[[Coroutine[Any, Any, None]], None]
-    _decoders: dict[Role, Decoder] = field(default_factory=dict)
-
-    def decoder(self, role: Role) -> Decoder:
-        """The decoder for a group of topics."""
-        if role not in self._decoders:
-            self._decoders[role] = Decoder(role)
-        return self._decoders[role]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +68,7 @@ async def take_over(config: EngineConfig, number: int, around: Surroundings) -> 
     try:
         await writer.fence()
         partition = Partition(number, config.rules, home_check(number, around.partition_count))
-        progress, records = await restore(config, number, partition.restore)
-        _settle(config, partition)
+        progress, records = await _restore(config, partition)
         committed, begin = await _places(config, number, around.control)
         applied = _starting_point(config, number, progress, committed, begin)
     except BaseException:
@@ -95,14 +87,18 @@ async def take_over(config: EngineConfig, number: int, around: Surroundings) -> 
     return Taken(partition, writer, applied, committed)
 
 
-def _settle(config: EngineConfig, partition: Partition) -> None:
+async def _restore(config: EngineConfig, partition: Partition) -> tuple[Progress | None, int]:
+    changelog = config.topic("sessions.changelog")
     try:
+        restored = await restore(config, partition.number, partition.restore)
         partition.settle()
+    except UnknownFormatError as error:
+        raise RestoreError(f"partition {partition.number} of {changelog}: {error}") from error
     except ValueError as error:
         raise RestoreError(
-            f"partition {partition.number}: {error}. The changelog {config.topic('sessions.changelog')} is not whole."
-            f" {REBUILD}"
+            f"partition {partition.number}: {error}. The changelog {changelog} is not whole. {REBUILD}"
         ) from error
+    return restored
 
 
 async def _places(config: EngineConfig, number: int, control: Control) -> tuple[dict[Role, int], dict[Role, int]]:

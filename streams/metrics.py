@@ -20,11 +20,11 @@ from streams.distribution import Distribution
 State = Literal["starting", "restoring", "running", "stopping"]
 """Where a partition, or the worker, stands. `running` is the only state in which results are judged."""
 
-Stage = Literal["decode", "fold", "judge", "commit"]
-"""What a cycle spends CPU on."""
+Stage = Literal["fold", "judge", "commit"]
+"""What a cycle spends CPU on. Folding and judging decode each record when its turn comes."""
 
 STATES: Final[tuple[State, ...]] = ("starting", "restoring", "running", "stopping")
-STAGES: Final[tuple[Stage, ...]] = ("decode", "fold", "judge", "commit")
+STAGES: Final[tuple[Stage, ...]] = ("fold", "judge", "commit")
 LANES: Final[tuple[Lane, ...]] = ("hot", "cold")
 
 MAX_LABEL_VALUES: Final = 64
@@ -93,6 +93,12 @@ class Metrics:
         self.duplicates_total: Final = Counter(
             "tidegate_duplicates", "Repeats of an event that were ignored, by type", ["type"], registry=registry
         )
+        self.ignored_events_total: Final = Counter(
+            "tidegate_ignored_events",
+            "Events that changed nothing, because their task was not open or their session was erased, by type",
+            ["type"],
+            registry=registry,
+        )
         self.verdicts_total: Final = Counter(
             "tidegate_verdicts",
             "Verdicts committed, by decision, reason and task type (beyond 64 types: other)",
@@ -154,7 +160,7 @@ class Metrics:
         )
         self.cycle_cpu_seconds_total: Final = Counter(
             "tidegate_cycle_cpu_seconds",
-            "CPU time of committed cycles, by stage (decode, fold, judge, commit)",
+            "CPU time of committed cycles, by stage (fold, judge, commit; the first two include decoding)",
             ["stage"],
             registry=registry,
         )
@@ -176,6 +182,18 @@ class Metrics:
         )
         self.row_bytes: Final = Gauge(
             "tidegate_row_bytes", "Bytes of all session rows, by partition", ["partition"], registry=registry
+        )
+        self.ended_task_bytes: Final = Gauge(
+            "tidegate_ended_task_bytes",
+            "Bytes of what is remembered of ended tasks, by partition",
+            ["partition"],
+            registry=registry,
+        )
+        self.waiting_bytes: Final = Gauge(
+            "tidegate_waiting_bytes",
+            "Bytes of the results and proposed effects that wait, with their headers, by partition",
+            ["partition"],
+            registry=registry,
         )
         self.parked_results: Final = Gauge(
             "tidegate_parked_results",
@@ -211,11 +229,19 @@ class Metrics:
         self._failures = BoundedLabel()
         self._events: dict[tuple[str, str], Counter] = {}
         self._duplicates: dict[str, Counter] = {}
+        self._ignored: dict[str, Counter] = {}
         self._verdicts: dict[tuple[str, str, str], Counter] = {}
         self._cpu: dict[Stage, Counter] = {stage: self.cycle_cpu_seconds_total.labels(stage) for stage in STAGES}
         self._barrier: dict[Lane, Histogram] = {lane: self.barrier_wait_seconds.labels(lane) for lane in LANES}
         self._lag: dict[tuple[str, int], Gauge] = {}
-        self._partition_gauges: Final = (self.sessions, self.row_bytes, self.parked_results, self.queued_bytes)
+        self._partition_gauges: Final = (
+            self.sessions,
+            self.row_bytes,
+            self.ended_task_bytes,
+            self.waiting_bytes,
+            self.parked_results,
+            self.queued_bytes,
+        )
         self._gauges: dict[tuple[Gauge, int], Gauge] = {}
 
     # What came in, and what became of it
@@ -234,6 +260,14 @@ class Metrics:
             child = self._duplicates.get(event_type)
             if child is None:
                 child = self._duplicates[event_type] = self.duplicates_total.labels(event_type)
+            child.inc(count)
+
+    def ignored(self, counts: Mapping[str, int]) -> None:
+        """Count one cycle's events that changed nothing, by type."""
+        for event_type, count in counts.items():
+            child = self._ignored.get(event_type)
+            if child is None:
+                child = self._ignored[event_type] = self.ignored_events_total.labels(event_type)
             child.inc(count)
 
     def judged(self, verdicts: Iterable[Verdicted], now_ms: int) -> None:
@@ -308,11 +342,13 @@ class Metrics:
         *,
         sessions: int | None = None,
         row_bytes: int | None = None,
+        ended_task_bytes: int | None = None,
+        waiting_bytes: int | None = None,
         parked_results: int | None = None,
         queued_bytes: int | None = None,
     ) -> None:
         """Set the gauges of a partition that are given."""
-        values = (sessions, row_bytes, parked_results, queued_bytes)
+        values = (sessions, row_bytes, ended_task_bytes, waiting_bytes, parked_results, queued_bytes)
         for gauge, value in zip(self._partition_gauges, values, strict=True):
             if value is not None:
                 child = self._gauges.get((gauge, partition))

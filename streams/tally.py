@@ -1,13 +1,11 @@
 """What a partition has done since its last transaction began, to be counted once that work is committed."""
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import NoneType
 
 from projections.changes import Changes
-from schemas.decode import Batch, Refusal
+from schemas.decode import Batch
 from schemas.fields import Lane
 from schemas.topics import Role
 from schemas.wire import event_type
@@ -21,9 +19,7 @@ class Tally:
     def __init__(self) -> None:
         self.records = 0
         self.cold_records = 0
-        self.refusals: list[Refusal] = []
         self.barrier_waits: list[tuple[Lane, float]] = []
-        self._events: dict[Role, Counter[type]] = {}
         self._cpu_seconds: dict[Stage, float] = {}
 
     @contextmanager
@@ -33,24 +29,20 @@ class Tally:
         yield
         self._cpu_seconds[stage] = self._cpu_seconds.get(stage, 0.0) + time.thread_time() - began
 
-    def decoded(self, batch: Batch, refusals: list[Refusal]) -> None:
-        """Count a batch that was decoded, with what was refused of it."""
+    def count(self, batch: Batch) -> None:
+        """Count the records of a batch that is folded or judged."""
         self.records += len(batch)
         if batch.role in COLD_ROLES:
             self.cold_records += len(batch)
-        self.refusals += refusals
-        counts = self._events.get(batch.role)
-        if counts is None:
-            counts = self._events[batch.role] = Counter()
-        counts.update(map(type, batch.events))
 
     def tell(self, metrics: Metrics, topics: Mapping[Role, str], changes: Changes, seconds: float) -> None:
         """Tell everything, and `changes`, to the metrics: a transaction that took `seconds` has committed it."""
         now_ms = time.time_ns() // 1_000_000
         metrics.transaction(seconds, self.records)
-        for role, counts in self._events.items():
-            metrics.events(topics[role], {event_type(kind): n for kind, n in counts.items() if kind is not NoneType})
+        for role, counts in changes.events.items():
+            metrics.events(topics[role], {event_type(kind): count for kind, count in counts.items()})
         metrics.duplicates(changes.duplicates)
+        metrics.ignored(changes.ignored)
         metrics.acknowledged(changes.acknowledged)
         metrics.endings(changes.endings)
         if changes.verdicts:

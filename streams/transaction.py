@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from streams.batches import ROWS, UNTOUCHED, Record, batches
+from streams.batches import RecordBatch
 from streams.config import EngineConfig
 from streams.sender import TransactionSender
 
@@ -24,7 +24,6 @@ class TransactionWriter:
     def __init__(self, config: EngineConfig, partition: int) -> None:
         self._config = config
         self._partition = partition
-        self._compression = {config.topic("sessions.changelog"): ROWS, config.topic("dlq"): UNTOUCHED}
         self._producer = AIOKafkaProducer(
             **config.kafka,
             client_id=f"{config.group_id}-{partition}",
@@ -65,22 +64,20 @@ class TransactionWriter:
         timeout = self._config.transaction_timeout_seconds
         return self._begun_at is not None and time.monotonic() - self._begun_at > timeout / 3
 
-    async def write(self, records: Mapping[str, Sequence[Record]], offsets: Mapping[str, int]) -> None:
-        """Write `records` (by topic) and commit `offsets` (by input topic), all or nothing.
+    async def write(self, batches: Mapping[str, Sequence[RecordBatch]], offsets: Mapping[str, int]) -> None:
+        """Write `batches` (by topic) and commit `offsets` (by input topic), all or nothing.
 
         Raises `KafkaError`; whether the transaction was committed is then unknown until the next fence. Cancelled, it
         leaves a transaction that the broker aborts after its timeout, or the next fence before.
         """
         producer, partition = self._producer, self._partition
-        self.begin(records)
+        self.begin(batches)
         await self._sender.added()
-        sent = []
-        for topic, topic_records in records.items():
-            compression = self._compression.get(topic, self._config.output_compression)
-            sent += [
-                await producer.send_batch(batch, topic, partition=partition)
-                for batch in batches(topic_records, compression)
-            ]
+        sent = [
+            await producer.send_batch(batch, topic, partition=partition)
+            for topic, topic_batches in batches.items()
+            for batch in topic_batches
+        ]
         # commit_transaction succeeds even where a batch was refused, so every batch is awaited before it
         await asyncio.gather(*sent)
         if offsets:  # a timer writes without having read anything

@@ -24,11 +24,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from projections.ended import ended_from_line
-from projections.row import SessionRow, TaskRow, has_open_tasks, row_from_bytes
+from projections import ended
+from projections.keys import ENDED_KEY, SESSION_KEY, TASK_KEY, WAITING_KEY
+from projections.records import head_from_bytes, row_from_bytes
+from projections.rows import DEFAULT_POLICY, Scope, SessionRow, Task
 from projections.rules import Rules
-from projections.store import ENDED_KEY, SESSION_KEY, TASK_KEY, WAITING_KEY
-from projections.timers import task_due
+from projections.timers import due_ms
 from schemas.times import rfc3339
 from schemas.topics import topic_name
 from tidegate.errors import TidegateError
@@ -90,18 +91,21 @@ class OpenState:
     watched: set[bytes] = field(default_factory=set)
 
     def take(self, key: bytes, value: bytes | None) -> None:
-        """Take over one changelog record. Later records of a key replace earlier ones; None removes it."""
+        """Take over one changelog record. Later records of a key replace earlier ones; None removes it.
+
+        Raises `ValueError` for a record of another version.
+        """
         kind, name = key[:1], key[1:]
         if kind == SESSION_KEY:
-            _set(self.rows, name, value if value is not None and has_open_tasks(value) else None)
+            _set(self.rows, name, value if value is not None and head_from_bytes(value).open_tasks else None)
         elif kind == TASK_KEY:
             session_id, task_id = orjson.loads(name)
             _set(self.tasks.setdefault(session_id.encode(), {}), task_id, value)
         elif kind == WAITING_KEY:
             _set(self.waiting, name, value)
         elif kind == ENDED_KEY and (self.rules.shadow or self.rules.shadow_task_types):
-            told = ended_from_line(value).told if value is not None else None
-            if told is not None and self.rules.is_shadow(told.get("task_type")):
+            task = ended.task_of(value) if value is not None else None
+            if task is not None and not task.was_unknown and self.rules.is_shadow(task.task_type):
                 self.watched.add(name)
             else:
                 self.watched.discard(name)
@@ -137,55 +141,56 @@ def orphans_in(state: OpenState, rows: dict[str, SessionRow], limits: Limits) ->
         if why == "effect":
             continue  # answered at the next barrier
         _, timestamp, *_, undecided = orjson.loads(value.split(b"\n", 1)[0])
-        is_open = session_id in rows and task_id in rows[session_id]["tasks"]
+        is_open = session_id in rows and task_id in rows[session_id].tasks
         if why == "result":
             kept.add((session_id, task_id))
             if not is_open and (undecided is None or _is_past(timestamp, limits)):
                 yield Orphan("result_without_task", state.partition, session_id, task_id, _since(timestamp))
         elif not is_open and _is_past(timestamp + limits.rules.unknown_task_grace_ms, limits):
-            due = rfc3339(timestamp + limits.rules.unknown_task_grace_ms)
-            yield Orphan("dispatch_grace_over", state.partition, session_id, task_id, "", due)
+            due_at = rfc3339(timestamp + limits.rules.unknown_task_grace_ms)
+            yield Orphan("dispatch_grace_over", state.partition, session_id, task_id, "", due_at)
     for session_id, row in rows.items():
-        for task_id, task in row["tasks"].items():
-            for kind, detail, due_ms in _wrong_with(row, task_id, task, limits):
-                if kind == "parent_not_open" and state.may_be_without(session_id, task["parent"]):
+        for task_id, task in row.tasks.items():
+            parent = task.scope.parent if task.scope is not None else None
+            for kind, detail, due in _wrong_with(row, task_id, task, limits):
+                if kind == "parent_not_open" and parent is not None and state.may_be_without(session_id, parent):
                     continue
-                due_at = rfc3339(due_ms) if due_ms is not None else None
-                yield Orphan(kind, state.partition, session_id, task_id, detail, due_at)
-            if "wait" in task and (session_id, task_id) not in kept:
-                detail = f"waits for {task['wait']['why']}"
+                told_due = rfc3339(due) if due is not None else None
+                yield Orphan(kind, state.partition, session_id, task_id, detail, told_due)
+            if task.wait is not None and (session_id, task_id) not in kept:
+                detail = f"waits for {task.wait.why}"
                 yield Orphan("result_missing", state.partition, session_id, task_id, detail)
 
 
-def _wrong_with(row: SessionRow, task_id: str, task: TaskRow, limits: Limits) -> Iterator[tuple[str, str, int | None]]:
+def _wrong_with(row: SessionRow, task_id: str, task: Task, limits: Limits) -> Iterator[tuple[str, str, int | None]]:
     """What is wrong with an open task: kind, detail, and when it was due (ms)."""
-    tasks = row["tasks"]
-    grace_until = task.get("parentless_until")
+    tasks = row.tasks
+    scope = task.scope if task.scope is not None else Scope()
+    grace_until = scope.parentless_until
     if grace_until is not None:
         if _is_past(grace_until, limits):
-            yield "parent_grace_over", f"parent {task.get('parent')}", grace_until
-    elif "parent" in task:
-        parent = tasks.get(task["parent"])
+            yield "parent_grace_over", f"parent {scope.parent}", grace_until
+    elif scope.parent is not None:
+        parent = tasks.get(scope.parent)
         if parent is None:
-            yield "parent_not_open", f"parent {task['parent']}", None
-        elif task_id not in parent.get("children", ()):
-            yield "parent_unaware", f"parent {task['parent']}", None
-    for child_id in task.get("children", ()):
+            yield "parent_not_open", f"parent {scope.parent}", None
+        elif parent.scope is None or task_id not in parent.scope.children:
+            yield "parent_unaware", f"parent {scope.parent}", None
+    for child_id in scope.children:
         if child_id not in tasks:
             yield "child_not_open", f"child {child_id}", None
-    due_ms = task_due(task)
-    if due_ms is not None and due_ms != grace_until and _is_past(due_ms, limits):
-        yield "overdue", _due_for(task, due_ms), due_ms
+    due = due_ms(task)
+    if due is not None and due != grace_until and _is_past(due, limits):
+        yield "overdue", _due_for(task, due), due
 
 
-def _due_for(task: TaskRow, due_ms: int) -> str:
-    wait = task.get("wait")
-    if wait is not None:
-        return f"waits for {wait['why']}"
-    policy = task.get("policy", {})
-    if policy.get("deadline_ms") == due_ms - 1:
+def _due_for(task: Task, due: int) -> str:
+    if task.wait is not None:
+        return f"waits for {task.wait.why}"
+    policy = task.policy if task.policy is not None else DEFAULT_POLICY
+    if policy.deadline_ms == due - 1:
         return "deadline"
-    if "heartbeat_ms" in policy and task["heard"] + policy["heartbeat_ms"] == due_ms:
+    if policy.heartbeat_timeout_ms is not None and task.last_heartbeat + policy.heartbeat_timeout_ms == due:
         return "heartbeat"
     return "stale, and to be stopped"
 
@@ -267,13 +272,9 @@ def found_in(states: list[OpenState], limits: Limits, topic: str) -> Found:
         try:
             rows = state.decoded()
             orphans += orphans_in(state, rows, limits)
-            open_tasks += sum(len(row["tasks"]) for row in rows.values())
+            open_tasks += sum(len(row.tasks) for row in rows.values())
         except (ValueError, KeyError, TypeError) as error:
-            raise TidegateError(
-                f"{topic}/{state.partition} has a row that this version cannot read: {error!r}.",
-                "Run it again: the topic may have been compacted meanwhile. Was it written by another version of the"
-                " gate? Use the version that the workers run.",
-            ) from error
+            raise _unreadable(topic, state.partition, error) from error
     orphans.sort(key=lambda each: (each.partition, each.session_id, each.task_id, each.kind))
     return Found(
         partitions=len(states),
@@ -281,6 +282,14 @@ def found_in(states: list[OpenState], limits: Limits, topic: str) -> Found:
         open_tasks=open_tasks,
         waiting_results=sum(not name.startswith(b'["effect"') for state in states for name in state.waiting),
         orphans=orphans,
+    )
+
+
+def _unreadable(topic: str, partition: int, error: Exception) -> TidegateError:
+    return TidegateError(
+        f"{topic}/{partition} has a row that this version cannot read: {error!r}.",
+        "Run it again: the topic may have been compacted meanwhile. Was it written by another version of the gate? Use"
+        " the version that the workers run.",
     )
 
 
@@ -301,7 +310,10 @@ async def _read(consumer: Any, topic: str, states: list[OpenState], tell: Callab
             state = wanted.get(tp)
             for record in records:
                 if state is not None and record.key is not None and record.offset < ends[tp]:
-                    state.take(record.key, record.value)
+                    try:
+                        state.take(record.key, record.value)
+                    except ValueError as error:
+                        raise _unreadable(topic, tp.partition, error) from error
         for tp in list(wanted):
             position = await consumer.position(tp)
             if position != positions[tp]:

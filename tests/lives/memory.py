@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final, NamedTuple
 
-from projections.gate import Place
+from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.rules import Rules
-from schemas.decode import Batch, Decoder, Refusal
+from schemas.decode import Batch, Refusal
 from schemas.topics import INPUT_ROLES, Role, topic_name
 from tests.lives.people import Lives
 from tests.lives.policies import SETTINGS
@@ -67,7 +67,6 @@ class Worker:
 
     partition: Partition
     applied: Counter[Role]
-    refusals: list[Refusal] = field(default_factory=list)
     barriers: dict[Role, Barrier] = field(default_factory=dict)
     time_barriers: dict[bool, Barrier] = field(default_factory=dict)
 
@@ -83,7 +82,6 @@ class Memory:
         self._random = Random(seed)
         self._chance = crashes_per_second * TICK_MS / 1000
         self.topics: dict[Role, list[Rec]] = {role: [] for role in (*INPUT_ROLES, *OUTPUT_ROLES)}
-        self._decoders: dict[Role, Decoder] = {role: Decoder(role) for role in INPUT_ROLES}
         self._changelog: dict[bytes, bytes] = {}
         self._committed: Counter[Role] = Counter()
         self._away_until = 0
@@ -187,12 +185,12 @@ class Memory:
         barrier = worker.barriers.get(steps)
         if barrier is None or not self._is_reached(barrier):
             return False
-        place = Place(0, worker.applied["context"], worker.applied[steps], steps, barrier.folded)
+        position = LogPosition(0, worker.applied["context"], worker.applied[steps], steps, barrier.folded)
         batch = self._fetch(results, barrier.covers)
         if batch is not None:
-            worker.partition.judge(batch, place, self.now_ms)
+            worker.partition.judge(batch, position, self.now_ms)
         if worker.applied[results] >= barrier.covers:
-            worker.partition.judge_ready(place, self.now_ms)
+            worker.partition.judge_ready(position, self.now_ms)
             del worker.barriers[steps]
         return True
 
@@ -200,13 +198,13 @@ class Memory:
         worker = self._worker
         reached = [each for each in worker.time_barriers.items() if self._is_reached(each[1])]
         for hot_only, barrier in reached:
-            place = Place(0, worker.applied["context"], worker.applied["steps"], "steps", barrier.folded)
-            worker.partition.act_on_due(place, barrier.asked_ms, hot_only=hot_only)
+            position = LogPosition(0, worker.applied["context"], worker.applied["steps"], "steps", barrier.folded)
+            worker.partition.act_on_due(position, barrier.asked_ms, hot_only=hot_only)
             del worker.time_barriers[hot_only]
         return bool(reached)
 
     def _fetch(self, role: Role, end: int) -> Batch | None:
-        """The next records of a topic below `end`, some or all of them, decoded; None where there is none."""
+        """The next records of a topic below `end`, some or all of them; None where there is none."""
         begin = self._worker.applied[role]
         if begin >= end:
             return None
@@ -225,7 +223,6 @@ class Memory:
             [() for _ in records],
             0,
         )
-        self._worker.refusals += self._decoders[role].decode(batch)
         self._worker.applied[role] = end
         return batch
 
@@ -242,9 +239,9 @@ class Memory:
             body = self.told.take(output.role, output.value, {})
             if body is not None:
                 self._lives.hear(body)
-        for refusal in (*changes.refusals, *self._worker.refusals):
+        for refusal in changes.refusals:
             self._refuse(refusal)
-        self._worker.refusals.clear()
+        self._worker.partition.committed()
 
     def _refuse(self, refusal: Refusal) -> None:
         batch, index = refusal.batch, refusal.index

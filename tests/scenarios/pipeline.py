@@ -11,10 +11,10 @@ from typing import Any, Final
 import orjson
 
 from projections.changes import Changes
-from projections.gate import Place
+from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.rules import Rules
-from schemas.decode import Batch, Decoder
+from schemas.decode import Batch
 from schemas.topics import Role
 from tests.scenarios.case import EVENT_SECONDS, RULES, Away, Case, Later, Moment, Together, moments
 from tests.scenarios.events import session_of, value_of
@@ -22,7 +22,6 @@ from tests.scenarios.told import Told, lines_of
 
 MAX_TIMERS: Final = 100
 BEGAN: Final = datetime(2025, 6, 2, 12, tzinfo=UTC)
-_DECODERS: Final[dict[str, Decoder]] = {role: Decoder(role) for role in ("context", "steps", "results")}
 
 
 @dataclass(slots=True)
@@ -80,8 +79,6 @@ class _Gate:
         self._ends[kind] += 1
         self._position += 1
         batch = Batch(role, 0, offset, offset + 1, [offset], [self._now_ms], [key], [value], [()], len(value))
-        refusals = _DECODERS[kind].decode(batch)
-        assert refusals == [], [refusal.detail for refusal in refusals]
         self._queued[kind].append(batch)
 
     def work(self) -> None:
@@ -90,19 +87,19 @@ class _Gate:
             self._partition.fold_context(batch, self._now_ms)
         for batch in self._queued["steps"]:
             self._partition.fold_steps(batch, self._now_ms)
-        place = Place(0, self._ends["context"], self._ends["steps"], self._steps)
+        position = LogPosition(0, self._ends["context"], self._ends["steps"], self._steps)
         for batch in self._queued["results"]:
-            self._partition.judge(batch, place, self._now_ms)
+            self._partition.judge(batch, position, self._now_ms)
         for queue in self._queued.values():
             queue.clear()
         if self._partition.has_ready or self._partition.has_proposals(self._steps):
-            self._partition.judge_ready(place, self._now_ms)
+            self._partition.judge_ready(position, self._now_ms)
         self._write(self._partition.take(self._now_ms))
         for _ in range(MAX_TIMERS):
             due = self._partition.next_due_ms()
             if due is None or due > self._now_ms:
                 return
-            self._partition.act_on_due(place, self._now_ms)
+            self._partition.act_on_due(position, self._now_ms)
             self._write(self._partition.take(self._now_ms))
         raise AssertionError(f"timers that stay due: {self._session_id}")
 
@@ -141,10 +138,13 @@ class _Gate:
             self._write(self._partition.take(self._now_ms))
 
     def _write(self, changes: Changes) -> None:
+        self._partition.committed()
         for key, value in changes.rows.items():
             self.run.changelog.pop(key, None)
             if value is not None:
                 self.run.changelog[key] = value
+        invalid = [refusal.detail for refusal in changes.refusals if refusal.error == "invalid_event"]
+        assert invalid == []
         self.run.refused += [refusal.error for refusal in changes.refusals]
         self.run.duplicates += changes.duplicates
         for output in changes.outputs:

@@ -1,7 +1,7 @@
 """Hypothesis profiles: on CI the same examples every time; timing never decides a test.
 
-And in every unit test the second open task of a session already stands apart, and what is known of it is held against
-its row.
+In every unit test two open tasks of a session have records of their own already, and at every `take` what is kept of
+the session is compared with a plain look at it.
 
 `pytest tests/unit/test_laws.py --hypothesis-profile=thorough` tries many more.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.unit.kept_tasks import held_against_rows, tasks_inside
+from tests.unit.session_checks import checked_at_every_take, tasks_inside
 
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True)
@@ -21,6 +21,6 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _kept_tasks_are_current() -> Iterator[None]:
-    with tasks_inside(1), held_against_rows():
+def _sessions_are_checked() -> Iterator[None]:
+    with tasks_inside(1), checked_at_every_take():
         yield

@@ -12,11 +12,11 @@ from unittest.mock import patch
 import orjson
 from hypothesis import strategies as st
 
-from projections import effects, results, row
+from projections import budget
 from projections.changes import Changes
-from projections.gate import Place
+from projections.log_position import LogPosition
 from projections.partition import Partition
-from projections.row import SessionRow, TaskRow
+from projections.rows import SessionRow
 from projections.rules import Rules
 from projections.store import Store
 from schemas.topics import Role
@@ -39,14 +39,14 @@ VALUES: Final[dict[str, tuple[str, ...]]] = {
 class Op(NamedTuple):
     """One thing that happens: a record, a barrier that is reached, or time that has passed.
 
-    `body` is None where it is no record. `at_ms` is broker time; `place` where the logs stand after it.
+    `body` is None where it is no record. `at_ms` is broker time; `position` where the logs stand after it.
     """
 
     role: Role | Literal["barrier", "time"]
     body: dict[str, Any] | None
     offset: int
     at_ms: int
-    place: Place
+    position: LogPosition
 
 
 # Drawing logs
@@ -89,17 +89,17 @@ def laid_out(drawn: list[tuple[str, dict[str, Any]]], kinds: Kinds) -> list[Op]:
         at_ms += 1000
         if what in ("barrier", "time"):
             at_ms += int(fields.get("seconds", 0)) * 1000
-            ops.append(Op(what, None, -1, at_ms, _place(ends)))  # type: ignore[arg-type]
+            ops.append(Op(what, None, -1, at_ms, _position(ends)))  # type: ignore[arg-type]
             continue
         body = _body(ops, number, fields)
         is_dispatch = body is not None and body["type"] == "task.dispatched"
         if body is None or (is_dispatch and fields["type"] != "again" and _is_dispatched(ops, body)):
             continue
         role = role_of(body)
-        ops.append(Op(role, body, ends[role], at_ms, _place(ends)))
+        ops.append(Op(role, body, ends[role], at_ms, _position(ends)))
         ends[role] += 1
-        ops[-1] = ops[-1]._replace(place=_place(ends))
-    ops.append(Op("barrier", None, -1, at_ms + 1000, _place(ends)))
+        ops[-1] = ops[-1]._replace(position=_position(ends))
+    ops.append(Op("barrier", None, -1, at_ms + 1000, _position(ends)))
     return ops
 
 
@@ -126,8 +126,8 @@ def _is_dispatched(ops: list[Op], body: dict[str, Any]) -> bool:
     return any((each["session_id"], each["task_id"]) == name for each in dispatches)
 
 
-def _place(ends: Counter[str]) -> Place:
-    return Place(0, ends["context"], ends["steps"])
+def _position(ends: Counter[str]) -> LogPosition:
+    return LogPosition(0, ends["context"], ends["steps"])
 
 
 def _facets(*, absent: bool = True, names: Sequence[str] = tuple(VALUES)) -> st.SearchStrategy[dict[str, Any]]:
@@ -237,8 +237,19 @@ def _part_policies(kinds: Kinds) -> list[tuple[str, Any]]:
 
 # Running them
 
-Cut = Literal["join", "split", "take", "restart", "restart compacted", "crash"]
-CUTS: Final[tuple[Cut, ...]] = ("join", "join", "split", "take", "restart", "restart compacted", "crash")
+Cut = Literal["join", "split", "take", "restart", "restart compacted", "crash", "roll back", "abort"]
+"""`crash` loses what was not written, `roll back` undoes it, and `abort` does so after a transaction was begun."""
+CUTS: Final[tuple[Cut, ...]] = (
+    "join",
+    "join",
+    "split",
+    "take",
+    "restart",
+    "restart compacted",
+    "crash",
+    "roll back",
+    "abort",
+)
 
 
 @dataclass
@@ -263,21 +274,21 @@ class Written:
 
     @property
     def rows(self) -> dict[bytes, bytes]:
-        """What the changelog comes to."""
+        """What the changelog comes to. How often the status of an open task was published is left out."""
         newest = dict(self.changelog)
         return {key: value for key, value in newest.items() if value is not None}
 
     @property
     def sessions(self) -> dict[str, SessionRow]:
         """The sessions' rows, wherever their tasks are written."""
-        store = Store(RULES)
-        for key, value in self.rows.items():
+        store = Store(0)
+        for key, value in dict(self.changelog).items():
             store.restore(key, value)
         store.settle()
-        found = {session_id: store.row(session_id) for session_id in store.session_ids()}
-        for session in found.values():
-            for task in session["tasks"].values():
-                task.pop("apart", None)
+        found = {session_id: store.session(session_id).row_to_write() for session_id in store.session_ids()}
+        for row in found.values():
+            for task in row.tasks.values():
+                task.position = 0
         return found
 
     @property
@@ -317,9 +328,15 @@ def run(ops: Sequence[Op], cuts: Sequence[Cut] = (), rules: Rules = RULES) -> Wr
         begin = place + 1
         if cut in ("take", "restart", "restart compacted"):
             written.add(partition.take(START_MS))
+            partition.committed()
             taken = begin
         if cut in ("restart", "restart compacted", "crash"):
             partition = restored(written.changelog, rules, compacted=cut == "restart compacted")
+        elif cut in ("roll back", "abort"):
+            if cut == "abort":
+                partition.take(START_MS)
+            partition.roll_back()
+        if cut in ("crash", "roll back", "abort"):
             for op in ops[taken:begin]:
                 feed_ops(partition, [op])
     written.add(partition.take(START_MS))
@@ -328,16 +345,8 @@ def run(ops: Sequence[Op], cuts: Sequence[Cut] = (), rules: Rules = RULES) -> Wr
 
 @contextmanager
 def full_rows(limit: int) -> Iterator[None]:
-    """Rows have no more than `limit` bytes, and none takes reads of results and effects that would be new to it."""
-
-    def is_known(_row: SessionRow, _task_id: str, task: TaskRow, reads: dict[str, str | None]) -> bool:
-        return reads.keys() <= task["expected"].keys()
-
-    with (
-        patch.object(row, "MAX_ROW_BYTES", limit),
-        patch.object(results, "has_room_for_reads", is_known),
-        patch.object(effects, "has_room_for_reads", is_known),
-    ):
+    """Rows take nothing new beyond `limit` bytes, and nothing at all beyond twice as much."""
+    with patch.multiple(budget, MAX_ROW_BYTES=limit, MAX_FULL_ROW_BYTES=2 * limit):
         yield
 
 
@@ -345,10 +354,10 @@ def feed_ops(partition: Partition, ops: Sequence[Op]) -> None:
     """Feed ops that one fetch could have brought, as one batch."""
     last = ops[-1]
     if last.role == "barrier":
-        partition.judge_ready(last.place, START_MS)
+        partition.judge_ready(last.position, START_MS)
         return
     if last.role == "time":
-        partition.act_on_due(last.place, last.at_ms)
+        partition.act_on_due(last.position, last.at_ms)
         return
     values = [orjson.dumps(op.body) for op in ops]
     batch = make_batch(last.role, ops[0].offset, values, [op.at_ms for op in ops])
@@ -357,7 +366,7 @@ def feed_ops(partition: Partition, ops: Sequence[Op]) -> None:
     elif last.role == "steps":
         partition.fold_steps(batch, START_MS)
     else:
-        partition.judge(batch, last.place, START_MS)
+        partition.judge(batch, last.position, START_MS)
 
 
 def restored(changelog: Sequence[tuple[bytes, bytes | None]], rules: Rules, *, compacted: bool) -> Partition:

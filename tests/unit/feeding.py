@@ -9,11 +9,13 @@ from typing import Any, Final
 import orjson
 
 from projections.changes import Changes
-from projections.gate import Place
-from projections.outputs import Output
+from projections.log_position import LogPosition
 from projections.partition import Partition
+from projections.publish import Output
+from projections.records import row_from_bytes, row_to_bytes
+from projections.rows import SessionRow
 from projections.rules import Rules
-from schemas.decode import Batch, Decoder
+from schemas.decode import Batch, Decoder, Refusal
 from schemas.envelope import Headers
 from schemas.topics import Role
 
@@ -49,7 +51,7 @@ def make_batch(
     keys: Sequence[bytes | None] | None = None,
     number: int = 0,
 ) -> Batch:
-    """Records as one fetched batch, decoded; nothing of it may be refused."""
+    """Records as one fetched batch. All of them are events."""
     count = len(values)
     batch = Batch(
         role,
@@ -62,7 +64,8 @@ def make_batch(
         list(values),
         list(headers) if headers is not None else [()] * count,
     )
-    refusals = DECODERS[role.split(".", maxsplit=1)[0]].decode(batch)
+    refusals: list[Refusal] = []
+    DECODERS[role.split(".", maxsplit=1)[0]].decode(batch, refusals)
     assert [refusal.detail for refusal in refusals] == []
     return batch
 
@@ -108,18 +111,18 @@ class Feed:
         self.feed(make_batch(role, start, [value], [self.now_ms], [headers]))
 
     def feed(self, batch: Batch) -> None:
-        """Fold or judge a decoded batch."""
+        """Fold or judge a batch."""
         if batch.role == "context":
             self.partition.fold_context(batch, self.now_ms)
         elif batch.role.startswith("steps"):
             self.partition.fold_steps(batch, self.now_ms)
         else:
-            self.partition.judge(batch, self.place, self.now_ms)
+            self.partition.judge(batch, self.position, self.now_ms)
 
     @property
-    def place(self) -> Place:
+    def position(self) -> LogPosition:
         """Where the logs stand: everything sent was folded."""
-        return Place(0, self.ends["context"], self.ends["steps"])
+        return LogPosition(0, self.ends["context"], self.ends["steps"])
 
     def changed(self, _set: dict[str, str] | None = None, *, by: str | None = None, **more: Any) -> None:
         """`context.changed`; `by` names the task whose own work it is, `unset` what is gone."""
@@ -147,18 +150,19 @@ class Feed:
 
     def barrier(self) -> None:
         """A barrier is reached: what waited for one is judged."""
-        self.partition.judge_ready(self.place, self.now_ms)
+        self.partition.judge_ready(self.position, self.now_ms)
 
     def wait(self, seconds: float) -> None:
         """Let time pass, and act on what falls due."""
         self.now_ms += round(seconds * 1000)
-        self.partition.act_on_due(self.place, self.now_ms)
+        self.partition.act_on_due(self.position, self.now_ms)
 
     # Writing and restarting
 
     def take(self) -> list[dict[str, Any]]:
         """Write a transaction; the bodies of its outputs, tombstones left out."""
         changes = self.partition.take(self.now_ms)
+        self.partition.committed()
         self.changes.append(changes)
         self.changelog += changes.rows.items()
         self.outputs += changes.outputs
@@ -177,6 +181,16 @@ class Feed:
 
     # Reading
 
+    def waits(self, task_id: str) -> str | None:
+        """What the result of an open task waits for."""
+        wait = self.row.tasks[task_id].wait
+        return wait.why if wait is not None else None
+
+    @property
+    def row_bytes(self) -> int:
+        """What the session's row takes with all its tasks."""
+        return len(row_to_bytes(self.row))
+
     def verdicts(self) -> list[dict[str, Any]]:
         """`result.delivered` and `result.withheld` events of the next transaction."""
         return [body for body in self.take() if body["type"].startswith("result.")]
@@ -191,9 +205,9 @@ class Feed:
         return {body["task_id"]: body for body in self.take() if body["type"] == "task.status"}
 
     @property
-    def row(self) -> dict[str, Any]:
-        """The session's row, as it stands."""
-        return orjson.loads(orjson.dumps(self.partition.store.row(self.session)))  # type: ignore[no-any-return]
+    def row(self) -> SessionRow:
+        """A copy of the session's row, as it stands."""
+        return row_from_bytes(row_to_bytes(self.partition.store.session(self.session).row_to_write()))
 
 
 def reason_of(body: dict[str, Any]) -> tuple[str, str]:

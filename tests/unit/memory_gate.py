@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
-from projections.gate import Place
+from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.rules import Rules
-from schemas.decode import Batch, Decoder
+from schemas.decode import Batch
 from schemas.topics import Role
-
-_DECODERS: Final = {role: Decoder(role) for role in ("context", "steps", "results")}
 
 
 class MemoryGate:
@@ -37,27 +35,27 @@ class MemoryGate:
         self._now_ms += 1
         key = body["session_id"].encode()
         batch = Batch(roles[role], 0, offset, offset + 1, [offset], [self._now_ms], [key], [value], [()], len(value))
-        assert _DECODERS[role].decode(batch) == []
         if role == "context":
             self._partition.fold_context(batch, self._now_ms)
         elif role == "steps":
             self._partition.fold_steps(batch, self._now_ms)
         else:
-            self._partition.judge(batch, self._place, self._now_ms)
-        self._partition.judge_ready(self._place, self._now_ms)
+            self._partition.judge(batch, self._position, self._now_ms)
+        self._partition.judge_ready(self._position, self._now_ms)
         return self._outputs()
 
     def later(self, seconds: float) -> list[dict[str, Any]]:
         """Let time pass; everything that came of what fell due."""
         self._now_ms += round(seconds * 1000)
-        self._partition.act_on_due(self._place, self._now_ms)
+        self._partition.act_on_due(self._position, self._now_ms)
         return self._outputs()
 
     @property
-    def _place(self) -> Place:
-        return Place(0, self._ends["context"], self._ends["steps"])
+    def _position(self) -> LogPosition:
+        return LogPosition(0, self._ends["context"], self._ends["steps"])
 
     def _outputs(self) -> list[dict[str, Any]]:
         changes = self._partition.take(self._now_ms)
+        self._partition.committed()
         assert changes.refusals == []
         return [orjson.loads(output.value) for output in changes.outputs if output.value is not None]

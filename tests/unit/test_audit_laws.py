@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections import gate
+from projections import stale
 from projections.changes import Changes
 from projections.partition import Partition
-from projections.row import SessionRow, TaskRow
+from projections.rows import Facet, Task
 from tests.unit.event_logs import CUTS, RULES, Cut, Kinds, Op, feed_ops, full_rows, laid_out, logs, restored
 from tests.unit.feeding import START_MS
 from tests.unit.test_audit_oracle import Rec, World
@@ -46,9 +46,15 @@ class Logged(World):
             cut: Cut = cuts[place] if place < len(cuts) else "take"
             if cut in ("take", "restart", "restart compacted"):
                 self._commit(partition.take(op.at_ms))
+                partition.committed()
                 unwritten.clear()
             if cut in ("restart", "restart compacted", "crash"):
                 partition = restored(self._changelog, RULES, compacted=cut == "restart compacted")
+            elif cut in ("roll back", "abort"):
+                if cut == "abort":
+                    partition.take(op.at_ms)
+                partition.roll_back()
+            if cut in ("crash", "roll back", "abort"):
                 for each in unwritten:
                     feed_ops(partition, [each])
         self._commit(partition.take(self.now_ms))
@@ -159,8 +165,8 @@ def test_the_audit_would_notice_another_gate(monkeypatch: pytest.MonkeyPatch) ->
     )
     assert Logged(log).audit()[0].examples == {}
 
-    def never(_row: SessionRow, _task: TaskRow, _facet: str) -> bool:
+    def never(_facets: dict[str, Facet], _task: Task, _name: str) -> bool:
         return False
 
-    monkeypatch.setattr(gate, "differs", never)
+    monkeypatch.setattr(stale, "differs", never)
     assert list(Logged(log).audit()[0].examples) == ["stale_delivered"]

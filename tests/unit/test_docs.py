@@ -56,11 +56,11 @@ def string_literals() -> set[str]:
 
 
 def refusal_codes() -> set[str]:
-    """The third argument of every `Refusal(...)`, or the one after a starred pair."""
+    """The first text in every `Refusal(...)` and `EventRefused(...)`."""
     codes = set()
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Refusal":
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"Refusal", "EventRefused"}:
                 texts = [
                     each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)
                 ]

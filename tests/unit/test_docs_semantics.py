@@ -12,11 +12,11 @@ import orjson
 import pytest
 
 from projections.changes import Changes
-from projections.gate import Place
+from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.rules import Rules
 from schemas.asyncapi import event_type
-from schemas.decode import Batch, Decoder
+from schemas.decode import Batch
 from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS
 from schemas.outputs import OUTPUT_EVENTS
 from schemas.topics import Role, topic_name
@@ -81,8 +81,8 @@ class Story:
         self._ends: Counter[Role] = Counter()
 
     @property
-    def _place(self) -> Place:
-        return Place(0, self._ends["context"], self._ends["steps"])
+    def _position(self) -> LogPosition:
+        return LogPosition(0, self._ends["context"], self._ends["steps"])
 
     def tell(self, line: dict[str, Any]) -> None:
         if "after_seconds" in line:
@@ -103,13 +103,12 @@ class Story:
         value = orjson.dumps({**envelope, **fields})
         key = session_id.encode()
         batch = Batch(role, 0, offset, offset + 1, [offset], [self._now_ms], [key], [value], [()], len(value))
-        assert Decoder(role).decode(batch) == []
         if role == "context":
             self._partition.fold_context(batch, self._now_ms)
         elif role.startswith("steps"):
             self._partition.fold_steps(batch, self._now_ms)
         else:
-            self._partition.judge(batch, self._place, self._now_ms)
+            self._partition.judge(batch, self._position, self._now_ms)
         self._commit()
         self._let_pass(1)
 
@@ -117,13 +116,14 @@ class Story:
         end = self._now_ms + round(seconds * 1000)
         while (due := self._partition.next_due_ms()) is not None and due <= end:
             self._now_ms = max(self._now_ms, due)
-            self._partition.act_on_due(self._place, self._now_ms)
+            self._partition.act_on_due(self._position, self._now_ms)
             self._commit()
         self._now_ms = end
 
     def _commit(self) -> None:
-        self._partition.judge_ready(self._place, self._now_ms)
+        self._partition.judge_ready(self._position, self._now_ms)
         self._keep(self._partition.take(self._now_ms))
+        self._partition.committed()
 
     def _keep(self, changes: Changes) -> None:
         for output in changes.outputs:

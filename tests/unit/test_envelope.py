@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from schemas.envelope import (
     FORWARDED_FROM,
     MAX_TRACEPARENT_BYTES,
+    Envelope,
     Headers,
     completed_from_headers,
-    headers_of,
     traceparent_of,
     was_forwarded,
 )
@@ -29,7 +29,7 @@ NAMES = {
 
 
 def test_an_output_carries_every_attribute() -> None:
-    headers = headers_of("task.status", "gäte", "id-1", "sé/1", "2025-11-24T16:00:00.123Z", TRACE)
+    headers = Envelope("task.status", "gäte", "id-1", "sé/1".encode(), "2025-11-24T16:00:00.123Z", TRACE).headers()
     assert sorted(headers) == [
         ("ce_id", b"id-1"),
         ("ce_source", "gäte".encode()),
@@ -43,12 +43,13 @@ def test_an_output_carries_every_attribute() -> None:
 
 
 def test_an_output_without_a_trace_has_no_such_header() -> None:
-    assert "traceparent" not in dict(headers_of("task.status", "gate", "id-1", "s", "2025-11-24T16:00:00.123Z"))
+    envelope = Envelope("task.status", "gate", "id-1", b"s", "2025-11-24T16:00:00.123Z")
+    assert "traceparent" not in dict(envelope.headers())
 
 
 def test_attributes_of_one_output_do_not_stay_for_the_next() -> None:
-    first = headers_of("task.status", "gate", "id-1", "s-1", "2025-11-24T16:00:00.123Z", TRACE)
-    second = headers_of("result.delivered", "gate", "id-2", "s-2", "2025-11-24T16:00:00.124Z")
+    first = Envelope("task.status", "gate", "id-1", b"s-1", "2025-11-24T16:00:00.123Z", TRACE).headers()
+    second = Envelope("result.delivered", "gate", "id-2", b"s-2", "2025-11-24T16:00:00.124Z").headers()
     assert dict(first)["ce_id"] == b"id-1"
     assert dict(second) == {
         "content-type": b"application/json",

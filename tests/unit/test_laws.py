@@ -12,11 +12,26 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from projections import store
+from projections import keys, store
+from projections.partition import Partition
 from projections.rules import Rules
-from tests.unit.event_logs import CUTS, PLAIN, Cut, Kinds, Op, Written, full_rows, laid_out, logs, run
+from tests.unit.event_logs import (
+    CUTS,
+    PLAIN,
+    RULES,
+    Cut,
+    Kinds,
+    Op,
+    Written,
+    feed_ops,
+    full_rows,
+    laid_out,
+    logs,
+    restored,
+    run,
+)
 from tests.unit.feeding import START_MS
-from tests.unit.kept_tasks import tasks_inside
+from tests.unit.session_checks import kept_in, tasks_inside
 
 EVERYTHING = Kinds()
 cuts = st.lists(st.sampled_from(CUTS), max_size=50)
@@ -35,16 +50,22 @@ def same(one: Written, other: Written) -> None:
     assert one.ignored == other.ignored
 
 
-ROWS = st.sampled_from([0, 1, 8192])
+SESSIONS_DECODED = st.sampled_from([0, 1, 8192])
 
 
-@given(ops=logs(EVERYTHING), drawn=cuts, decoded=ROWS, kept=ROWS, inside=st.sampled_from([0, 1, 2, 8]))
+@given(
+    ops=logs(EVERYTHING),
+    drawn=cuts,
+    decoded=SESSIONS_DECODED,
+    indexed=SESSIONS_DECODED,
+    inside=st.sampled_from([0, 1, 2, 8]),
+)
 def test_batches_transactions_crashes_and_evictions_change_nothing(
-    ops: list[Op], drawn: list[Cut], decoded: int, kept: int, inside: int
+    ops: list[Op], drawn: list[Cut], decoded: int, indexed: int, inside: int
 ) -> None:
     with tasks_inside(inside):
         whole = run(ops)
-        with patch.multiple(store, MAX_DECODED_ROWS=decoded, MAX_KEPT_ROWS=kept):
+        with patch.multiple(store, MAX_DECODED=decoded, MAX_DECODED_INDEXED=indexed):
             same(run(ops, drawn), whole)
 
 
@@ -65,6 +86,58 @@ def test_where_a_task_is_written_changes_nothing_else(ops: list[Op], drawn: list
 def test_they_change_nothing_where_rows_are_full(ops: list[Op], drawn: list[Cut], limit: int) -> None:
     with full_rows(limit):
         same(run(ops, drawn), run(ops))
+
+
+@given(
+    ops=logs(EVERYTHING),
+    committed=st.integers(0, 40),
+    folded=st.integers(0, 40),
+    begun=st.booleans(),
+    inside=st.sampled_from([0, 1, 8]),
+)
+def test_to_roll_back_is_as_if_nothing_had_been_folded_since(
+    ops: list[Op],
+    committed: int,
+    folded: int,
+    *,
+    begun: bool,
+    inside: int,
+) -> None:
+    with tasks_inside(inside):
+        partition, written = Partition(0, RULES), Written()
+        for op in ops[:committed]:
+            feed_ops(partition, [op])
+        written.add(partition.take(START_MS))
+        partition.committed()
+        for op in ops[committed : committed + folded]:
+            feed_ops(partition, [op])
+        if begun:
+            partition.take(START_MS)
+        partition.roll_back()
+        other = restored(written.changelog, RULES, compacted=False)
+        assert kept_of_all(partition) == kept_of_all(other)
+        assert dues_of(partition) == dues_of(other)
+        assert not partition.has_changes
+        after = [Written(), Written()]
+        for op in ops[committed:]:
+            for each, told in ((partition, after[0]), (other, after[1])):
+                feed_ops(each, [op])
+                told.add(each.take(START_MS))
+                each.committed()
+            assert dues_of(partition) == dues_of(other)
+        assert after[0] == after[1]
+
+
+def kept_of_all(partition: Partition) -> dict[str, Any]:
+    of = partition.store
+    sessions = sorted({*of.session_ids(), *of.sessions_with_waiting(), *of._ended, *of._tasks})
+    counters = of.row_bytes, of.ended_bytes, of.waiting_bytes, of.waiting_count
+    return {"counters": counters, **{session_id: kept_in(of, session_id) for session_id in sessions}}
+
+
+def dues_of(partition: Partition) -> list[Any]:
+    dues = [partition.next_due_ms(hot_only=hot_only) for hot_only in (True, False, None)]
+    return [*dues, partition.has_ready, partition.has_proposals("steps")]
 
 
 # (b) No verdict depends on how the topics interleaved
@@ -129,8 +202,8 @@ def with_context(ops: Sequence[Op], changes: Sequence[tuple[int, dict[str, Any]]
     for op in mixed:
         offset = ends[op.role]
         ends[op.role] += 1
-        place_now = type(op.place)(0, ends["context"], ends["steps"])
-        relaid.append(op._replace(offset=offset, place=place_now))
+        position = type(op.position)(0, ends["context"], ends["steps"])
+        relaid.append(op._replace(offset=offset, position=position))
     return relaid
 
 
@@ -143,7 +216,7 @@ def _change(number: int, fields: dict[str, Any], op: Op) -> Op:
         "occurred_at": "2025-11-24T16:00:00Z",
         **fields,
     }
-    return Op("context", body, -1, op.at_ms, op.place)
+    return Op("context", body, -1, op.at_ms, op.position)
 
 
 @given(
@@ -259,7 +332,7 @@ def test_every_result_is_judged_once_whole_or_it_is_a_repeat_or_refused(ops: lis
 @given(ops=logs(EVERYTHING), drawn=cuts)
 def test_nothing_that_waits_is_kept_for_ever(ops: list[Op], drawn: list[Cut]) -> None:
     written = run(settled(ops), drawn)
-    assert not [key for key in written.rows if key.startswith(store.WAITING_KEY)]
+    assert not [key for key in written.rows if key.startswith(keys.WAITING_KEY)]
 
 
 # (e) Nothing is delivered unmarked that the context contradicts, nothing withheld that it does not

@@ -66,6 +66,7 @@ def test_values_arrive(metrics: Metrics) -> None:
     assert value(metrics, "tidegate_verdicts_total", decision="delivered", reason="fresh", task_type="search") == 3
     assert value(metrics, "tidegate_verdicts_total", decision="withheld", reason="unknown_task", task_type=UNKNOWN) == 1
     assert value(metrics, "tidegate_duplicates_total", type="task.result") == 1
+    assert value(metrics, "tidegate_ignored_events_total", type="task.heartbeat") == 3
     assert value(metrics, "tidegate_result_age_seconds_sum") == 90.5
     assert value(metrics, "tidegate_produce_to_verdict_seconds_count", lane="hot", task_type="search") == 2
     assert value(metrics, "tidegate_produce_to_verdict_seconds_count", lane="cold", task_type="search") == 1
@@ -81,6 +82,8 @@ def test_values_arrive(metrics: Metrics) -> None:
     assert value(metrics, "tidegate_misrouted_records_total", topic=context) == 2
     assert value(metrics, "tidegate_lag_records", topic=context, partition="1") == 12
     assert value(metrics, "tidegate_row_bytes", partition="2") == 900
+    assert value(metrics, "tidegate_ended_task_bytes", partition="2") == 400
+    assert value(metrics, "tidegate_waiting_bytes", partition="2") == 1200
     assert value(metrics, "tidegate_restored_rows_total") == 2
     assert value(metrics, "tidegate_handovers_total") == value(metrics, "tidegate_rebalances_total") == 1
     assert value(metrics, "tidegate_build_info", version="1.2.3", faust_streaming="0.15.3") == 1

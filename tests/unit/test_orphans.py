@@ -10,12 +10,13 @@ import orjson
 import pytest
 from rich.console import Console
 
-from projections.ended import Ended
-from projections.gate import Place
+from projections.ended import EndedTask
+from projections.log_position import LogPosition
 from projections.partition import Partition
-from projections.row import TaskRow, new_row, row_to_bytes
+from projections.records import change_to_bytes, row_apart_to_bytes, row_to_bytes, task_to_bytes
+from projections.rows import FORMAT, Facet, Policy, Scope, Task, Wait, new_row
 from projections.rules import Rules
-from schemas.decode import Batch, Decoder
+from schemas.decode import Batch
 from schemas.topics import Role
 from tidegate.errors import TidegateError
 from tidegate.orphans import KINDS, Found, Limits, OpenState, Orphan, found_in, orphans_in, show
@@ -28,16 +29,18 @@ LIMITS = Limits(NOW, MARGIN, RULES)
 SESSION = "s-1"
 
 
-def task(**fields: Any) -> TaskRow:
-    row: Any = {"at": NOW - 60_000, "offset": 7, "digest": "-", "echo": {}, "expected": {}}
-    row.update(fields)
-    return row  # type: ignore[no-any-return]
+def task(
+    parent: str | None = None, children: tuple[str, ...] = (), parentless_until: int | None = None, **fields: Any
+) -> Task:
+    scope = Scope(parent, dict.fromkeys(children), parentless_until) if parent is not None or children else None
+    return Task(FORMAT, NOW - 60_000, 7, "-", "search", "", {}, scope=scope, **fields)
 
 
-def state(tasks: dict[str, TaskRow], waiting: dict[bytes, bytes] | None = None) -> OpenState:
+def state(tasks: dict[str, Task], waiting: dict[bytes, bytes] | None = None) -> OpenState:
     found = OpenState(3, RULES)
     row = new_row()
-    row["tasks"].update(tasks)
+    row.tasks.update(tasks)
+    row.open_tasks = len(tasks)
     found.take(b"s" + SESSION.encode(), row_to_bytes(row))
     for key, value in (waiting or {}).items():
         found.take(b"r" + key, value)
@@ -67,7 +70,7 @@ def test_an_open_task_without_limits_is_no_orphan() -> None:
 
 
 def test_a_family_is_no_orphan() -> None:
-    assert kinds(state({"p": task(children=["c"]), "c": task(parent="p")})) == []
+    assert kinds(state({"p": task(children=("c",)), "c": task(parent="p")})) == []
 
 
 def test_a_child_whose_parent_is_gone() -> None:
@@ -86,16 +89,19 @@ def test_a_child_may_wait_for_its_parent_for_the_grace_period(until: int, *, lis
 
 
 def test_a_parent_that_waits_for_nobody() -> None:
-    assert kinds(state({"p": task(children=["c"])})) == [("child_not_open", "p")]
+    assert kinds(state({"p": task(children=("c",))})) == [("child_not_open", "p")]
 
 
 @pytest.mark.parametrize("late_ms", [0, MARGIN, MARGIN + 1])
 @pytest.mark.parametrize(
     ("fields", "detail"),
     [
-        (lambda due: {"policy": {"deadline_ms": due - 1}}, "deadline"),
-        (lambda due: {"policy": {"heartbeat_ms": 5000}, "heard": due - 5000}, "heartbeat"),
-        (lambda due: {"policy": {"while_stale_grace_ms": 500}, "stale_since": due - 500}, "stale, and to be stopped"),
+        (lambda due: {"policy": Policy(deadline_ms=due - 1)}, "deadline"),
+        (lambda due: {"policy": Policy(heartbeat_timeout_ms=5000), "last_heartbeat": due - 5000}, "heartbeat"),
+        (
+            lambda due: {"policy": Policy(while_stale_grace_ms=500), "stale_since": due - 500},
+            "stale, and to be stopped",
+        ),
     ],
 )
 def test_what_should_have_ended_by_now(late_ms: int, fields: Any, detail: str) -> None:
@@ -106,14 +112,14 @@ def test_what_should_have_ended_by_now(late_ms: int, fields: Any, detail: str) -
 
 
 def test_a_hold_that_is_over_and_not_decided() -> None:
-    wait = {"why": "context", "undecided": ["text"], "until": NOW - 60_000}
+    wait = Wait("context", ["text"], NOW - 60_000)
     found = state({"t": task(wait=wait)}, kept("result", "t", NOW - 90_000))
     (orphan,) = orphans(found)
     assert (orphan.kind, orphan.detail, orphan.due_at) == ("overdue", "waits for context", "2025-11-24T15:59:00.000Z")
 
 
 def test_a_task_that_waits_with_a_result_nobody_kept() -> None:
-    assert kinds(state({"t": task(wait={"why": "slot", "undecided": ["text"]})})) == [("result_missing", "t")]
+    assert kinds(state({"t": task(wait=Wait("slot", ["text"]))})) == [("result_missing", "t")]
 
 
 def test_a_result_that_waits_for_a_task_that_is_over() -> None:
@@ -153,18 +159,25 @@ def test_a_session_that_was_dropped_is_not_there() -> None:
 def test_facets_that_look_like_a_row_do_not_hide_it() -> None:
     found = OpenState(0, RULES)
     row = new_row()
-    row["facets"]['"tasks":{}'] = ['"tasks":{}', 1, NOW, "x", "y", None]
-    row["tasks"]["c"] = task(parent="p", echo={"metadata": {"tasks": {}}})
+    row.facets['"tasks":{}'] = Facet('"tasks":{}', None, change_to_bytes(1, NOW, "x", "y"))
+    row.tasks["c"] = task(parent="p")
+    row.open_tasks = 1
     found.take(b"s" + SESSION.encode(), row_to_bytes(row))
     assert kinds(found) == [("parent_not_open", "c")]
 
 
 def test_tasks_apart_from_their_row_are_found_too() -> None:
     found = OpenState(0, RULES)
-    tasks = {"p": task(apart=0, children=["d"]), "c": task(parent="gone", apart=1), "d": task(parent="p", apart=2)}
+    tasks = {
+        "p": task(position=0, children=("d",)),
+        "c": task(parent="gone", position=1),
+        "d": task(parent="p", position=2),
+    }
     for task_id in ("c", "d", "p", "e"):
-        found.take(b"t" + orjson.dumps([SESSION, task_id]), orjson.dumps(tasks.get(task_id)))
-    found.take(b"s" + SESSION.encode(), row_to_bytes(new_row(), 3))
+        found.take(b"t" + orjson.dumps([SESSION, task_id]), task_to_bytes(tasks.get(task_id, task())))
+    row = new_row()
+    row.open_tasks = 3
+    found.take(b"s" + SESSION.encode(), row_apart_to_bytes(row))
     found.take(b"t" + orjson.dumps([SESSION, "e"]), None)
     assert kinds(found) == [("parent_not_open", "c")]
     assert found_in([found], LIMITS, "changelog").open_tasks == 3
@@ -227,24 +240,26 @@ class Written:
         body = {"type": event_type, "source": "test", "event_id": f"{role}-{offset}", "session_id": SESSION}
         value = orjson.dumps({**body, "occurred_at": "2025-11-24T16:00:00Z", **fields})
         batch = Batch(role, 0, offset, offset + 1, [offset], [self.now_ms], [SESSION.encode()], [value], [()])
-        assert Decoder(role).decode(batch) == []
         if role == "context":
             self.partition.fold_context(batch, self.now_ms)
         elif role == "steps":
             self.partition.fold_steps(batch, self.now_ms)
         else:
-            self.partition.judge(batch, Place(0, self._ends["context"], self._ends["steps"]), self.now_ms)
+            self.partition.judge(batch, LogPosition(0, self._ends["context"], self._ends["steps"]), self.now_ms)
         self.commit()
 
     def let_pass(self, seconds: float) -> None:
         self.now_ms += round(seconds * 1000)
-        self.partition.act_on_due(Place(0, self._ends["context"], self._ends["steps"]), self.now_ms)
+        self.partition.act_on_due(LogPosition(0, self._ends["context"], self._ends["steps"]), self.now_ms)
         self.commit()
 
     def commit(self) -> None:
-        place = Place(0, self._ends["context"], self._ends["steps"])
-        self.partition.judge_ready(place, self.now_ms)
-        for key, value in self.partition.take(self.now_ms).rows.items():
+        position = LogPosition(0, self._ends["context"], self._ends["steps"])
+        self.partition.judge_ready(position, self.now_ms)
+        changes = self.partition.take(self.now_ms)
+        self.partition.committed()
+        assert changes.refusals == []
+        for key, value in changes.rows.items():
             self.state.take(key, value)
 
     def dispatch(self, task_id: str, **fields: Any) -> None:
@@ -324,10 +339,13 @@ def test_shadow_mode_for_other_task_types_excuses_nobody() -> None:
     found = OpenState(0, Rules(shadow_task_types=frozenset({"summary"})))
     for key, value in state({"c": task(parent="p")}).rows.items():
         found.take(b"s" + key, value)
-    ended = Ended("p", "delivered", NOW, "-", [], None, {"task_type": "search"})
-    found.take(b"e" + orjson.dumps([SESSION, "p"]), ended.to_line())
+
+    def ended(task_type: str) -> bytes:
+        return EndedTask("p", "delivered", "fresh", NOW, "-", [], echo=f'"task_type":"{task_type}"').line()
+
+    found.take(b"e" + orjson.dumps([SESSION, "p"]), ended("search"))
     assert kinds(found) == [("parent_not_open", "c")]
-    found.take(b"e" + orjson.dumps([SESSION, "p"]), ended._replace(told={"task_type": "summary"}).to_line())
+    found.take(b"e" + orjson.dumps([SESSION, "p"]), ended("summary"))
     assert kinds(found) == []
     found.take(b"e" + orjson.dumps([SESSION, "p"]), None)
     assert kinds(found) == [("parent_not_open", "c")]

@@ -155,8 +155,8 @@ def decoded(role: Role, bodies: Sequence[Any]) -> list[str | None]:
     values: list[bytes | None] = [orjson.dumps(body) for body in bodies]
     keys: list[bytes | None] = [str(body.get("session_id")).encode() for body in bodies]
     batch = Batch(role, 0, 0, count, list(range(count)), [0] * count, keys, values, [()] * count)
-    Decoder(role).decode(batch)
-    return [None if event is None else wire_event_type(type(event)) for event in batch.events]
+    events = Decoder(role).decode(batch, [])
+    return [None if event is None else wire_event_type(type(event)) for event in events]
 
 
 @every_input

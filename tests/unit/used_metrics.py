@@ -21,6 +21,7 @@ def used_metrics() -> Metrics:
     metrics.events(context, {"context.changed": 7})
     metrics.events(steps, {"task.dispatched": 2, "task.step": 5})
     metrics.duplicates({"task.result": 1})
+    metrics.ignored({"task.heartbeat": 3})
     metrics.judged(
         [
             Verdicted("delivered", "fresh", "search", "hot", 500, NOW_MS - 4),
@@ -41,7 +42,15 @@ def used_metrics() -> Metrics:
     for partition in range(PARTITIONS):
         metrics.state(partition, "running")
         metrics.lag(context, partition, 12)
-        metrics.partition(partition, sessions=2, row_bytes=900, parked_results=1, queued_bytes=4096)
+        metrics.partition(
+            partition,
+            sessions=2,
+            row_bytes=900,
+            ended_task_bytes=400,
+            waiting_bytes=1200,
+            parked_results=1,
+            queued_bytes=4096,
+        )
     metrics.restored(0.75, 2)
     metrics.handover()
     metrics.rebalance()

@@ -11,6 +11,8 @@ What it knows is what the topics say. Its limits:
   what contradicts all of them is held against the gate. So it is with slots, scopes and cancellations: an older or
   newer task, a parent or a child counts as open where a verdict shows it. Such verdicts are counted as uncertain.
 - A verdict that waited names a steps offset without saying of which lane's topic.
+- How full a session was is counted roughly: a part may be withheld `session_full` if it depends on a facet that changed
+  when the session may have kept an eighth of its limit or more. Where it may have, own changes perhaps moved nothing.
 - That a task was stopped while its snapshot was broken is checked by its policy and its grace only.
 - Whether a barrier was kept is told by the brokers' timestamps. With replicas or several brokers a record can carry an
   older time than one that was acknowledged before it: give a margin there.

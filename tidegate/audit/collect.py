@@ -20,7 +20,7 @@ from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS, Event
 from schemas.fields import MAX_METADATA_BYTES
 from schemas.topics import INPUT_ROLES, Role, topics
 from tidegate.audit.findings import Example, Findings
-from tidegate.audit.logs import NEVER, Bounds, Clock, ContextEvent, Facet, Session, Status
+from tidegate.audit.logs import NEVER, Bounds, Clock, ContextEvent, Facet, Session, Status, Value
 from tidegate.audit.parse import (
     Record,
     answer_of,
@@ -264,7 +264,7 @@ class PartitionLogs:
         session.proposals.setdefault(key, []).append(proposal)
         return True
 
-    def _context_changed(self, _role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
+    def _context_changed(self, role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
         changed, unset, cause = body.get("set", {}), body.get("unset", ()), body.get("cause")
         if cause is not None:
             cause = cause.get("task_id") if type(cause) is dict else cause
@@ -273,17 +273,29 @@ class PartitionLogs:
         if type(changed) is not dict or type(unset) not in (list, tuple):
             return False
         source = self._sources.setdefault(body["source"], body["source"])
-        event = ContextEvent(record.offset, record.timestamp, cause, source, body["event_id"])
+        event = ContextEvent(record.offset, record.timestamp, cause, source, body["event_id"], len(record.value or b""))
+        # Refused for want of room, an event still changes the facets that the gate knew.
+        is_refused = (role, record.offset) in self.refused
         for name, value in ({**changed, **dict.fromkeys(unset)} if unset else changed).items():
-            self._change(session, name, value, event)
+            known = session.facets.get(name)
+            before = known.values[-1] if known is not None else NEVER
+            is_certain = not is_refused or before is not NEVER
+            self._change(session.facets if is_certain else session.perhaps, session, name, before, value, event)
         return True
 
-    def _change(self, session: Session, name: str, value: str | None, event: ContextEvent) -> None:
-        facet = session.facets.get(name)
+    def _change(
+        self,
+        histories: dict[str, Facet],
+        session: Session,
+        name: str,
+        before: Value,
+        value: str | None,
+        event: ContextEvent,
+    ) -> None:
+        facet = histories.get(name)
         if facet is None:
-            facet = session.facets[name] = Facet()
+            facet = histories[name] = Facet()
         if event.cause is not None:
-            before = facet.values[-1] if facet.values else NEVER
             session.own.setdefault(event.cause, {}).setdefault(name, []).append((event.offset, before, value))
         facet.offsets.append(event.offset)
         facet.values.append(value)
@@ -291,8 +303,8 @@ class PartitionLogs:
 
     def _session_erased(self, _role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
         session.erased.append(record.offset)
-        event = ContextEvent(record.offset, record.timestamp, None, body["source"], body["event_id"])
-        for facet in session.facets.values():
+        event = ContextEvent(record.offset, record.timestamp, None, body["source"], body["event_id"], 0)
+        for facet in (*session.facets.values(), *session.perhaps.values()):
             facet.offsets.append(record.offset)
             facet.values.append(NEVER)
             facet.events.append(event)
@@ -367,6 +379,8 @@ class PartitionLogs:
             self.note(
                 "dlq_unfounded", f"{where} is a valid event, but was refused as {refused.error}", "dlq", refused.offset
             )
+        if event["type"] == "context.changed" and refused.error == "session_full":
+            self._context_changed(role, record, event, self.session(event["session_id"]))
         if event["type"] == "task.result":
             refused.result = (event["session_id"], event["task_id"], event["source"], event["event_id"])
             result = result_of(role, record, event) if refused.error in _FOR_WANT_OF_ROOM else None

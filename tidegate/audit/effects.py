@@ -11,6 +11,7 @@ from tidegate.audit.expect import BEFORE, MAX_EFFECTS, Cut, Statement, exactly, 
 from tidegate.audit.findings import Example
 from tidegate.audit.logs import Answer, Proposal, Session
 from tidegate.audit.oracle import rule
+from tidegate.audit.room import was_never_near
 
 
 class EffectsCheck:
@@ -211,8 +212,8 @@ class EffectCheck:
             ):
                 self._note("difference_wrong", f"{named}, should be {sorted(ruling.stale)} at least")
         elif answer.reason == "session_full":
-            if not proposal.reads:
-                self._note("effect_refused_fresh", "session_full, but it read nothing that would need room")
+            if not proposal.reads and was_never_near(case):
+                self._note("effect_refused_fresh", "session_full, but it read nothing, and the session had room")
         elif answer.reason not in ruling.blockers and not case.truncated("context"):
             self._note("effect_refused_fresh", f"{answer.reason} does not hold")
 

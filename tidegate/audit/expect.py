@@ -14,6 +14,7 @@ from typing import Final
 
 from tidegate.audit.case import STEPS_OF, Case, Place
 from tidegate.audit.logs import NEVER, Answer, Facets, Output, Proposal, Result, Value
+from tidegate.audit.room import was_never_near
 
 MAX_EFFECTS: Final = 256
 """The gate remembers the answers to so many keys of a session."""
@@ -189,14 +190,16 @@ def _reads_of_effects(case: Case, here: Place | None) -> Iterator[Statement]:
         return
     for key, answers in session.answers.items():
         answer = answers[0]
-        if answer.task_id != case.task_id or answer.reason in ("late", "unknown_task", "session_full"):
+        if answer.task_id != case.task_id or answer.reason in ("late", "unknown_task"):
             continue
         proposals = proposals_for(session.proposals.get(key, ()), answer)
         for proposal in proposals:
             if not proposal.reads:
                 continue
             reads = exactly(proposal.reads)
-            if len(proposals) == 1 and proposal.role == task.role:
+            # Either there was no room for the reads, or what they name is unknown for want of room.
+            is_taken = answer.reason != "session_full"
+            if is_taken and len(proposals) == 1 and proposal.role == task.role:
                 at, there = answer.steps_offset, Place(answer.context_offset, answer.steps_offset)
                 if here is None or not here.is_before(there):
                     is_inside = here is not None and there.is_before(here)
@@ -300,12 +303,13 @@ def moved_along(
     """The values expected of a facet after the own changes below `context_offset`.
 
     A first change of a facet never seen before may have come before the read or after it: if what was read is what is
-    there, it came before.
+    there, it came before. A change that the session may have had no room for does not surely move anything.
     """
     session = case.session
     since = session.erased_before(context_offset)
+    had_room = was_never_near(case)
     changes = [
-        (offset, before, after, offset < mover.until)
+        (offset, before, after, had_room and offset < mover.until)
         for mover in movers
         for offset, before, after in session.own[mover.task_id].get(name, ())
         if since < offset < context_offset

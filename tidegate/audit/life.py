@@ -10,6 +10,7 @@ from typing import Final
 from tidegate.audit.case import Case
 from tidegate.audit.logs import NEVER, Redispatch, Status, Task
 from tidegate.audit.oracle import policy_of
+from tidegate.audit.room import may_be_unknown
 
 STOPS: Final[dict[str, tuple[str, ...]]] = {
     "cancelled": ("cancelled",),
@@ -403,5 +404,5 @@ def _check_snapshot(case: Case, command: Redispatch, context_offset: int) -> Non
     for name, value in command.snapshot.items():
         facet = case.session.facets.get(name)
         actual = facet.at(context_offset)[0] if facet is not None else NEVER
-        if actual is not NEVER and actual != value:
+        if actual is not NEVER and actual != value and not may_be_unknown(case, name, context_offset):
             case.note("redispatch_wrong", f"{name} is {value!r}, should be {actual!r}", "commands", command.offset)

@@ -37,6 +37,8 @@ class ContextEvent(NamedTuple):
     cause: str | None
     source: str
     event_id: str
+    size_bytes: int
+    """Of the record's value."""
 
 
 @dataclass(slots=True)
@@ -49,12 +51,21 @@ class Facet:
 
     def at(self, offset: int) -> tuple[Value, ContextEvent | None]:
         """The value, and the event that gave it, once every context event below `offset` is folded."""
-        index = bisect_left(self.offsets, offset) - 1
+        index = self.count_before(offset) - 1
         return (self.values[index], self.events[index]) if index >= 0 else (NEVER, None)
+
+    def count_before(self, offset: int) -> int:
+        """How many events of it are below `offset`."""
+        return bisect_left(self.offsets, offset)
+
+    def last_before(self, offset: int) -> int:
+        """The offset of the last event of it below `offset` that gave a value, or -1."""
+        value, event = self.at(offset)
+        return event.offset if event is not None and value is not NEVER else -1
 
     def givers(self, offset: int) -> list[ContextEvent]:
         """The events below `offset` that gave the value of that place, newest first: repeats of a value count, too."""
-        index = bisect_left(self.offsets, offset) - 1
+        index = self.count_before(offset) - 1
         value = self.values[index] if index >= 0 else NEVER
         events = []
         while index >= 0 and self.values[index] == value:
@@ -91,6 +102,8 @@ class Task:
     attempt: int
     max_redispatches: int
     plan: list[str]
+    size_bytes: int
+    """Of the record's value."""
     again: bool = False
     """Whether there are more dispatches of it."""
 
@@ -238,6 +251,9 @@ class Session:
     """Everything of one session."""
 
     facets: dict[str, Facet] = field(default_factory=dict)
+    perhaps: dict[str, Facet] = field(default_factory=dict)
+    """Changes of new facets that the gate refused for want of room. If a task depended on the facet already, the gate
+    knew it, and took the change."""
     own: dict[str, dict[str, list[tuple[int, Value, Value]]]] = field(default_factory=dict)
     """Changes by tasks: task, facet, then (offset, value before, value after)."""
     erased: list[int] = field(default_factory=list)
@@ -270,7 +286,29 @@ class Session:
     """Times of the oldest and the newest input."""
     copies: set[tuple[str, str]] = field(default_factory=set)
     """Source and event id of events that were sent on from a wrong partition."""
+    most_kept: int = -1
+    """An eighth of what the gate kept of it at most; -1 if that has not been counted."""
     _ended_at_most: int = -1
+
+    def histories(self, name: str) -> list[Facet]:
+        """What is known of a facet: its history, and that of changes that were perhaps taken."""
+        return [each[name] for each in (self.facets, self.perhaps) if name in each]
+
+    def value_at(self, name: str, offset: int) -> tuple[Value, list[ContextEvent], bool]:
+        """A facet's value once every context event below `offset` is folded, what gave it, and whether it is certain.
+
+        Events that may have given it are listed from the newest to the oldest.
+        """
+        facet, perhaps = self.facets.get(name), self.perhaps.get(name)
+        value = facet.at(offset)[0] if facet is not None else NEVER
+        givers = facet.givers(offset) if facet is not None else []
+        if perhaps is None:
+            return value, givers, True
+        if value is NEVER:
+            return perhaps.at(offset)[0], perhaps.givers(offset), False
+        oldest = givers[-1].offset
+        is_same = perhaps.at(oldest)[0] == value
+        return value, [*givers, *(perhaps.givers(oldest) if is_same else ())], True
 
     def heard_at(self, at_ms: int) -> None:
         """Note the time of an input."""

@@ -55,6 +55,8 @@ class Ruling:
     """The expected facets that are surely contradicted, whichever part they matter to."""
     maybe: dict[str, Contradiction] = field(default_factory=dict)
     """Those, and the ones that may be."""
+    expected: frozenset[str] = frozenset()
+    """Every facet that the task may depend on."""
 
     @property
     def blocked(self) -> str | None:
@@ -71,22 +73,23 @@ def rule(case: Case, task: Task, at_ms: int, place: Place, cut: Cut, statements:
     stale: dict[str, Contradiction] = {}
     maybe: dict[str, Contradiction] = {}
     movers = movers_of(case, cut)
-    for (name, _reader), stated in expected_at(statements, cut).items():
-        facet = session.facets.get(name)
-        actual = facet.at(offset)[0] if facet is not None else NEVER
-        if facet is None or actual is NEVER:
+    stated_by = expected_at(statements, cut)
+    for (name, _reader), stated in stated_by.items():
+        actual, givers, is_certain = session.value_at(name, offset)
+        if actual is NEVER:
             continue
         expected = moved_along(case, movers, name, stated, offset, actual) if movers else stated
         if ANYTHING in expected or any(value not in (actual, NOTHING, NEVER) for value in expected):
             of_others = maybe[name].expected if name in maybe else frozenset()
-            maybe[name] = Contradiction(expected | of_others, actual, facet.givers(offset))
-            if name in stale or expected.isdisjoint((actual, NOTHING, NEVER, ANYTHING)):
+            maybe[name] = Contradiction(expected | of_others, actual, givers)
+            if is_certain and (name in stale or expected.isdisjoint((actual, NOTHING, NEVER, ANYTHING))):
                 stale[name] = maybe[name]
     is_absent = task.when_absent != "deliver" and user_absent(session, offset)
     blockers = _blockers(case, task, at_ms, place, movers)
     if task.when_absent == "withhold" and is_absent:
         blockers["user_absent"] = True
-    return Ruling(blockers, task.when_absent == "hold" and is_absent, stale, maybe)
+    names = frozenset(name for name, _reader in stated_by)
+    return Ruling(blockers, task.when_absent == "hold" and is_absent, stale, maybe, names)
 
 
 def contradictions_of(part: ResultPart, contradictions: dict[str, Contradiction]) -> dict[str, Contradiction]:
@@ -152,11 +155,12 @@ def _set_by_another(
     session: Session, name: str, value: str, task_id: str, context_offset: int, movers: list[Mover]
 ) -> bool | None:
     """Whether the facet has the value, and not by own work alone: surely (True), perhaps (False), or not (None)."""
-    facet = session.facets.get(name)
-    if facet is None or facet.at(context_offset)[0] != value:
+    actual, givers, is_certain = session.value_at(name, context_offset)
+    if actual != value:
         return None
+    if not is_certain:
+        return False
     until = {mover.task_id: mover.until for mover in movers} | {task_id: END}
-    givers = facet.givers(context_offset)
     if any(event.cause is None or event.cause not in until for event in givers):
         return True
     is_own = len({event.cause for event in givers}) == 1 and all(

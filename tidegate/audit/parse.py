@@ -105,6 +105,7 @@ def _task_of(role: Role, record: Record, body: dict[str, Any]) -> Task | None:
         attempt=said["attempt"],
         max_redispatches=said["max_redispatches"],
         plan=said["plan"],
+        size_bytes=len(record.value or b""),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 from schemas.topics import Role
@@ -10,6 +11,7 @@ from tidegate.audit.case import STEPS_OF, Case, Decision, Verdict
 from tidegate.audit.expect import ANYTHING, cut_of, statements_of
 from tidegate.audit.logs import JudgedPart, Output, Result, ResultPart, Task
 from tidegate.audit.oracle import Contradiction, Ruling, contradictions_of, policy_of, rule
+from tidegate.audit.room import may_be_unknown
 
 _BLOCKERS: Final = ("session_closed", "request_archived", "deadline_passed", "superseded", "user_absent")
 _BEFORE_WAITING: Final = frozenset(_BLOCKERS[:4])
@@ -326,7 +328,8 @@ class DecisionCheck:
             else:
                 note("reason_unexpected", f"{judged.decision}, reason {judged.reason}, annotated {judged.annotated}")
             return
-        if blocked is not None:
+        is_unknown = judged.reason == "session_full" and self._may_be_unknown(_works_for(task))
+        if blocked is not None and not is_unknown:
             kind = "stale_delivered" if judged.decision == "delivered" else "reason_order"
             note(kind, f"{blocked} comes before {judged.reason}")
         elif judged.reason == "fresh":
@@ -337,6 +340,12 @@ class DecisionCheck:
         elif ruling.holds_for_user:
             if judged.reason != "hold_expired":
                 note("policy_not_followed", "the user is absent, and the task is to be held")
+        elif judged.reason == "session_full":
+            names = ruling.expected if part.depends_on is None else ruling.expected.intersection(part.depends_on)
+            if whole and not is_unknown and not self._may_be_unknown(names):
+                note("reason_false", "the session had room for every change of what it depends on")
+            if judged.differences:
+                note("difference_wrong", "a facet that is unknown has no difference")
         elif not maybe:
             if whole:
                 note(_UNFOUNDED[judged.decision, judged.reason], "nothing contradicts it")
@@ -348,6 +357,10 @@ class DecisionCheck:
             due = self._result.at_ms + (self._case.terms.hold_ttl_ms if task.hold_ttl_ms is None else task.hold_ttl_ms)
             if self._output.at_ms + self._case.terms.margin_ms < due:
                 note("hold_cut_short", f"{due - self._output.at_ms} ms before its time")
+
+    def _may_be_unknown(self, names: Iterable[str]) -> bool:
+        """Whether the session may have had no room for the last change of one of these facets."""
+        return any(may_be_unknown(self._case, name, self._output.context_offset) for name in names)
 
     def _check_differences(
         self, judged: JudgedPart, stale: dict[str, Contradiction], maybe: dict[str, Contradiction], task: Task
@@ -380,7 +393,11 @@ class DecisionCheck:
             self.note("difference_wrong", f"part {judged.part_id}: {'; '.join(problems)}")
 
 
-_REASONS: Final = {"delivered": ("fresh", "stale"), "withheld": ("stale", "hold_expired"), "held": ("stale",)}
+_REASONS: Final = {
+    "delivered": ("fresh", "stale"),
+    "withheld": ("stale", "hold_expired", "session_full"),
+    "held": ("stale",),
+}
 _POLICIES: Final = {
     ("delivered", "stale"): ("annotate",),
     ("withheld", "stale"): ("withhold", "redispatch"),
@@ -393,6 +410,11 @@ _UNFOUNDED: Final = {
     ("withheld", "hold_expired"): "reason_false",
     ("held", "stale"): "fresh_withheld",
 }
+
+
+def _works_for(task: Task) -> list[str]:
+    """The facets that say whether what a task works for is over: every part of its result depends on them."""
+    return ["session", *([] if task.request_id is None else [f"request/{task.request_id}"])]
 
 
 def _is_older(other: Case, task: Task) -> bool:

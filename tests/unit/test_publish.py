@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 from uuid import UUID
@@ -10,8 +11,8 @@ import orjson
 import pytest
 from jsonschema import Draft202012Validator
 
-from projections import results
-from projections.outputs import MAX_OUTPUT_BYTES, Output
+from projections import publish
+from projections.publish import MAX_OUTPUT_BYTES, MAX_STATUS_GROWTH, Output
 from projections.rules import Rules
 from schemas.asyncapi import event_type
 from schemas.fields import MAX_INLINE_PART_BYTES
@@ -154,10 +155,16 @@ def test_the_trace_of_a_dispatch_goes_into_all_that_is_said_of_its_task(
             assert traced == ["result.delivered"]
 
 
-def test_ids_are_uuids_of_version_5_and_no_two_records_share_one(written: list[tuple[Output, dict[str, Any]]]) -> None:
+def test_no_two_records_share_an_id_and_those_of_verdicts_and_commands_are_uuids_of_version_5(
+    written: list[tuple[Output, dict[str, Any]]],
+) -> None:
     bodies: dict[str, dict[str, Any]] = {}
     for _, body in written:
-        assert UUID(body["event_id"]).version == 5
+        if body["type"] == "task.status":
+            running = "" if body["status"] == "ended" else "-[0-9a-f]{8}"
+            assert re.fullmatch(rf"[0-9a-f]{{16}}-\d+{running}(-\d+)?", body["event_id"])
+        else:
+            assert UUID(body["event_id"]).version == 5
         assert bodies.setdefault(body["event_id"], body) == body
     assert len(bodies) == len(written)
 
@@ -245,7 +252,7 @@ def test_differences_of_many_parts_are_told_once_in_full() -> None:
 
 
 def test_an_output_that_no_broker_would_take_is_not_made_and_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results, "MAX_OUTPUT_BYTES", MAX_OUTPUT_BYTES - 150_000)
+    monkeypatch.setattr(publish, "MAX_OUTPUT_BYTES", MAX_OUTPUT_BYTES - 150_000)
     feed = Feed()
     feed.changed({"doc/1": "b"})
     feed.dispatched("parent")
@@ -269,3 +276,59 @@ def test_an_output_that_no_broker_would_take_is_not_made_and_leaves_no_trace(mon
         "result.delivered": "parent",
         "task.status": "parent",
     }
+
+
+def test_a_waiting_result_that_grew_too_large_goes_to_the_dead_letters_and_its_task_waits_no_more() -> None:
+    feed = Feed()
+    feed.dispatched("older", slot="panel")
+    feed.dispatched("newer", slot="panel", on_newer="enqueue")
+    for number in range(20):
+        feed.step("newer", {f"never/seen/{number}/{each}": "v" * 1000 for each in range(15)})
+    payload = "x" * (MAX_INLINE_PART_BYTES - 2)
+    feed.result("newer", *({"part_id": str(number), "payload": payload[number * 3000 :]} for number in range(3)))
+    feed.take()
+    assert feed.waits("newer") == "slot"
+    feed.result("older")
+    feed.barrier()
+    feed.take()
+    assert [refusal.error for refusal in feed.changes[-1].refusals] == ["output_too_large"]
+    assert feed.waits("newer") is None
+    assert feed.partition.store.waiting_count == 0
+    feed.restart()
+    feed.result("newer")
+    assert feed.verdict()["task_id"] == "newer"
+
+
+def test_a_result_is_refused_if_the_attempt_it_calls_for_cannot_be_commanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "MAX_OUTPUT_BYTES", MAX_STATUS_GROWTH + 1000)
+    feed = Feed()
+    names = [f"doc/{number}" for number in range(520)]
+    feed.dispatched("t", dict.fromkeys(names[:256], "1"), on_stale="redispatch")
+    for begin in (256, 506):
+        feed.step("t", dict.fromkeys(names[begin : begin + 250], "1"))
+    for begin in range(0, 520, 13):
+        feed.changed(dict.fromkeys(names[begin : begin + 13], "v" * 1020))
+    feed.take()
+    assert feed.changes[-1].refusals == []
+    before = feed.row
+    feed.result("t")
+    assert feed.take() == []
+    (refusal,) = feed.changes[-1].refusals
+    assert refusal.error == "output_too_large"
+    assert "task.redispatch" in refusal.detail
+    assert feed.row == before
+
+
+def test_a_task_whose_status_would_be_too_large_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "MAX_OUTPUT_BYTES", MAX_STATUS_GROWTH + 40_000)
+    feed = Feed()
+    names = [f"doc/{number}" for number in range(45)]
+    for begin in range(0, 45, 10):
+        feed.changed(dict.fromkeys(names[begin : begin + 10], "v" * 1000))
+    feed.dispatched("few", depends_on=names[:10])
+    feed.dispatched("many", depends_on=names)
+    statuses = feed.statuses()
+    assert statuses["few"]["status"] == "running"
+    assert (statuses["many"]["disposition"], statuses["many"]["reason"]) == ("rejected", "session_full")
+    assert statuses["many"]["detail"].startswith("depends_on: ")
+    assert list(feed.row.tasks) == ["few"]

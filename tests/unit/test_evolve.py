@@ -1,52 +1,43 @@
-"""What events do to a session row: facets, own changes, dispatches and steps, one at a time."""
+"""What facts do to a session: facets, own changes, what tasks below read, and steps, one at a time."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from projections.fold import MAX_CHANGES, MAX_LEFT, MAX_STEPS, MAX_UNDISPATCHED, dispatch_digest
-from projections.row import row_to_bytes
-from schemas.decode import Decoder
-from tests.unit.feeding import START_MS, Feed, make_batch, reason_of
-
-
-def dispatch(**fields: Any) -> Any:
-    body = {
-        "type": "task.dispatched",
-        "source": "app",
-        "event_id": "e-1",
-        "session_id": "s",
-        "occurred_at": "2025-01-01T00:00:00Z",
-        "task_id": "t",
-        "task_type": "search",
-        **fields,
-    }
-    return make_batch("steps", 0, [orjson.dumps(body)], [START_MS]).events[0]
-
+from projections.evolve import MAX_OWN_CHANGES, MAX_STEPS, MAX_UNDISPATCHED
+from projections.records import change_of, row_to_bytes
+from projections.rows import CHANGED_BY_SEVERAL, FORMAT, Checkpoint, StatedBelow, Task
+from projections.stale import MAX_LEFT
+from tests.unit.feeding import START_MS, Feed, reason_of
 
 # Facets
+
+
+def facets_of(feed: Feed) -> dict[str, tuple[str | None, str | None, int, int, str, str]]:
+    """Value and cause of each facet, then offset, time, source and id of the event that gave it."""
+    found = {}
+    for name, facet in feed.row.facets.items():
+        change = change_of(facet)
+        found[name] = facet.value, facet.cause, change.offset, change.timestamp, change.source, change.event_id
+    return found
 
 
 def test_a_facet_knows_its_value_and_the_event_that_gave_it() -> None:
     feed = Feed()
     feed.changed({"doc/1": "a"}, source="docs", event_id="d-1")
-    assert feed.row["facets"] == {"doc/1": ["a", 0, START_MS + 1000, "docs", "d-1", None]}
+    assert facets_of(feed) == {"doc/1": ("a", None, 0, START_MS + 1000, "docs", "d-1")}
     feed.changed(unset=["doc/1", "doc/2"], source="docs", event_id="d-2", by="t")
-    assert feed.row["facets"] == {
-        "doc/1": [None, 1, START_MS + 2000, "docs", "d-2", "t"],
-        "doc/2": [None, 1, START_MS + 2000, "docs", "d-2", "t"],
+    assert facets_of(feed) == {
+        "doc/1": (None, "t", 1, START_MS + 2000, "docs", "d-2"),
+        "doc/2": (None, "t", 1, START_MS + 2000, "docs", "d-2"),
     }
 
 
 def test_what_is_set_and_unset_at_once_is_unset() -> None:
     feed = Feed()
     feed.changed({"doc/1": "a"}, unset=["doc/1"])
-    assert feed.row["facets"]["doc/1"][0] is None
+    assert feed.row.facets["doc/1"].value is None
 
 
 def test_a_value_that_was_there_already_keeps_its_first_event() -> None:
@@ -54,21 +45,21 @@ def test_a_value_that_was_there_already_keeps_its_first_event() -> None:
     feed.changed({"doc/1": "a"})
     feed.take()
     feed.changed({"doc/1": "a"})
-    assert feed.row["facets"]["doc/1"][1] == 0
-    assert not feed.partition.store.has_changes
+    assert facets_of(feed)["doc/1"][2] == 0
+    assert not feed.partition.has_changes
 
 
 def test_a_value_given_again_by_another_is_nobodys_own() -> None:
     feed = Feed()
     feed.changed({"doc/1": "a"}, by="t1")
     feed.changed({"doc/1": "a"}, by="t1")
-    assert feed.row["facets"]["doc/1"][1:] == [0, START_MS + 1000, "test", "e-1", "t1"]
+    assert facets_of(feed)["doc/1"] == ("a", "t1", 0, START_MS + 1000, "test", "e-1")
     feed.changed({"doc/1": "a"}, by="t2")
-    assert feed.row["facets"]["doc/1"][5] == ""
+    assert facets_of(feed)["doc/1"][1] == CHANGED_BY_SEVERAL
     feed.changed({"doc/1": "a"})
-    assert feed.row["facets"]["doc/1"][5] is None
+    assert facets_of(feed)["doc/1"][1] is None
     feed.changed({"doc/1": "a"}, by="t1")
-    assert feed.row["facets"]["doc/1"][5] is None
+    assert facets_of(feed)["doc/1"][1] is None
 
 
 # Staleness while running
@@ -118,6 +109,11 @@ def a_scope(*children: str) -> Feed:
     for child in children:
         feed.dispatched(child, parent_task_id="trip")
     return feed
+
+
+def below_trip(feed: Feed) -> dict[str, StatedBelow]:
+    scope = feed.row.tasks["trip"].scope
+    return scope.below if scope is not None else {}
 
 
 def expected_of_trip(feed: Feed) -> list[str]:
@@ -187,7 +183,7 @@ def test_what_a_child_and_its_children_read_before_their_parent_was_known_joins_
     feed.step("seat", {"fare": "90"})
     feed.changed({"fare": "90"})
     feed.dispatched("trip")
-    assert feed.row["tasks"]["trip"]["below"] == {"fare": [["85"], {"out": "80", "seat": "90"}]}
+    assert below_trip(feed) == {"fare": StatedBelow(["85"], {"out": "80", "seat": "90"})}
     feed.step("out", {"fare": "90"})
     feed.result("seat")
     feed.result("out", {"part_id": "text", "on_stale": "annotate"})
@@ -202,10 +198,10 @@ def test_what_ended_children_read_is_kept_once_and_bounded() -> None:
         feed.step(f"t{number}", {"fare": "90", "seats": str(number)})
         feed.result(f"t{number}")
         feed.take()
-        sizes.append(len(orjson.dumps(feed.row)))
-    below = feed.row["tasks"]["trip"]["below"]
-    assert below["fare"] == [["90"], {}]
-    assert below["seats"][0] == [str(each) for each in range(MAX_LEFT)]
+        sizes.append(feed.row_bytes)
+    below = below_trip(feed)
+    assert below["fare"] == StatedBelow(["90"], {})
+    assert below["seats"].ended == [str(each) for each in range(MAX_LEFT)]
     assert max(sizes) - sizes[MAX_LEFT] < 50
 
 
@@ -214,7 +210,7 @@ def test_a_task_without_children_remembers_nothing_of_who_read() -> None:
     feed.dispatched("trip", {"fare": "90"})
     feed.dispatched("aside", {"fare": "80"}, parent_task_id="trip", independent=True)
     feed.step("trip", {"fare": "190"})
-    assert not any("below" in task for task in feed.row["tasks"].values())
+    assert not any(task.scope is not None and task.scope.below for task in feed.row.tasks.values())
 
 
 # Own changes
@@ -237,7 +233,8 @@ def test_own_changes_of_tasks_that_never_come_are_bounded() -> None:
     feed = Feed()
     for number in range(3 * MAX_UNDISPATCHED):
         feed.changed({"doc/1": str(number)}, by=f"ghost-{number}")
-    assert list(feed.row["own"]) == [f"ghost-{number}" for number in range(2 * MAX_UNDISPATCHED, 3 * MAX_UNDISPATCHED)]
+    kept = range(2 * MAX_UNDISPATCHED, 3 * MAX_UNDISPATCHED)
+    assert list(feed.row.undispatched) == [f"ghost-{number}" for number in kept]
 
 
 def test_own_changes_of_a_task_that_has_ended_are_not_kept() -> None:
@@ -245,7 +242,7 @@ def test_own_changes_of_a_task_that_has_ended_are_not_kept() -> None:
     feed.dispatched("t")
     feed.result("t")
     feed.changed({"doc/1": "a"}, by="t")
-    assert feed.row["own"] == {}
+    assert feed.row.undispatched == {}
 
 
 def test_a_task_that_writes_a_thousand_times_is_not_stale_by_it() -> None:
@@ -256,7 +253,9 @@ def test_a_task_that_writes_a_thousand_times_is_not_stale_by_it() -> None:
         feed.changed({"doc/1": str(number)}, by="t")
         if number == 3:
             feed.step("t", {"doc/1": "3"})
-    assert len(feed.row["tasks"]["t"]["own"]["doc/1"]) <= MAX_CHANGES
+    own = feed.row.tasks["t"].own
+    assert own is not None
+    assert len(own["doc/1"]) <= MAX_OWN_CHANGES
     feed.result("t")
     assert reason_of(feed.verdict()) == ("delivered", "fresh")
 
@@ -271,53 +270,84 @@ def test_what_somebody_else_wrote_in_between_is_not_forgotten_either() -> None:
     assert reason_of(feed.verdict()) == ("withheld", "stale")
 
 
+@pytest.mark.parametrize("change_first", [False, True])
+def test_a_change_by_a_rejected_child_is_its_parents_own_whichever_was_folded_first(*, change_first: bool) -> None:
+    feed = Feed()
+    feed.changed({"doc/1": "a"})
+    feed.dispatched("parent", {"doc/1": "a"})
+    feed.dispatched("other", slot="panel")
+    for is_change in (change_first, not change_first):
+        if is_change:
+            feed.changed({"doc/1": "b"}, by="child")
+        else:
+            feed.dispatched("child", parent_task_id="parent", slot="panel", on_newer="reject")
+    assert feed.statuses()["child"]["reason"] == "slot_taken"
+    feed.result("parent")
+    assert reason_of(feed.verdict()) == ("delivered", "fresh")
+
+
+def test_the_work_of_one_who_has_ended_is_that_of_all_above_who_are_open() -> None:
+    feed = Feed()
+    feed.changed({"doc": "1"})
+    feed.dispatched("top", {"doc": "1"})
+    feed.dispatched("middle", parent_task_id="top")
+    feed.dispatched("bottom", parent_task_id="middle")
+    feed.result("bottom")
+    feed.result("middle")
+    feed.changed({"doc": "2"}, by="bottom")
+    feed.result("top")
+    assert [(body["task_id"], reason_of(body)) for body in feed.verdicts()][-1] == ("top", ("delivered", "fresh"))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 0, 1)], ids=str)
+def test_what_others_made_of_a_tasks_first_change_may_be_read_again(order: tuple[int, ...]) -> None:
+    feed = Feed()
+    feed.dispatched("task")
+    for what in order:
+        if what == 0:
+            feed.changed({"doc": "mine"}, by="task")
+        elif what == 1:
+            feed.changed({"doc": "theirs"})
+        else:
+            feed.step("task", {"doc": "theirs"})
+    feed.result("task")
+    body = feed.verdict()
+    assert reason_of(body) == ("delivered", "fresh")
+    assert body["snapshot"] == {"doc": "theirs"}
+
+
+def test_and_changed_again() -> None:
+    feed = Feed()
+    feed.dispatched("task")
+    feed.changed({"doc": "mine"}, by="task")
+    feed.changed({"doc": "theirs"})
+    feed.step("task", {"doc": "theirs"})
+    feed.changed({"doc": "mine again"}, by="task")
+    feed.result("task")
+    body = feed.verdict()
+    assert reason_of(body) == ("delivered", "fresh")
+    assert body["snapshot"] == {"doc": "mine again"}
+
+
+def test_what_was_read_before_the_first_change_and_is_not_there_any_more_is_stale() -> None:
+    feed = Feed()
+    feed.dispatched("task", {"doc": "old"})
+    feed.changed({"doc": "mine"}, by="task")
+    feed.changed({"doc": "theirs"})
+    feed.result("task")
+    (told,) = feed.verdict()["verdict"]["parts"]
+    assert (told["differences"][0]["expected"], told["differences"][0]["actual"]) == ("mine", "theirs")
+
+
 # Dispatches
 
 
 def test_a_dispatch_leaves_what_is_not_its_own_default() -> None:
     feed = Feed()
     feed.dispatched("t")
-    task = feed.row["tasks"]["t"]
-    assert task.keys() == {"at", "offset", "digest", "echo", "expected"}
-    assert task["echo"] == {"task_type": "search"}
-
-
-def test_everything_that_is_echoed_is_echoed_as_it_was() -> None:
-    feed = Feed()
-    feed.dispatched("t", destination="", metadata={"": [None, {}, 0.1]}, request_id="r", slot="p")
-    status = feed.statuses()["t"]
-    assert {name: status[name] for name in ("task_type", "destination", "metadata", "request_id", "slot")} == {
-        "task_type": "search",
-        "destination": "",
-        "metadata": {"": [None, {}, 0.1]},
-        "request_id": "r",
-        "slot": "p",
-    }
-
-
-@given(data=st.data())
-def test_two_dispatches_agree_if_they_differ_only_in_id_and_time(data: st.DataObject) -> None:
-    fields = {"snapshot": {"a": "1", "b": None}, "metadata": {"x": 1, "y": 2}, "on_stale": "annotate"}
-    again = {**fields, "snapshot": {"b": None, "a": "1"}, "metadata": {"y": 2, "x": 1}, "later_field": 1}
-    same = dispatch_digest(dispatch(**again, event_id="e-2", occurred_at="2025-06-01T00:00:00+02:00"))
-    assert same == dispatch_digest(dispatch(**fields))
-    name, value = data.draw(
-        st.sampled_from(
-            [
-                ("task_type", "book"),
-                ("source", "other"),
-                ("snapshot", {"a": "1"}),
-                ("snapshot", {"a": "1", "b": ""}),
-                ("depends_on", ["a"]),
-                ("metadata", {}),
-                ("destination", ""),
-                ("when_absent", "hold"),
-                ("valid_until", "2025-06-01T00:00:00Z"),
-                ("attempt", 2),
-            ]
-        )
-    )
-    assert dispatch_digest(dispatch(**{**fields, name: value})) != same
+    task = feed.row.tasks["t"]
+    echo = '"task_type":"search"'
+    assert task == Task(FORMAT, START_MS + 1000, 0, task.digest, "search", echo, {})
 
 
 # Steps
@@ -335,8 +365,10 @@ def test_steps_are_counted_and_told() -> None:
     assert (status["steps_started"], status["steps_completed"]) == (2, 2)
     assert (status["progress"], status["message"]) == (0.4, "Looking")
     assert status["checkpoint"] == {"uri": "cp/2", "sequence": 2}
-    task = feed.row["tasks"]["t"]
-    assert (task["done"], task["failed"], task.get("in_flight")) == (["a"], ["b"], None)
+    task = feed.row.tasks["t"]
+    assert task.work is not None
+    assert (task.done, task.work.failed, task.work.in_flight) == ('"a"', ["b"], [])
+    assert task.work.checkpoint == Checkpoint("cp/2", 2)
 
 
 def test_what_is_remembered_of_steps_is_bounded() -> None:
@@ -345,27 +377,21 @@ def test_what_is_remembered_of_steps_is_bounded() -> None:
     for number in range(2 * MAX_STEPS):
         for status in ("started", "completed", "failed"):
             feed.step("t", step_id=f"{status}-{number}", status=status)
-    task = feed.row["tasks"]["t"]
-    assert [len(task[name]) for name in ("in_flight", "done", "failed")] == [MAX_STEPS] * 3
+    task = feed.row.tasks["t"]
+    assert task.work is not None
+    done = orjson.loads(f"[{task.done}]")
+    last = range(MAX_STEPS, 2 * MAX_STEPS)
+    assert task.work.in_flight == [f"started-{number}" for number in last]
+    assert done == [f"completed-{number}" for number in last]
+    assert task.work.failed == [f"failed-{number}" for number in last]
+    assert (task.steps_started, task.steps_completed) == (2 * MAX_STEPS, 4 * MAX_STEPS)
 
 
-def test_steps_of_tasks_that_are_not_open_are_counted_and_no_more() -> None:
-    feed = Feed()
-    feed.step("ghost", {"doc/1": "a"})
-    feed.send("task.heartbeat", task_id="ghost")
-    feed.dispatched("t")
-    feed.result("t")
-    feed.step("t", {"doc/1": "a"})
-    feed.take()
-    assert feed.changes[-1].ignored == {"task.step": 2, "task.heartbeat": 1}
-
-
-def test_equal_rows_are_equal_bytes_and_a_decoder_has_no_memory() -> None:
+def test_equal_rows_are_equal_bytes() -> None:
     feeds = [Feed(), Feed()]
     for feed in feeds:
         feed.changed({"b": "1", "a": "2"})
         feed.dispatched("t", {"b": "1", "a": "2"})
         feed.step("t", {"c": "3"})
-    one, other = (row_to_bytes(feed.partition.store.row("s")) for feed in feeds)
+    one, other = (row_to_bytes(feed.row) for feed in feeds)
     assert one == other
-    assert Decoder("steps") is not Decoder("steps")

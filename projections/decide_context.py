@@ -1,0 +1,148 @@
+"""What context events establish: facets change, tasks are cancelled, deliveries acknowledged, sessions erased."""
+
+from projections.budget import NAME_BYTES, NO_ROOM, room_for
+from projections.ended import task_ids
+from projections.ending import stop
+from projections.expectation import is_unknown
+from projections.facts import (
+    CancelRemembered,
+    EventIgnored,
+    EventRefused,
+    FacetChange,
+    FacetsChanged,
+    FacetsLost,
+    Fact,
+    ResultAcknowledged,
+    SessionForgotten,
+)
+from projections.records import change_to_bytes
+from projections.refusing import session_full
+from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN
+from projections.session import Session
+from projections.text import quoted
+from schemas import events
+from schemas.wire import event_type
+
+
+def decide_change(
+    session: Session, event: events.ContextChanged, size_bytes: int, offset: int, timestamp: int
+) -> list[Fact]:
+    """Facets are set and unset. `size_bytes`: of the record's value."""
+    cause = event.cause.task_id if event.cause is not None else None
+    changes = _changes(session, event, cause)
+    if not changes:
+        return []
+    holder, undispatched = (None, None) if cause is None else _holder_of(session, cause)
+    added = _added_bytes(session, event, size_bytes, changes, holder or undispatched)
+    estimate = room_for(session, added, adds_names=True)
+    facts: list[Fact] = []
+    if estimate == NO_ROOM:
+        new = [change for change in changes if not _is_known(session, change.name)]
+        changes = [change for change in changes if _is_known(session, change.name)]
+        if new:
+            facts.append(EventRefused("session_full", session_full(session)))
+        if changes:
+            estimate = room_for(session, added, adds_names=False)
+            if estimate == NO_ROOM:
+                facts.append(FacetsLost([change.name for change in changes], timestamp))
+                return facts
+    if changes:
+        change = change_to_bytes(offset, timestamp, event.source, event.event_id)
+        facts.append(FacetsChanged(changes, change, offset, timestamp, holder, undispatched, estimate))
+    return facts
+
+
+def _changes(session: Session, event: events.ContextChanged, cause: str | None) -> list[FacetChange]:
+    """The facets that the event gives another value, or another cause."""
+    facets = session.facets
+    found: list[FacetChange] = []
+    values: dict[str, str | None] = event.set  # type: ignore[assignment]
+    if event.unset:
+        values = {**values, **dict.fromkeys(event.unset)}
+    for name, value in values.items():
+        known = facets.get(name)
+        if known is None:
+            found.append(FacetChange(name, value, cause, None, UNSEEN))
+        elif is_unknown(known):
+            found.append(FacetChange(name, value, cause, None, UNKNOWN))
+        elif known.value != value:
+            found.append(FacetChange(name, value, cause, known.value, KNOWN))
+        elif known.cause is not None and known.cause != cause:
+            several = None if cause is None else CHANGED_BY_SEVERAL
+            found.append(FacetChange(name, value, several, known.value, KNOWN))
+    return found
+
+
+def _holder_of(session: Session, cause: str) -> tuple[str | None, str | None]:
+    """The open task whose own change it is, or else the task, if its dispatch has not been folded."""
+    if cause in session.tasks:
+        return cause, None
+    over = session.ended_task(cause)
+    if over is None:
+        return None, cause
+    above = session.nearest_open_ancestor(cause, over.parent)
+    return (above, None) if above in session.tasks else (None, None)
+
+
+def _added_bytes(
+    session: Session, event: events.ContextChanged, size_bytes: int, changes: list[FacetChange], holder: str | None
+) -> int:
+    """About what the change adds: itself, with its source and id for each facet, and what of it is own work."""
+    others = len(changes) - 1
+    added = 2 * size_bytes
+    if others:
+        added += others * max(len(event.source) + len(event.event_id) + 64, NAME_BYTES)
+    if holder is not None:
+        task = session.tasks.get(holder)
+        holders = 1 if task is None else 1 + len(session.ancestors(task))
+        own = sum(
+            len(change.name) + 4 * len(change.before or "") + 4 * len(change.value or "") + 24 for change in changes
+        )
+        added += holders * own
+    return added
+
+
+def _is_known(session: Session, name: str) -> bool:
+    """Whether the session has the facet, or an open task depends on it: its changes are never refused for room."""
+    return name in session.facets or bool(session.tasks_expecting(name))
+
+
+def decide_cancel(session: Session, event: events.TaskCancelRequested, timestamp: int) -> list[Fact]:
+    """A task is to be cancelled. Cancelling a task that has ended changes nothing."""
+    task_id = event.task_id
+    if task_id in session.tasks:
+        return stop(session, task_id, "cancelled", "cancelled", timestamp)
+    if session.ended_task(task_id) is not None:
+        return [EventIgnored("task.cancel_requested")]
+    return [CancelRemembered(task_id, timestamp)]
+
+
+def decide_acknowledgement(session: Session, event: events.ResultAcknowledged, offset: int) -> list[Fact]:
+    """A consumer reports what became of a delivery."""
+    task_id = event.task_id
+    outcome: str = event.outcome
+    ended = session.ended_task(task_id)
+    if ended is None:
+        task = session.tasks.get(task_id)
+        if task is not None and task.wait is not None and task.wait.delivered:
+            members = f'"acknowledged":"{outcome}"'
+            if event.reason:
+                members = f'{members},"detail":{quoted(event.reason)}'
+            estimate = room_for(session, len(members.encode()), adds_names=False)
+            if estimate == NO_ROOM:
+                return [EventRefused("session_full", session_full(session))]
+            return [ResultAcknowledged(task_id, outcome, offset, None, members, estimate)]
+    if ended is None or ended.reason is None or ended.disposition != "delivered":
+        return [EventIgnored("result.acknowledged")]
+    reported = ended.acknowledged_as(outcome, event.reason or None)
+    is_news = (ended.acknowledged, ended.detail) != (reported.acknowledged, reported.detail)
+    return [ResultAcknowledged(task_id, outcome, offset, reported if is_news else None, "", -1)]
+
+
+def decide_erasure(session: Session) -> list[Fact]:
+    """Everything kept of the session is removed, with the statuses of its tasks."""
+    facts: list[Fact] = [EventIgnored(event_type(type(each.event))) for each in session.queued.values()]
+    for parked in session.parked.values():
+        facts += [EventIgnored("task.result") for _ in parked.results]
+    facts.append(SessionForgotten([*session.tasks, *task_ids(session.ended)]))
+    return facts

@@ -1,0 +1,265 @@
+"""What a dispatch establishes: a task is opened, or ends at once."""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from projections.budget import MAX_ROW_BYTES, NAME_BYTES, NO_ROOM, added_above, own_bytes, room_for
+from projections.ended import EndedTask
+from projections.ending import stop
+from projections.facts import EventRefused, EventRepeated, Fact, TaskEnded, TaskOpened
+from projections.rows import FORMAT, DispatchOrder, Policy, ResultDigests, Scope, Task
+from projections.rules import Rules
+from projections.session import Session, order_of
+from projections.text import json_of, members_of
+from schemas.envelope import Headers, traceparent_of
+from schemas.events import TaskDispatched
+from schemas.fields import Reason
+from schemas.identity import digest
+
+_sorted_json: Final = msgspec.json.Encoder(order="sorted").encode
+_NO_TIME: Final = datetime.fromtimestamp(0, UTC)
+
+
+def decide_dispatch(
+    session: Session,
+    event: TaskDispatched,
+    size_bytes: int,
+    offset: int,
+    timestamp: int,
+    headers: Headers,
+    lane: str,
+    rules: Rules,
+) -> list[Fact]:
+    """Open the task, or end it: it is rejected, or its result was given up before.
+
+    A dispatch that comes again changes nothing. `lane`: of the topic; `size_bytes`: of the record's value.
+    """
+    if event.lane != lane:
+        detail = f"lane: a task of the {event.lane} lane was dispatched on the other lane's topic"
+        return [EventRefused("invalid_event", detail)]
+    task_id = event.task_id
+    task = session.tasks.get(task_id)
+    ended = session.ended_task(task_id) if task is None else None
+    content = dispatch_digest(event)
+    known = task.digest if task is not None else ended.digest if ended is not None else None
+    if known is not None:
+        return [_repeated(event, known, content)]
+    if ended is not None:
+        return [ended_at_once(session, event, content, "withheld", "unknown_task", None, ended.results, timestamp)]
+    added = _added_bytes(session, event, size_bytes)
+    estimate = room_for(session, added, adds_names=True)
+    rejected = _reason_to_reject(session, event, timestamp, offset, has_room=estimate != NO_ROOM)
+    if rejected is not None:
+        return [ended_at_once(session, event, content, "rejected", rejected[0], rejected[1], [], timestamp)]
+    opened = _task_of(session, event, content, offset, timestamp, headers, rules)
+    return [TaskOpened(task_id, opened, estimate)]
+
+
+def decide_after_opening(session: Session, fact: TaskOpened, *, cancelled: bool) -> list[Fact]:
+    """What the opened task, now part of the session, means for itself and for the older tasks of its slot."""
+    task_id, task = fact.task_id, fact.task
+    timestamp = task.dispatched_at
+    if cancelled:
+        return stop(session, task_id, "cancelled", "cancelled", timestamp)
+    if task.slot is None or task.policy is None or task.policy.on_newer != "interrupt":
+        return []
+    facts: list[Fact] = []
+    stopped: set[str] = set()
+    for older_id in session.older_in_slot(task_id, task.slot, order_of(task), protected=False):
+        if older_id in stopped:  # with its parent
+            continue
+        found = stop(session, older_id, "cancelled", "superseded", timestamp)
+        for each in found:
+            if isinstance(each, TaskEnded) and each.task_id not in stopped:
+                stopped.add(each.task_id)
+                facts.append(each)
+    return facts
+
+
+def dispatch_digest(event: TaskDispatched) -> str:
+    """Digest of everything in a dispatch but its event id and time: two dispatches of one task must agree in it."""
+    content = msgspec.structs.replace(event, event_id="-", occurred_at=_NO_TIME)  # type: ignore[type-var]
+    return digest(_sorted_json(content))
+
+
+def ended_at_once(
+    session: Session,
+    event: TaskDispatched,
+    content: str,
+    disposition: str,
+    reason: Reason,
+    detail: str | None,
+    results: list[ResultDigests],
+    timestamp: int,
+) -> TaskEnded:
+    """A task that ends with its dispatch. `content`: the dispatch's digest."""
+    task_id, parent_id = event.task_id, event.parent_task_id
+    ended = EndedTask(
+        task_id,
+        disposition,
+        reason,
+        timestamp,
+        content,
+        results,
+        parent_id,
+        timestamp,
+        echo=echo_of(event),
+        detail=detail,
+    )
+    holder: str | None = None
+    if task_id in session.row.undispatched:
+        above = session.nearest_open_ancestor(task_id, parent_id)
+        holder = above if above in session.tasks else None
+    return TaskEnded(task_id, ended, None, [], holder=holder)
+
+
+def echo_of(event: TaskDispatched) -> str:
+    """What every output repeats of a dispatch, as JSON members."""
+    echo: dict[str, Any] = {"task_type": event.task_type}
+    if event.destination is not None:
+        echo["destination"] = event.destination
+    if event.metadata:
+        echo["metadata"] = event.metadata
+    if event.request_id is not None:
+        echo["request_id"] = event.request_id
+    if event.slot is not None:
+        echo["slot"] = event.slot
+    if event.lane != "hot":
+        echo["lane"] = event.lane
+    return members_of(echo)
+
+
+def _repeated(event: TaskDispatched, known: str, content: str) -> Fact:
+    if content == known:
+        return EventRepeated("task.dispatched")
+    detail = (
+        f"task_id: {event.task_id!r} was dispatched before with other content (digest {known}, now {content});"
+        " give every task its own id"
+    )
+    return EventRefused("dispatch_conflict", detail)
+
+
+def _reason_to_reject(
+    session: Session, event: TaskDispatched, timestamp: int, offset: int, *, has_room: bool
+) -> tuple[Reason, str] | None:
+    task_id, parent_id, tasks = event.task_id, event.parent_task_id, session.tasks
+    if not has_room:
+        return "session_full", f"session: with it, its row would have more than {MAX_ROW_BYTES} bytes"
+    if parent_id is not None:
+        if task_id == parent_id or (session.parentless_children(task_id) and _is_above(session, task_id, parent_id)):
+            return "unknown_parent", "parent_task_id: a task cannot be above itself"
+        if parent_id not in tasks:
+            ended = session.ended_task(parent_id)
+            if ended is not None:
+                return "parent_ended", f"parent_task_id: {parent_id!r} has ended ({ended.disposition})"
+    if event.slot is not None and event.on_newer == "reject":
+        order = DispatchOrder(timestamp, offset, event.lane == "cold")
+        taken_by = session.first_older_in_slot(task_id, event.slot, order)
+        if taken_by is not None:
+            return "slot_taken", f"slot: {event.slot!r} is taken by {taken_by!r}"
+    return None
+
+
+def _is_above(session: Session, task_id: str, below_id: str) -> bool:
+    """Whether the task, which is not open, stands above an open one. Only its parentless children can be below it."""
+    tasks = session.tasks
+    above: str | None = below_id
+    while above is not None and above in tasks:
+        scope = tasks[above].scope
+        above = scope.parent if scope is not None else None
+    return above == task_id
+
+
+def _task_of(
+    session: Session,
+    event: TaskDispatched,
+    content: str,
+    offset: int,
+    timestamp: int,
+    headers: Headers,
+    rules: Rules,
+) -> Task:
+    expected: dict[str, str | None] = dict(event.snapshot)
+    taken: dict[str, str | None] = {}
+    for name in event.depends_on:
+        known = session.facets.get(name)
+        if known is not None and known.change and name not in expected:
+            taken[name] = expected[name] = known.value
+    policy = _policy_of(event)
+    scope: Scope | None = None
+    parent_id = event.parent_task_id
+    if parent_id is not None:
+        is_parentless = parent_id not in session.tasks
+        scope = Scope(parent_id, {}, timestamp + rules.unknown_task_grace_ms if is_parentless else None)
+    return Task(
+        FORMAT,
+        timestamp,
+        offset,
+        content,
+        event.task_type,
+        echo_of(event),
+        expected,
+        event.lane == "cold",
+        event.slot,
+        event.request_id,
+        policy=policy,
+        taken=json_of(taken) if taken else "",
+        scope=scope,
+        traceparent=traceparent_of(headers) if headers else None,
+        last_heartbeat=timestamp if policy is not None and policy.heartbeat_timeout_ms is not None else 0,
+    )
+
+
+def _policy_of(event: TaskDispatched) -> Policy | None:
+    """The policies and limits of a dispatch; None if it has only defaults."""
+    policy = Policy(
+        on_stale=event.on_stale,
+        on_stale_failure=event.on_stale_failure,
+        when_absent=event.when_absent,
+        on_newer=event.on_newer,
+        protected=event.protected,
+        independent=event.independent,
+        while_stale_grace_ms=round(event.while_stale_grace_seconds * 1000) if event.while_stale == "cancel" else None,
+        deadline_ms=round(event.deadline_at.timestamp() * 1000) if event.deadline_at is not None else None,
+        heartbeat_timeout_ms=_milliseconds(event.heartbeat_timeout_seconds),
+        scope_grace_ms=_milliseconds(event.scope_grace_seconds),
+        hold_ttl_ms=_milliseconds(event.hold_ttl_seconds),
+        max_redispatches=event.max_redispatches,
+        attempt=event.attempt,
+        valid_until=event.valid_until.isoformat() if event.valid_until is not None else None,
+        plan=event.plan,
+    )
+    return None if policy == _DEFAULTS else policy
+
+
+_DEFAULTS: Final = Policy()
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
+
+
+def _added_bytes(session: Session, event: TaskDispatched, size_bytes: int) -> int:
+    """About what a dispatch adds: with values taken, what tasks above expect with it, and what joins it."""
+    taken = 0
+    for name in event.depends_on:
+        facet = session.facets.get(name)
+        if facet is not None and facet.value is not None:
+            taken += 4 * len(facet.value)
+    above = session.tasks.get(event.parent_task_id) if event.parent_task_id is not None else None
+    depth = 0 if above is None else 1 + len(session.ancestors(above))
+    count = len(event.snapshot) + len(event.depends_on)
+    size = size_bytes + taken + count * NAME_BYTES
+    joining = 0
+    for child_id in session.parentless_children(event.task_id):
+        child = session.tasks[child_id]
+        below = child.scope.below if child.scope is not None else {}
+        joining += added_above(child_id, len(child.expected), len(json_of((child.expected, below))))
+        joining += own_bytes(child)
+    own = session.row.undispatched.get(event.task_id)
+    if own is not None and depth:
+        for changes in own.values():
+            joining += sum(32 + 4 * len(each.before or "") + 4 * len(each.after or "") for each in changes)
+    return 2 * size + depth * added_above(event.task_id, count, size) + (1 + depth) * joining

@@ -1,0 +1,245 @@
+"""What results establish past their barrier: each is judged once, and its task ends with it or waits."""
+
+from projections.budget import NO_ROOM, added_by_reads, has_room_to_wait, room_for
+from projections.ended import EndedTask
+from projections.ending import end, ended_task, stop_children
+from projections.facts import (
+    AttemptCommanded,
+    EventRefused,
+    EventRepeated,
+    Fact,
+    LaterResultKnown,
+    ReadsStated,
+    ResultHeld,
+    ResultJudged,
+    ResultParked,
+)
+from projections.gate import DELIVERED, Judgement, all_parts, judge
+from projections.refusing import session_full, too_many_waiting
+from projections.rows import ResultDigests, Task, Wait
+from projections.rules import Rules
+from projections.session import Session
+from projections.stale import with_reads
+from projections.text import json_of
+from projections.waiting import Arrived, undecided_rest
+from schemas.events import TaskResult
+from schemas.fields import Reason
+
+
+def decide_result(session: Session, result: Arrived, rules: Rules) -> list[Fact]:
+    """A result whose barrier has been reached."""
+    task_id = result.event.task_id
+    task = session.tasks.get(task_id)
+    if task is None:
+        ended = session.ended_task(task_id)
+        return _park(session, result) if ended is None else decide_late(result, ended, rules)
+    if task.wait is not None:
+        return _decide_further(session, result, task)
+    event: TaskResult = result.event
+    if not event.reads:
+        return decide_open(session, result, task, task, rules, [])
+    reads = event.reads
+    above = session.readers_above(task)
+    added = added_by_reads(len(json_of(reads).encode()), len(reads), task_id, len(above))
+    estimate = room_for(session, added, adds_names=not reads.keys() <= task.expected.keys())
+    seen = with_reads(session.facets, task, reads, result.timestamp)
+    if estimate == NO_ROOM and (above or _would_wait(session, task_id, seen, result, rules)):
+        return [EventRefused("session_full", session_full(session))]
+    stated = ReadsStated(task_id, reads, result.timestamp, max(estimate, session.size_estimate))
+    return decide_open(session, result, task, seen, rules, [stated])
+
+
+def _would_wait(session: Session, task_id: str, task: Task, result: Arrived, rules: Rules) -> bool:
+    """Whether the result, or a part of it, would stay with its task, and with them what it read."""
+    if rules.is_shadow(task.task_type):
+        return False
+    return judge(session, task_id, task, result.event, result.timestamp, rules).wait is not None
+
+
+def decide_open(
+    session: Session, result: Arrived, task: Task, seen: Task, rules: Rules, before: list[Fact]
+) -> list[Fact]:
+    """The result of an open task, or the rest of it.
+
+    `seen` is the task with what the result read; `before` are the facts that come first, if any others do.
+    """
+    event: TaskResult = result.event
+    task_id = event.task_id
+    judgement = judge(session, task_id, seen, event, result.timestamp, rules)
+    shadow = rules.is_shadow(task.task_type)
+    if judgement.wait is not None and not shadow:
+        return _hold(session, result, task, seen, judgement, judgement.wait, before)
+    waited = task.wait
+    delivered = shadow or judgement.decision == DELIVERED or (waited is not None and waited.delivered)
+    disposition = "delivered" if delivered else "withheld"
+    facts = before
+    facts.append(_judged(result, seen, judgement, disposition, shadow=shadow))
+    if judgement.redispatch and not shadow:
+        facts.append(_attempt(task_id, seen))
+    if task.scope is not None and task.scope.children and not shadow:
+        facts += stop_children(session, task, "parent_ended", result.timestamp)
+    ended = ended_task(task_id, seen, disposition, judgement.reason, result.timestamp, [result.digests], "")
+    facts.append(end(session, task_id, seen, ended))
+    return facts
+
+
+def _hold(
+    session: Session,
+    result: Arrived,
+    task: Task,
+    seen: Task,
+    judgement: Judgement,
+    wait: Wait,
+    before: list[Fact],
+) -> list[Fact]:
+    waited = task.wait
+    takes_slot = judgement.decision == DELIVERED
+    wait = Wait(
+        wait.why,
+        wait.undecided,
+        wait.until,
+        expired=waited is not None and waited.expired and waited.why == wait.why,
+        delivered=takes_slot or (waited is not None and waited.delivered),
+    )
+    facts = before
+    if len(wait.undecided) < len(judgement.parts):
+        facts.append(_judged(result, seen, judgement, None, shadow=False))
+    if wait != waited:
+        estimate = session.size_estimate
+        for fact in before:
+            if isinstance(fact, ReadsStated):
+                estimate = fact.size_estimate
+        if waited is None:
+            if not has_room_to_wait(session, result.size_bytes):
+                return [EventRefused("session_full", too_many_waiting(session, result.size_bytes))]
+            added = sum(len(part_id.encode()) + 4 for part_id in wait.undecided)
+            added += max(0, estimate - session.size_estimate)
+            estimate = room_for(session, added, adds_names=False)
+            if estimate == NO_ROOM:
+                return [EventRefused("session_full", session_full(session))]
+        facts.append(
+            ResultHeld(result.event.task_id, result, wait, estimate, is_new=waited is None, takes_slot=takes_slot)
+        )
+    if judgement.redispatch:
+        facts.append(_attempt(result.event.task_id, seen))
+    return facts
+
+
+def _judged(
+    result: Arrived, task: Task, judgement: Judgement, disposition: str | None, *, shadow: bool
+) -> ResultJudged:
+    return ResultJudged(
+        result,
+        result.event,
+        judgement,
+        disposition,
+        task,
+        task.echo,
+        is_cold=task.is_cold,
+        task_type=task.task_type,
+        shadow=shadow,
+    )
+
+
+def _attempt(task_id: str, task: Task) -> AttemptCommanded:
+    attempt = (task.policy.attempt if task.policy is not None else 1) + 1
+    first_id = task_id.removesuffix(f"~{attempt - 1}") if attempt > 2 else task_id
+    return AttemptCommanded(task_id, task, f"{first_id}~{attempt}", attempt)
+
+
+def _decide_further(session: Session, result: Arrived, task: Task) -> list[Fact]:
+    """Another result of a task whose first one waits: a repeat, a conflict, or late."""
+    event: TaskResult = result.event
+    first = session.waiting[event.task_id].digests
+    known = _known(event, result.digests, [first, *task.later_results])
+    if known is not None:
+        return [known]
+    judgement = all_parts(event.parts, "withheld", "late")
+    return [
+        ResultJudged(
+            result,
+            event,
+            judgement,
+            None,
+            None,
+            task.echo,
+            is_cold=task.is_cold,
+            task_type=task.task_type,
+            shadow=False,
+        ),
+        LaterResultKnown(event.task_id, result.digests, None),
+    ]
+
+
+def decide_late(result: Arrived, ended: EndedTask, rules: Rules) -> list[Fact]:
+    """A result of a task that has ended, or was never known: a repeat, a conflict, or withheld."""
+    event: TaskResult = result.event
+    known = _known(event, result.digests, ended.results)
+    if known is not None:
+        return [known]
+    return _withheld(result, event, ended, rules)
+
+
+def decide_stopped(session: Session, result: Arrived) -> list[Fact]:
+    """A result that waited when its task was stopped: what nothing had decided of it comes too late."""
+    ended = session.ended_task(result.event.task_id)
+    if ended is None:  # so many others ended with it
+        ended = unknown_task(result)
+    return _withheld(result, undecided_rest(result), ended, None)
+
+
+def unknown_task(result: Arrived) -> EndedTask:
+    """What is remembered of a task whose dispatch has not come within its grace."""
+    return EndedTask(result.event.task_id, None, None, result.timestamp, None, [])
+
+
+def _withheld(result: Arrived, event: TaskResult, ended: EndedTask, rules: Rules | None) -> list[Fact]:
+    reason: Reason = "unknown_task" if ended.was_unknown else "late"
+    task_type = ended.task_type
+    judgement = all_parts(event.parts, "withheld", reason)
+    return [
+        ResultJudged(
+            result,
+            event,
+            judgement,
+            ended.disposition,
+            None,
+            ended.echo,
+            is_cold=ended.is_cold,
+            task_type=task_type,
+            shadow=rules is not None and rules.is_shadow(task_type),
+        ),
+        LaterResultKnown(event.task_id, result.digests, ended.with_result(result.digests)),
+    ]
+
+
+def _known(event: TaskResult, digests: ResultDigests, known: list[ResultDigests]) -> Fact | None:
+    """Whether the result came before: as it is, or under its identity with other content, which is refused."""
+    is_repeat = False
+    for each in known:
+        if each.content == digests.content:
+            is_repeat = True
+        elif each.identity == digests.identity:
+            return _conflict(event)
+    return EventRepeated("task.result") if is_repeat else None
+
+
+def _conflict(event: TaskResult) -> EventRefused:
+    detail = (
+        f"event_id: {event.event_id!r} of source {event.source!r} came before with other content;"
+        " give every event its own id"
+    )
+    return EventRefused("identity_conflict", detail)
+
+
+def _park(session: Session, result: Arrived) -> list[Fact]:
+    event: TaskResult = result.event
+    parked = session.parked.get(event.task_id)
+    if parked is not None:
+        if parked.is_conflict(result.digests):
+            return [_conflict(event)]
+        if parked.is_repeat(result.digests):
+            return [EventRepeated("task.result")]
+    if not has_room_to_wait(session, result.size_bytes):
+        return [EventRefused("session_full", too_many_waiting(session, result.size_bytes))]
+    return [ResultParked(result)]

@@ -1,0 +1,120 @@
+"""How a task ends: what is remembered and reported of it, and which tasks are stopped with it."""
+
+from collections.abc import Iterable
+
+import orjson
+
+from projections.ended import EndedTask
+from projections.facts import Fact, TaskEnded
+from projections.publish import work_members
+from projections.rows import ResultDigests, Task
+from projections.session import Session
+from projections.text import json_of
+from schemas.fields import Reason
+
+
+def ended_task(
+    task_id: str, task: Task, disposition: str, reason: str, ended_at: int, results: list[ResultDigests], receipt: str
+) -> EndedTask:
+    """An open task as it ends. `receipt`: JSON of what it had done, if it was stopped."""
+    work = work_members(task)
+    if receipt:
+        work = f'{work},"receipt":{receipt}' if work else f'"receipt":{receipt}'
+    acknowledged: str | None = None
+    detail: str | None = None
+    if task.acknowledgement:
+        reported = orjson.loads(f"{{{task.acknowledgement}}}")
+        acknowledged, detail = reported["acknowledged"], reported.get("detail")
+    scope = task.scope
+    return EndedTask(
+        task_id,
+        disposition,
+        reason,
+        ended_at,
+        task.digest,
+        results + task.later_results if task.later_results else results,
+        scope.parent if scope is not None else None,
+        task.dispatched_at,
+        task.steps_started,
+        task.steps_completed,
+        task.echo,
+        work,
+        acknowledged,
+        detail,
+    )
+
+
+def end(session: Session, task_id: str, task: Task, ended: EndedTask) -> TaskEnded:
+    """The end of an open task whose result was decided."""
+    readers = [above_id for above_id, _ in session.readers_above(task)] if task.expected else []
+    return TaskEnded(task_id, ended, task, readers)
+
+
+def stop(
+    session: Session, task_id: str, disposition: str, reason: Reason, timestamp: int, outside: list[str] | None = None
+) -> list[Fact]:
+    """The ends of an open task that is stopped and of its descendants, which end first.
+
+    `outside`: the tasks that keep what they depended on, if it is not all above the task.
+    """
+    tasks = session.tasks
+    root = tasks[task_id]
+    if outside is None:
+        outside = [above_id for above_id, _ in session.readers_above(root)]
+    below = session.descendants(task_id)
+    # What a task depended on stays with those above that go on: not beyond an independent one, nor with the stopped.
+    readers = {task_id: outside}
+    for each in below:
+        parent_id = _parent_of(tasks[each])
+        readers[each] = [] if _is_independent(tasks[each]) else readers[parent_id]
+    facts: list[Fact] = [
+        _stopped(each, tasks[each], "cancelled", "parent_ended", timestamp, readers[each]) for each in reversed(below)
+    ]
+    facts.append(_stopped(task_id, root, disposition, reason, timestamp, outside))
+    return facts
+
+
+def stop_children(session: Session, task: Task, reason: Reason, timestamp: int) -> list[Fact]:
+    """The ends of a task's open children and their descendants. The task itself goes on, or ends after them."""
+    facts: list[Fact] = []
+    if task.scope is not None:
+        for child_id in task.scope.children:
+            if child_id in session.tasks:
+                facts += stop(session, child_id, "cancelled", reason, timestamp)
+    return facts
+
+
+def _stopped(
+    task_id: str, task: Task, disposition: str, reason: Reason, timestamp: int, readers: list[str]
+) -> TaskEnded:
+    wait = task.wait
+    undecided: list[str] | None = None
+    if wait is not None:
+        undecided = wait.undecided
+        if wait.delivered:
+            disposition = "delivered"
+    ended = ended_task(task_id, task, disposition, reason, timestamp, [], receipt_of(task))
+    return TaskEnded(task_id, ended, task, readers, reason, undecided)
+
+
+def receipt_of(task: Task) -> str:
+    """What a task that is stopped had done, as JSON of a `Receipt`."""
+    done: list[str] = orjson.loads(f"[{task.done}]") if task.done else []
+    failed, in_flight = (task.work.failed, task.work.in_flight) if task.work is not None else ([], [])
+    planned: Iterable[str] = task.policy.plan if task.policy is not None else ()
+    begun = {*done, *failed, *in_flight}
+    receipt = {
+        "done": done,
+        "failed": failed,
+        "in_flight": in_flight,
+        "not_attempted": [step for step in planned if step not in begun],
+    }
+    return json_of({name: steps for name, steps in receipt.items() if steps})
+
+
+def _parent_of(task: Task) -> str:
+    return task.scope.parent or "" if task.scope is not None else ""
+
+
+def _is_independent(task: Task) -> bool:
+    return task.policy is not None and task.policy.independent

@@ -1,0 +1,768 @@
+"""The only code that changes a session: applies a fact to it, and notes what has to be written and looked at again."""
+
+from typing import Any, Final
+
+import orjson
+
+from projections import ended
+from projections.ended import EndedTask
+from projections.expectation import ABSENT
+from projections.facts import (
+    CancelRemembered,
+    EffectAnswered,
+    EffectProposed,
+    FacetsChanged,
+    FacetsLost,
+    Fact,
+    ForwardedOnce,
+    GraceExpired,
+    HeartbeatReceived,
+    LaterResultKnown,
+    ReadsStated,
+    ResultAcknowledged,
+    ResultDropped,
+    ResultHeld,
+    ResultParked,
+    SessionForgotten,
+    StepTaken,
+    TaskEnded,
+    TaskOpened,
+    WaitExpired,
+    WaitingJudged,
+)
+from projections.keys import ENDED_KEY, WAITING_KEY, ended_record_key
+from projections.rows import (
+    KNOWN,
+    Checkpoint,
+    EffectAnswer,
+    Facet,
+    OwnChange,
+    OwnChanges,
+    Scope,
+    Task,
+    Wait,
+    Work,
+    new_row,
+)
+from projections.rules import Rules
+from projections.session import MAX_TASKS_INSIDE, Parked, Session, is_older, order_of
+from projections.stale import leave, leave_reads, restale, state, state_own_reads
+from projections.task_index import TaskIndex
+from projections.text import quoted
+from projections.waiting import Arrived, WaitingFor
+
+MAX_OWN_CHANGES: Final = 64
+"""Own changes of one facet that are kept one by one."""
+MAX_UNDISPATCHED: Final = 32
+"""Tasks whose own changes are kept before their dispatch."""
+MAX_STEPS: Final = 64
+"""Ids of steps that are kept of a task: the last ones, by how they ended."""
+MAX_SLOTS: Final = 64
+MAX_CANCELS: Final = 32
+MAX_EFFECTS: Final = 256
+MAX_FORWARDED: Final = 32
+
+_LOST: Final = Facet(None, None, b"")
+
+
+def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
+    """Apply the fact; False if it changes nothing. The facts of one decision are applied in their order."""
+    if isinstance(fact, FacetsChanged):
+        _facets_changed(session, fact)
+    elif isinstance(fact, StepTaken):
+        _step_taken(session, fact)
+    elif isinstance(fact, TaskOpened):
+        _task_opened(session, fact)
+    elif isinstance(fact, TaskEnded):
+        _task_ended(session, fact, rules)
+    elif isinstance(fact, HeartbeatReceived):
+        task = session.tasks[fact.task_id]
+        task.last_heartbeat = fact.timestamp
+        _task_changed(session, fact.task_id, task)
+        _row_changed(session, fact.timestamp)
+    elif isinstance(fact, ReadsStated):
+        session.size_estimate = fact.size_estimate
+        _reads_stated(session, fact.task_id, session.tasks[fact.task_id], fact.reads, fact.timestamp)
+    elif isinstance(fact, ResultParked):
+        _keep(session, "unknown", fact.result)
+        _park(session, fact.result)
+    elif isinstance(fact, ResultHeld):
+        _result_held(session, fact)
+    elif isinstance(fact, ResultDropped):
+        _result_dropped(session, fact)
+    elif isinstance(fact, LaterResultKnown):
+        _later_result_known(session, fact, rules)
+    elif isinstance(fact, EffectProposed):
+        _keep(session, "effect", fact.proposal)
+        session.queued[_kept_as(fact.proposal)] = fact.proposal
+    elif isinstance(fact, EffectAnswered):
+        _effect_answered(session, fact)
+    elif isinstance(fact, WaitingJudged):
+        _own_waiting(session)
+        session.queued.pop(_kept_as(fact.event), None)
+        _forget_kept(session, fact.event)
+    elif isinstance(fact, GraceExpired):
+        _unpark(session, fact.task_id)
+    elif isinstance(fact, WaitExpired):
+        _wait_expired(session, fact)
+    elif isinstance(fact, CancelRemembered):
+        cancels = session.row.cancels
+        cancels[fact.task_id] = fact.timestamp
+        if len(cancels) > MAX_CANCELS:
+            del cancels[next(iter(cancels))]
+        _row_changed(session, fact.timestamp)
+    elif isinstance(fact, ResultAcknowledged):
+        _result_acknowledged(session, fact, rules)
+    elif isinstance(fact, FacetsLost):
+        _facets_lost(session, fact)
+    elif isinstance(fact, ForwardedOnce):
+        session.row.forwarded = [*session.row.forwarded, fact.identity][-MAX_FORWARDED:]
+        session.is_changed = True
+    elif isinstance(fact, SessionForgotten):
+        _forget_waiting(session)
+        _session_forgotten(session)
+    else:
+        return False
+    return True
+
+
+# Context
+
+
+def _facets_changed(session: Session, fact: FacetsChanged) -> None:
+    session.size_estimate = fact.size_estimate
+    facets, tasks = session.facets, session.tasks
+    holders: list[Task] = []
+    if fact.holder is not None:
+        holder = tasks[fact.holder]
+        holders = [holder, *session.ancestors(holder)]
+        _line_changed(session, fact.holder, holder)
+    for change in fact.changes:
+        name = change.name
+        facets[name] = Facet(change.value, change.cause, fact.change)
+        if holders or fact.undispatched is not None:
+            own = OwnChange(fact.offset, change.before, change.value, change.seen)  # type: ignore[arg-type]
+            for each in holders:
+                if each.own is None:
+                    each.own = {}
+                _insert(each.own, name, own, each.expected.get(name, ABSENT))
+            if fact.undispatched is not None:
+                _remember_undispatched(session, fact.undispatched, name, own)
+        if tasks:
+            _restale_all(session, name, fact.timestamp)
+            if session.waiting:
+                _free_by_facet(session, name)
+    _row_changed(session, fact.timestamp)
+
+
+def _facets_lost(session: Session, fact: FacetsLost) -> None:
+    for name in fact.names:
+        session.facets[name] = _LOST
+        _restale_all(session, name, fact.timestamp)
+        if session.waiting:
+            _free_by_facet(session, name)
+            _free(session, [task_id for task_id, _ in session.tasks_expecting(name)])
+    _row_changed(session, fact.timestamp)
+
+
+def _restale_all(session: Session, name: str, timestamp: int) -> None:
+    facets = session.facets
+    for task_id, task in session.tasks_expecting(name):
+        if restale(facets, task, name, timestamp):
+            _status_due(session, task_id)
+            _task_changed(session, task_id, task)
+            if task.wait is not None:
+                _free(session, [task_id])
+
+
+def _free_by_facet(session: Session, name: str) -> None:
+    """Waiting results that a change of the facet concerns beyond what they depend on."""
+    if name == "session":
+        _free(session, list(session.waiting))
+    elif name.startswith("request/"):
+        _free(session, session.tasks_of_request(name[8:]))
+    elif name.startswith("presence/"):
+        _free(session, session.tasks_minding_presence())
+
+
+def _remember_undispatched(session: Session, task_id: str, name: str, change: OwnChange) -> None:
+    undispatched = session.row.undispatched
+    if task_id not in undispatched and len(undispatched) >= MAX_UNDISPATCHED:
+        del undispatched[next(iter(undispatched))]
+    _insert(undispatched.setdefault(task_id, {}), name, change, ABSENT)
+
+
+def _insert(own: OwnChanges, name: str, change: OwnChange, stated: Any) -> None:
+    """Put a change in its place by offset. Beyond the bound two that follow each other become one.
+
+    Not where they meet in the value that the task has `stated`: it would be lost.
+    """
+    changes = own.get(name)
+    if changes is None:
+        own[name] = [change]
+        return
+    if change in changes:
+        return
+    changes.append(change)
+    if changes[-2].offset > change.offset:
+        changes.sort(key=_offset)
+    if len(changes) > MAX_OWN_CHANGES:
+        place = 1 if changes[0].after == stated else 0
+        first, second = changes[place], changes[place + 1]
+        if second.seen == KNOWN and first.after == second.before:
+            second = OwnChange(second.offset, first.before, second.after, first.seen)
+        changes[place : place + 2] = [second]
+
+
+def _offset(change: OwnChange) -> int:
+    return change.offset
+
+
+# Tasks
+
+
+def _task_opened(session: Session, fact: TaskOpened) -> None:
+    row, task_id, task = session.row, fact.task_id, fact.task
+    assert task_id not in session.tasks, "the task is open already"
+    session.size_estimate = fact.size_estimate
+    row.cancels.pop(task_id, None)
+    own = row.undispatched.pop(task_id, None)
+    if own is not None:
+        task.own = own
+    _add_task(session, task_id, task)
+    for name in list(task.expected):
+        restale(session.facets, task, name, task.dispatched_at)
+    _status_due(session, task_id)
+    _row_changed(session, task.dispatched_at)
+    if task.scope is not None and task.scope.parentless_until is None:
+        _join_scope(session, task_id, task)
+    for child_id in session.parentless_children(task_id):
+        child = session.tasks[child_id]
+        if child.scope is not None:
+            child.scope.parentless_until = None
+        if session.index is not None:
+            session.index.has_parent(child_id, child)
+        _task_changed(session, child_id, child)
+        _join_scope(session, child_id, child)
+    _task_changed(session, task_id, task)
+    _free_by_dispatch(session, task)
+    _unpark(session, task_id)
+
+
+def _add_task(session: Session, task_id: str, task: Task) -> None:
+    tasks, index = session.tasks, session.index
+    if index is not None:
+        last: Task = next(reversed(tasks.values()))
+        task.position = last.position + 1
+    tasks[task_id] = task
+    if index is not None:
+        index.opened(task_id, task)
+    elif len(tasks) > MAX_TASKS_INSIDE:
+        for position, each in enumerate(tasks.values()):
+            each.position = position
+        session.index = TaskIndex(tasks)
+        _tasks_to_write(session, list(tasks))
+
+
+def _join_scope(session: Session, task_id: str, task: Task) -> None:
+    """The parent is open: the tasks above depend on what the task depends on, and its own changes are theirs."""
+    scope = task.scope
+    if scope is None or scope.parent is None:
+        return
+    parent = session.tasks[scope.parent]
+    parent_scope = parent.scope
+    if parent_scope is None:
+        parent_scope = parent.scope = Scope()
+    parent_scope.children[task_id] = None
+    _status_due(session, scope.parent)
+    _task_changed(session, scope.parent, parent)
+    if task.own is not None:
+        for above in session.ancestors(task):
+            _inherit_own(session, task.own, above, task.dispatched_at)
+    if task.expected:
+        for above_id, above in session.readers_above(task):
+            _join_reads(session, task_id, task, above_id, above)
+    if task.own is not None or task.expected:
+        _line_changed(session, task_id, task)
+        _free_line(session, task_id, task)
+    elif session.waiting:
+        _free(session, [task_id, scope.parent])
+
+
+def _join_reads(session: Session, task_id: str, task: Task, above_id: str, above: Task) -> None:
+    facets, scope = session.facets, task.scope
+    for name, value in task.expected.items():
+        below = scope.below.get(name) if scope is not None else None
+        if below is None or not below.by_task:
+            state(above, task_id, name, value)
+        else:
+            for reader_id, stated in below.by_task.items():
+                state(above, reader_id or task_id, name, stated)
+        if below is not None:
+            for stated in below.ended:
+                leave(above, name, stated)
+        _expect(session, above_id, above, name, value)
+        restale(facets, above, name, task.dispatched_at)
+
+
+def _expect(session: Session, task_id: str, task: Task, name: str, value: str | None) -> None:
+    if session.index is not None and name not in task.expected:
+        session.index.expects(task_id, name)
+    task.expected[name] = value
+
+
+def _inherit_own(session: Session, own: OwnChanges, task: Task, timestamp: int) -> None:
+    """Changes made by a descendant are the task's own, too."""
+    if task.own is None:
+        task.own = {}
+    for name, changes in own.items():
+        for change in changes:
+            _insert(task.own, name, change, task.expected.get(name, ABSENT))
+        if name in task.expected:
+            restale(session.facets, task, name, timestamp)
+
+
+def _step_taken(session: Session, fact: StepTaken) -> None:
+    event = fact.event
+    session.size_estimate = fact.size_estimate
+    task_id = fact.task_id
+    task = session.tasks[task_id]
+    status: str = event.status
+    step_id: str = event.step_id
+    if status == "started":
+        task.steps_started += 1
+        work = _work(task)
+        work.in_flight = [*work.in_flight, step_id][-MAX_STEPS:]
+    elif status != "progressed":
+        task.steps_completed += 1
+        present = task.work
+        if present is not None and present.in_flight:
+            present.in_flight = [each for each in present.in_flight if each != step_id]
+        if status == "completed":
+            task.done = f"{task.done},{quoted(step_id)}" if task.done else quoted(step_id)
+            if task.steps_completed > MAX_STEPS:
+                task.done = _last_steps(task.done)
+        else:
+            work = _work(task)
+            work.failed = [*work.failed, step_id][-MAX_STEPS:]
+    if event.progress is not None:
+        _work(task).progress = event.progress
+    if event.message:
+        _work(task).message = event.message
+    checkpoint = event.checkpoint
+    if checkpoint is not None:
+        work = _work(task)
+        if work.checkpoint is None or checkpoint.sequence >= work.checkpoint.sequence:
+            work.checkpoint = Checkpoint(checkpoint.uri, checkpoint.sequence)
+    if task.policy is not None and task.policy.heartbeat_timeout_ms is not None:
+        task.last_heartbeat = fact.timestamp
+    _status_due(session, task_id)
+    if event.reads:
+        _reads_stated(session, task_id, task, event.reads, fact.timestamp)
+    else:
+        _task_changed(session, task_id, task)
+    _row_changed(session, fact.timestamp)
+
+
+def _work(task: Task) -> Work:
+    work = task.work
+    if work is None:
+        work = task.work = Work()
+    return work
+
+
+def _last_steps(done: str) -> str:
+    steps = orjson.loads(f"[{done}]")
+    return done if len(steps) <= MAX_STEPS else orjson.dumps(steps[-MAX_STEPS:])[1:-1].decode()
+
+
+def _reads_stated(session: Session, task_id: str, task: Task, reads: dict[str, str | None], timestamp: int) -> None:
+    """What a task looked at joins what it and those above it expect, or replaces what it stated."""
+    facets, index = session.facets, session.index
+    if index is not None:
+        for name in reads:
+            if name not in task.expected:
+                index.expects(task_id, name)
+    state_own_reads(facets, task, reads, timestamp)
+    _status_due(session, task_id)
+    _task_changed(session, task_id, task)
+    for above_id, above in session.readers_above(task):
+        for name, value in reads.items():
+            state(above, task_id, name, value)
+            _expect(session, above_id, above, name, value)
+            restale(facets, above, name, timestamp)
+        _status_due(session, above_id)
+        _task_changed(session, above_id, above)
+        if above.wait is not None:
+            _free(session, [above_id])
+    session.is_changed = True
+    if task.wait is not None:
+        _free(session, [task_id])
+
+
+def _task_ended(session: Session, fact: TaskEnded, rules: Rules) -> None:
+    row, task_id, task, end = session.row, fact.task_id, fact.task, fact.ended
+    own = row.undispatched.pop(task_id, None)
+    if task is None:
+        row.cancels.pop(task_id, None)
+        if own is not None and fact.holder is not None:  # as if the changes had come after the dispatch
+            _own_of_rejected(session, own, fact.holder, end.ended_at)
+    else:
+        _close(session, fact, task)
+    _remember(session, end, rules)
+    _row_changed(session, end.ended_at)
+    if task is None:
+        _unpark(session, task_id)
+
+
+def _close(session: Session, fact: TaskEnded, task: Task) -> None:
+    task_id, tasks = fact.task_id, session.tasks
+    assert tasks.get(task_id) is not None, "a disposition is set once"
+    for above_id in fact.readers:
+        leave_reads(tasks[above_id], task_id, task)
+    if session.index is not None:
+        for above_id in fact.readers:
+            _task_changed(session, above_id, tasks[above_id])
+        session.index.ended(task_id, task)
+        _tasks_to_write(session, [task_id])
+    del tasks[task_id]
+    if session.status_due is not None:
+        session.status_due.pop(task_id, None)
+    if session.to_reconsider is not None:
+        session.to_reconsider.pop(task_id, None)
+    _stop_waiting(session, task_id, fact.undecided)
+    takes_slot = fact.ended.disposition == "delivered" and task.slot is not None
+    if takes_slot:
+        _take_slot(session, task)
+    parent = None
+    if task.scope is not None and task.scope.parent is not None:
+        parent = tasks.get(task.scope.parent)
+        if parent is not None and parent.scope is not None:
+            parent.scope.children.pop(task_id, None)
+            _task_changed(session, task.scope.parent, parent)
+    if session.waiting:
+        if parent is not None and task.scope is not None and task.scope.parent is not None:
+            _free(session, [task.scope.parent])
+        if task.slot is not None:
+            _free(session, session.oldest_in_slot(task.slot))
+            if takes_slot:
+                _free_superseded(session, task.slot)
+    if not tasks:
+        session.index = None
+
+
+def _take_slot(session: Session, task: Task) -> None:
+    slots, slot = session.row.slots, task.slot
+    if slot is None:
+        return
+    newest, order = slots.pop(slot, None), order_of(task)
+    slots[slot] = order if newest is None or is_older(newest, order) else newest
+    if len(slots) > MAX_SLOTS:
+        del slots[next(iter(slots))]
+
+
+def _own_of_rejected(session: Session, own: OwnChanges, holder_id: str, timestamp: int) -> None:
+    holder = session.tasks[holder_id]
+    for each in (holder, *session.ancestors(holder)):
+        _inherit_own(session, own, each, timestamp)
+    _line_changed(session, holder_id, holder)
+    _status_due(session, holder_id)
+    for above_id, _ in session.readers_above(holder):
+        _status_due(session, above_id)
+    _free_line(session, holder_id, holder)
+
+
+def _remember(session: Session, end: EndedTask, rules: Rules) -> None:
+    """Remember how a task ended, within the horizon."""
+    line = end.line()
+    session.ended = ended.put(session.ended, end.task_id, line)
+    key = _ended_key(session, end)
+    records = _records(session)
+    records.pop(key, None)  # written in the order of memory, so that it is restored in that order
+    records[key] = line
+    oldest_ms = end.ended_at - rules.ended_task_retention_ms
+    for task_id in ended.beyond_horizon(session.ended, oldest_ms, rules.ended_tasks_per_session):
+        session.ended = ended.without(session.ended, task_id)
+        _records(session)[ended_record_key(session.id, task_id)] = None
+
+
+def _ended_key(session: Session, end: EndedTask) -> bytes:
+    """`ended_record_key`, of text that is JSON already."""
+    return ENDED_KEY + f"[{session.json},{end.task_json}]".encode()
+
+
+# Results and effects
+
+
+def _result_held(session: Session, fact: ResultHeld) -> None:
+    task = session.tasks[fact.task_id]
+    session.size_estimate = fact.size_estimate
+    task.wait = fact.wait
+    if fact.is_new:
+        _keep(session, "result", fact.result)
+        session.waiting[fact.task_id] = fact.result
+    if fact.takes_slot:
+        _take_slot(session, task)
+        if task.slot is not None:
+            _free_superseded(session, task.slot)
+    _status_due(session, fact.task_id)
+    session.is_changed = True
+    _task_changed(session, fact.task_id, task)
+
+
+def _result_dropped(session: Session, fact: ResultDropped) -> None:
+    task = session.tasks[fact.task_id]
+    task.wait = None
+    _stop_waiting(session, fact.task_id, None)
+    session.is_changed = True
+    _task_changed(session, fact.task_id, task)
+
+
+def _later_result_known(session: Session, fact: LaterResultKnown, rules: Rules) -> None:
+    if fact.ended is not None:
+        _remember(session, fact.ended, rules)
+        _row_changed(session, fact.ended.ended_at)
+        return
+    task = session.tasks[fact.task_id]
+    task.later_results = [*task.later_results, fact.digests][-ended.MAX_RESULTS :]
+    session.is_changed = True
+    _task_changed(session, fact.task_id, task)
+
+
+def _wait_expired(session: Session, fact: WaitExpired) -> None:
+    task = session.tasks[fact.task_id]
+    wait = task.wait
+    if wait is None:
+        return
+    task.wait = Wait(wait.why, wait.undecided, wait.until, expired=True, delivered=wait.delivered)
+    _task_changed(session, fact.task_id, task)
+    _row_changed(session, fact.timestamp)
+    _free(session, [fact.task_id])
+
+
+def _result_acknowledged(session: Session, fact: ResultAcknowledged, rules: Rules) -> None:
+    if fact.ended is not None:
+        _remember(session, fact.ended, rules)
+        _row_changed(session, fact.ended.ended_at)
+    if not fact.members:
+        return
+    task = session.tasks[fact.task_id]
+    session.size_estimate = fact.size_estimate
+    task.acknowledgement = fact.members
+    session.is_changed = True
+    _status_due(session, fact.task_id)
+    _task_changed(session, fact.task_id, task)
+
+
+def _effect_answered(session: Session, fact: EffectAnswered) -> None:
+    if fact.task is not None and fact.proposal.event.reads:
+        _status_due(session, fact.proposal.event.task_id)
+        for above_id, _ in session.readers_above(fact.task):
+            _status_due(session, above_id)
+    if not fact.is_new:
+        return
+    effects = session.row.effects
+    session.size_estimate = fact.size_estimate
+    effects[fact.proposal.event.idempotency_key] = EffectAnswer(fact.cleared, fact.members)
+    if len(effects) > MAX_EFFECTS:
+        del effects[next(iter(effects))]
+    _row_changed(session, fact.proposal.timestamp)
+
+
+# Waiting
+
+
+def _keep(session: Session, waiting_for: WaitingFor, event: Arrived) -> None:
+    """Keep an event on the changelog until it has been judged."""
+    _own_waiting(session)
+    key = WAITING_KEY + event.changelog_key(waiting_for)
+    event.kept_as = key
+    _records(session)[key] = event.to_bytes()
+    session.waiting_bytes += event.size_bytes
+
+
+def _kept_as(event: Arrived) -> bytes:
+    return event.kept_as or b""
+
+
+def _forget_kept(session: Session, event: Arrived) -> None:
+    if event.kept_as is not None:
+        _records(session)[event.kept_as] = None
+        session.waiting_bytes -= event.size_bytes
+
+
+def _own_waiting(session: Session) -> None:
+    """Before the first change since the last commit: what was committed must stay as it is."""
+    if not session.owns_waiting:
+        session.owns_waiting = True
+        session.waiting = dict(session.waiting)
+        session.parked = dict(session.parked)
+        session.owned_parked = set()
+        session.queued = dict(session.queued)
+
+
+def _stop_waiting(session: Session, task_id: str, undecided: list[str] | None) -> None:
+    """The open task's result waits no more: it was decided, or else, with what is `undecided`, its task was stopped."""
+    if task_id not in session.waiting:
+        return
+    _own_waiting(session)
+    result = session.waiting.pop(task_id)
+    if undecided is None:
+        _forget_kept(session, result)
+        return
+    stopped = result.stopped_with(undecided)
+    session.queued[_kept_as(stopped)] = stopped
+    _records(session)[_kept_as(stopped)] = stopped.to_bytes()
+    _to_judge(session, stopped)
+
+
+def _park(session: Session, result: Arrived) -> None:
+    task_id: str = result.event.task_id
+    parked = session.parked.get(task_id)
+    if parked is None or task_id not in session.owned_parked:
+        parked = session.parked[task_id] = Parked() if parked is None else parked.copy()
+        session.owned_parked.add(task_id)
+    parked.add(result)
+    session.parked_count += 1
+
+
+def _unpark(session: Session, task_id: str) -> None:
+    """The dispatch has come: the results that waited for it are judged at the next barrier."""
+    if task_id not in session.parked:
+        return
+    _own_waiting(session)
+    results = session.parked.pop(task_id).results
+    session.parked_count -= len(results)
+    for result in results:
+        session.queued[_kept_as(result)] = result
+        _to_judge(session, result)
+
+
+def _free(session: Session, task_ids: list[str]) -> None:
+    """Their waiting results may be decided now, if they have one."""
+    waiting = session.waiting
+    if not waiting:
+        return
+    freed = session.to_reconsider
+    if freed is None:
+        freed = session.to_reconsider = {}
+    for task_id in task_ids:
+        if task_id in waiting:
+            freed[task_id] = None
+
+
+def _free_line(session: Session, task_id: str, task: Task) -> None:
+    """The waiting results of the task and of those above it."""
+    if not session.waiting:
+        return
+    _free(session, [task_id])
+    scope = task.scope
+    while scope is not None and scope.parent is not None:
+        above = session.tasks.get(scope.parent)
+        if above is None:
+            return
+        _free(session, [scope.parent])
+        scope = above.scope
+
+
+def _free_by_dispatch(session: Session, task: Task) -> None:
+    """A task that waits in the slot may be newer."""
+    if session.waiting and task.slot is not None:
+        _free(session, session.newer_on_other_lane(task.slot, order_of(task)))
+
+
+def _free_superseded(session: Session, slot: str) -> None:
+    """Waiting results that came too late for the slot now."""
+    newest = session.row.slots.get(slot)
+    if newest is not None and session.waiting:
+        _free(session, session.older_in_slot("", slot, newest, protected=False))
+
+
+# What has to be written
+
+
+def _status_due(session: Session, task_id: str) -> None:
+    due = session.status_due
+    if due is None:
+        due = session.status_due = {}
+    due[task_id] = None
+
+
+def _to_judge(session: Session, event: Arrived) -> None:
+    if session.to_judge is None:
+        session.to_judge = []
+    session.to_judge.append(event)
+
+
+def _records(session: Session) -> dict[bytes, bytes | None]:
+    records = session.records
+    if records is None:
+        records = session.records = {}
+    return records
+
+
+def _tasks_to_write(session: Session, task_ids: list[str]) -> None:
+    changed = session.changed_tasks
+    if changed is None:
+        changed = session.changed_tasks = {}
+    for task_id in task_ids:
+        changed[task_id] = None
+
+
+def _row_changed(session: Session, timestamp: int) -> None:
+    session.is_changed = True
+    session.last_event_at = max(session.last_event_at, timestamp)
+
+
+def _task_changed(session: Session, task_id: str, task: Task) -> None:
+    index = session.index
+    if index is not None:
+        _tasks_to_write(session, [task_id])
+        index.set_due(task_id, task)
+
+
+def _line_changed(session: Session, task_id: str, task: Task) -> None:
+    """The task and those above it have changed."""
+    index = session.index
+    if index is None:
+        return
+    _task_changed(session, task_id, task)
+    scope = task.scope
+    while scope is not None and scope.parent is not None:
+        above = session.tasks.get(scope.parent)
+        if above is None:
+            return
+        _task_changed(session, scope.parent, above)
+        scope = above.scope
+
+
+def _session_forgotten(session: Session) -> None:
+    for task_id in ended.task_ids(session.ended):
+        _records(session)[ended_record_key(session.id, task_id)] = None
+    _tasks_to_write(session, list(session.tasks))
+    session.row = row = new_row()
+    session.facets, session.tasks = row.facets, row.tasks
+    session.size_estimate = session.last_event_at = 0
+    session.ended = b""
+    session.index = None
+    session.is_changed = False
+    session.is_erased = True
+    session.status_due = None
+
+
+def _forget_waiting(session: Session) -> None:
+    _own_waiting(session)
+    for result in session.waiting.values():
+        _forget_kept(session, result)
+    for parked in session.parked.values():
+        for result in parked.results:
+            _forget_kept(session, result)
+    for event in session.queued.values():
+        _forget_kept(session, event)
+    assert session.waiting_bytes == 0, "what waits is counted as it comes and as it goes"
+    session.waiting.clear()
+    session.parked.clear()
+    session.parked_count = 0
+    session.queued.clear()
+    session.to_reconsider = None
+    session.to_judge = None

@@ -1,0 +1,345 @@
+"""What the gate establishes about events: the vocabulary between deciding, publishing and changing a session.
+
+`decide` functions return facts and change nothing; `publish` turns a fact into the records that report it; `evolve`
+applies it to the session. A fact therefore says everything that both need. Times are the broker's, in ms.
+"""
+
+from typing import Any
+
+from projections.ended import EndedTask
+from projections.gate import Judgement
+from projections.rows import ResultDigests, Task, Wait
+from projections.waiting import Arrived
+from schemas.fields import Reason
+
+
+class Fact:
+    """Something that is now true of one session."""
+
+
+class QuietFact(Fact):
+    """A fact that no record reports by itself: the task's status does, once for everything a transaction writes."""
+
+
+# Context
+
+
+class FacetChange:
+    """A facet's new value. `cause` is the task whose own work it is; `before` and `seen` tell the value it replaces."""
+
+    def __init__(self, name: str, value: str | None, cause: str | None, before: str | None, seen: int) -> None:
+        self.name = name
+        self.value = value
+        self.cause = cause
+        self.before = before
+        self.seen = seen
+
+
+class FacetsChanged(QuietFact):
+    """Facets have other values than before.
+
+    `change` is the encoded `rows.Change`. The changes are own changes of the open task `holder` and of those above it;
+    or of `undispatched`, a task whose dispatch has not been folded.
+    """
+
+    def __init__(
+        self,
+        changes: list[FacetChange],
+        change: bytes,
+        offset: int,
+        timestamp: int,
+        holder: str | None,
+        undispatched: str | None,
+        size_estimate: int,
+    ) -> None:
+        self.changes = changes
+        self.change = change
+        self.offset = offset
+        self.timestamp = timestamp
+        self.holder = holder
+        self.undispatched = undispatched
+        self.size_estimate = size_estimate
+
+
+class FacetsLost(Fact):
+    """Facets changed, but the session has no room for the change: their values are unknown now."""
+
+    def __init__(self, names: list[str], timestamp: int) -> None:
+        self.names = names
+        self.timestamp = timestamp
+
+
+class CancelRemembered(Fact):
+    """A task is to be cancelled whose dispatch has not been folded."""
+
+    def __init__(self, task_id: str, timestamp: int) -> None:
+        self.task_id = task_id
+        self.timestamp = timestamp
+
+
+class ResultAcknowledged(Fact):
+    """A consumer reports what became of a delivery.
+
+    `ended` is the ended task with the report, if it says something new. If the task still waits with other parts,
+    `members` are the JSON members that its status gets.
+    """
+
+    def __init__(
+        self, task_id: str, outcome: str, offset: int, ended: EndedTask | None, members: str, size_estimate: int
+    ) -> None:
+        self.task_id = task_id
+        self.outcome = outcome
+        self.offset = offset
+        self.ended = ended
+        self.members = members
+        self.size_estimate = size_estimate
+
+
+class SessionForgotten(Fact):
+    """Everything kept of the session is removed: it was erased, or is idle.
+
+    `erased` are the tasks whose published status is removed, too.
+    """
+
+    def __init__(self, erased: list[str]) -> None:
+        self.erased = erased
+
+
+# Tasks
+
+
+class TaskOpened(Fact):
+    """A dispatch was folded. `task` has its own expectations; what joins it and the tasks above follows from it."""
+
+    def __init__(self, task_id: str, task: Task, size_estimate: int) -> None:
+        self.task_id = task_id
+        self.task = task
+        self.size_estimate = size_estimate
+
+
+class StepTaken(QuietFact):
+    """A step of an open task."""
+
+    def __init__(self, task_id: str, event: Any, timestamp: int, size_estimate: int) -> None:
+        self.task_id = task_id
+        self.event = event
+        self.timestamp = timestamp
+        self.size_estimate = size_estimate
+
+
+class HeartbeatReceived(QuietFact):
+    """The agent of a task with a heartbeat timeout is alive."""
+
+    def __init__(self, task_id: str, timestamp: int) -> None:
+        self.task_id = task_id
+        self.timestamp = timestamp
+
+
+class ReadsStated(Fact):
+    """A result or a proposed effect states what the task looked at last."""
+
+    def __init__(self, task_id: str, reads: dict[str, str | None], timestamp: int, size_estimate: int) -> None:
+        self.task_id = task_id
+        self.reads = reads
+        self.timestamp = timestamp
+        self.size_estimate = size_estimate
+
+
+class WaitExpired(Fact):
+    """The time for which a task's result waits is over."""
+
+    def __init__(self, task_id: str, timestamp: int) -> None:
+        self.task_id = task_id
+        self.timestamp = timestamp
+
+
+class TaskEnded(Fact):
+    """A task has its one disposition.
+
+    `task` is None if it ended with its dispatch. `commanded`: its agents are to stop, for this reason. `readers` are
+    the tasks above that keep what it depended on. `undecided` are the parts of its waiting result that nothing has
+    decided.
+    """
+
+    def __init__(
+        self,
+        task_id: str,
+        ended: EndedTask,
+        task: Task | None,
+        readers: list[str],
+        commanded: Reason | None = None,
+        undecided: list[str] | None = None,
+        holder: str | None = None,
+    ) -> None:
+        self.task_id = task_id
+        self.ended = ended
+        self.task = task
+        self.readers = readers
+        self.commanded = commanded
+        self.undecided = undecided
+        self.holder = holder
+        """For a task that ended with its dispatch: the open task above that takes over its own changes."""
+
+
+# Results and effects
+
+
+class ResultParked(Fact):
+    """A result waits for the dispatch of its task."""
+
+    def __init__(self, result: Arrived) -> None:
+        self.result = result
+
+
+class ResultJudged(Fact):
+    """Parts of a result were decided: those of `judgement` that are not held.
+
+    `task` is the open task, with what the result read; None if the task is unknown or ended, and then `echo` is what is
+    known of its dispatch. `disposition` is the task's, if it has one with this.
+    """
+
+    def __init__(
+        self,
+        result: Arrived,
+        event: Any,
+        judgement: Judgement,
+        disposition: str | None,
+        task: Task | None,
+        echo: str,
+        *,
+        is_cold: bool,
+        task_type: str | None,
+        shadow: bool,
+    ) -> None:
+        self.result = result
+        self.event = event
+        self.judgement = judgement
+        self.disposition = disposition
+        self.task = task
+        self.echo = echo
+        self.is_cold = is_cold
+        self.task_type = task_type
+        self.shadow = shadow
+
+
+class ResultHeld(Fact):
+    """An open task waits with its result. `result` is kept if the task did not wait before."""
+
+    def __init__(
+        self, task_id: str, result: Arrived, wait: Wait, size_estimate: int, *, is_new: bool, takes_slot: bool
+    ) -> None:
+        self.task_id = task_id
+        self.result = result
+        self.wait = wait
+        self.size_estimate = size_estimate
+        self.is_new = is_new
+        self.takes_slot = takes_slot
+
+
+class GraceExpired(Fact):
+    """The dispatch that parked results waited for has not come in time: they are judged without it."""
+
+    def __init__(self, task_id: str) -> None:
+        self.task_id = task_id
+
+
+class ResultDropped(Fact):
+    """A waiting result cannot be written, and went to the dead letters: its task waits for another one."""
+
+    def __init__(self, task_id: str) -> None:
+        self.task_id = task_id
+
+
+class LaterResultKnown(Fact):
+    """Another result of a task that is open, ended or unknown was judged: it is recognized if it comes again.
+
+    `ended` is the ended task with it, `digests` what an open task gets.
+    """
+
+    def __init__(self, task_id: str, digests: ResultDigests, ended: EndedTask | None) -> None:
+        self.task_id = task_id
+        self.digests = digests
+        self.ended = ended
+
+
+class AttemptCommanded(Fact):
+    """Stale work is to be done again, as another task with the current facets."""
+
+    def __init__(self, task_id: str, task: Task, new_task_id: str, attempt: int) -> None:
+        self.task_id = task_id
+        self.task = task
+        self.new_task_id = new_task_id
+        self.attempt = attempt
+
+
+class EffectProposed(Fact):
+    """A proposed effect waits for its barrier."""
+
+    def __init__(self, proposal: Arrived) -> None:
+        self.proposal = proposal
+
+
+class EffectAnswered(Fact):
+    """A proposed effect may happen, or not.
+
+    `members` are the JSON members of the answer, `differences` more of them that are not remembered. `task` is the open
+    task. `is_new`: the answer is remembered under its key.
+    """
+
+    def __init__(
+        self,
+        proposal: Arrived,
+        members: str,
+        differences: str,
+        task: Task | None,
+        size_estimate: int,
+        *,
+        cleared: bool,
+        is_new: bool,
+    ) -> None:
+        self.proposal = proposal
+        self.members = members
+        self.differences = differences
+        self.task = task
+        self.size_estimate = size_estimate
+        self.cleared = cleared
+        self.is_new = is_new
+
+
+class WaitingJudged(Fact):
+    """An event that waited has been taken out to be judged, or its session was erased."""
+
+    def __init__(self, event: Arrived) -> None:
+        self.event = event
+
+
+# Events that change nothing
+
+
+class ForwardedOnce(Fact):
+    """An event that was sent on from a wrong partition has arrived. A crash in between sends it twice."""
+
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
+
+
+class EventRepeated(Fact):
+    """The event was there before."""
+
+    def __init__(self, event_type: str) -> None:
+        self.event_type = event_type
+
+
+class EventIgnored(Fact):
+    """The event says nothing that matters any more: its task is not open, for example."""
+
+    def __init__(self, event_type: str) -> None:
+        self.event_type = event_type
+
+
+class EventRefused(Fact):
+    """The record goes to the dead-letter topic. `error` is a short code, `detail` says what to do."""
+
+    def __init__(self, error: str, detail: str) -> None:
+        self.error = error
+        self.detail = detail

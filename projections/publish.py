@@ -1,0 +1,340 @@
+"""From facts to records: the only code that builds the events the gate writes, and the only check of their size.
+
+Nothing is decided here. Every output has its own event id; the same decision taken again has the same one. Most of an
+output is text that exists already (the echo of the dispatch, the producer's payload): it is spliced, not encoded again.
+"""
+
+from typing import Final
+from zlib import crc32
+
+from projections.ended import EndedTask
+from projections.expectation import contradicted, expected_values
+from projections.facts import (
+    AttemptCommanded,
+    EffectAnswered,
+    Fact,
+    ResultAcknowledged,
+    ResultJudged,
+    SessionForgotten,
+    TaskEnded,
+    TaskOpened,
+)
+from projections.gate import DELIVERED, HELD, WITHHELD, PartVerdict
+from projections.keys import task_key
+from projections.log_position import LogPosition
+from projections.records import change_of
+from projections.rows import Task
+from projections.session import Session
+from projections.text import json_of, quoted
+from schemas.envelope import Envelope
+from schemas.identity import output_event_id
+from schemas.outputs import MAX_DIFFERENCES
+from schemas.times import rfc3339
+from schemas.topics import Role
+
+MAX_OUTPUT_BYTES: Final = 1_000_000
+"""Largest value of an output record: the broker's default limit of 1,048,588 bytes less room for key, headers and
+batch."""
+
+MAX_STATUS_GROWTH: Final = 512 * 1024
+"""What a task's status can gain after its dispatch, in JSON: 64 ids each of done, failed, running and planned steps, 32
+differing facets, a message, a checkpoint."""
+
+
+class Output:
+    """One record to write. `value` is None for a tombstone, and then `envelope`, which becomes the headers, is too."""
+
+    def __init__(self, role: Role, key: bytes, value: bytes | None, envelope: Envelope | None) -> None:
+        self.role = role
+        self.key = key
+        self.value = value
+        self.envelope = envelope
+
+    @property
+    def headers(self) -> list[tuple[str, bytes]]:
+        """The headers as pairs."""
+        return [] if self.envelope is None else self.envelope.headers()
+
+
+class TooLargeError(ValueError):
+    """A record would be larger than its topic takes. `bytes_needed` of its value."""
+
+    def __init__(self, what: str, bytes_needed: int) -> None:
+        super().__init__(f"{what} would have {bytes_needed} bytes, at most {MAX_OUTPUT_BYTES}")
+        self.what = what
+        self.bytes_needed = bytes_needed
+
+
+class Publisher:
+    """Builds the records of one partition's facts. `source` is the gate's own CloudEvents source."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._source_json = quoted(source)
+        self._now_ms = -1
+        self._now = ""
+        self._position: LogPosition | None = None
+        self._judged = ""
+
+    def at(self, position: LogPosition | None, now_ms: int) -> None:
+        """What is published from now on was decided at this position (None: while folding) and this time."""
+        if now_ms != self._now_ms:
+            self._now_ms = now_ms
+            self._now = rfc3339(now_ms)
+            self._position = None
+        if position is not None and position is not self._position:
+            self._position = position
+            self._judged = (
+                f'{{"partition":{position.partition},"context_offset":{position.context_offset},'
+                f'"steps_offset":{position.steps_offset},"at":"{self._now}"}}'
+            )
+
+    @property
+    def judged(self) -> str:
+        """`judged` of what is decided now, as JSON."""
+        return self._judged
+
+    def publish(self, session: Session, fact: Fact, outputs: list[Output]) -> None:
+        """Add the records that report the fact. The session is as it was when the fact was decided.
+
+        Raises `TooLargeError`.
+        """
+        if isinstance(fact, TaskEnded):
+            if fact.commanded is not None:
+                fields = f'"reason":"{fact.commanded}"'
+                outputs.append(self._command("task.cancel", session, fact.task_id, fact.task, fields))
+            traceparent = fact.task.traceparent if fact.task is not None else None
+            outputs.append(self._ended_status(session, fact.ended, traceparent, None))
+        elif isinstance(fact, ResultJudged):
+            self._publish_result(session, fact, outputs)
+        elif isinstance(fact, TaskOpened):
+            size = len(fact.task.taken.encode()) + len(fact.task.echo.encode()) + MAX_STATUS_GROWTH
+            if size > MAX_OUTPUT_BYTES:
+                raise TooLargeError("its status, with the values taken for depends_on,", size)
+        elif isinstance(fact, EffectAnswered):
+            event_type = "effect.cleared" if fact.cleared else "effect.refused"
+            task_id, members = fact.proposal.event.task_id, fact.members + fact.differences
+            outputs.append(self._command(event_type, session, task_id, fact.task, members))
+        elif isinstance(fact, AttemptCommanded):
+            outputs.append(self._redispatch(session, fact))
+        elif isinstance(fact, ResultAcknowledged):
+            if fact.ended is not None:
+                outputs.append(self._ended_status(session, fact.ended, None, fact.offset))
+        elif isinstance(fact, SessionForgotten):
+            outputs += [Output("tasks", task_key(session.id, task_id), None, None) for task_id in fact.erased]
+
+    def open_status(self, session: Session, task_id: str, task: Task) -> Output:
+        """`task.status` of an open task: running, or waiting with its result."""
+        wait, stale, task_json = task.wait, task.stale, quoted(task_id)
+        text = self._status_head(session, task_json)
+        text = (
+            f'{text}{task.echo},"status":"running"'
+            if wait is None
+            else (f'{text}{task.echo},"status":"waiting","waiting_for":"{wait.why}"')
+        )
+        text = f'{text},"dispatched_at":"{rfc3339(task.dispatched_at)}"'
+        if task.steps_started or task.steps_completed:
+            text = f'{text},"steps_started":{task.steps_started},"steps_completed":{task.steps_completed}'
+        work = work_members(task)
+        if work:
+            text = f"{text},{work}"
+        if task.acknowledgement:
+            text = f"{text},{task.acknowledgement}"
+        if stale:
+            text = f'{text},"stale":true,"stale_facets":{json_of(stale[:MAX_DIFFERENCES])}'
+        body = text.encode()
+        event_id = f"{task.digest}-{self._now_ms}-{crc32(body):08x}"
+        value = b'%s,"event_id":"%s"}' % (body, event_id.encode())
+        return self._status(session, task_json, value, event_id, task.traceparent)
+
+    # Statuses
+
+    def _status_head(self, session: Session, task_json: str) -> str:
+        return (
+            f'{{"type":"task.status","source":{self._source_json},"session_id":{session.json},'
+            f'"occurred_at":"{self._now}","task_id":{task_json},'
+        )
+
+    def _ended_status(
+        self, session: Session, task: EndedTask, traceparent: str | None, acknowledged_at: int | None
+    ) -> Output:
+        """`task.status` with the task's one disposition.
+
+        `acknowledged_at`: offset of the acknowledgement that it reports. `shown`, `refused`, `shown` are three records.
+        """
+        text = self._status_head(session, task.task_json)
+        if task.echo:
+            text = f"{text}{task.echo},"
+        text = (
+            f'{text}"status":"ended","disposition":"{task.disposition}","reason":"{task.reason}",'
+            f'"dispatched_at":"{rfc3339(task.dispatched_at)}","ended_at":"{rfc3339(task.ended_at)}"'
+        )
+        if task.steps_started or task.steps_completed:
+            text = f'{text},"steps_started":{task.steps_started},"steps_completed":{task.steps_completed}'
+        if task.work:
+            text = f"{text},{task.work}"
+        if task.acknowledged is not None:
+            text = f'{text},"acknowledged":"{task.acknowledged}"'
+        if task.detail is not None:
+            text = f'{text},"detail":{quoted(task.detail)}'
+        event_id = f"{task.digest}-{task.ended_at}"
+        if acknowledged_at is not None:
+            event_id = f"{event_id}-{acknowledged_at}"
+        value = f'{text},"event_id":"{event_id}"}}'.encode()
+        return self._status(session, task.task_json, value, event_id, traceparent)
+
+    def _status(self, session: Session, task_json: str, value: bytes, event_id: str, traceparent: str | None) -> Output:
+        envelope = Envelope("task.status", self._source, event_id, session.key, self._now, traceparent)
+        key = f"[{session.json},{task_json}]".encode()
+        return _checked(Output("tasks", key, value, envelope), "the task's status")
+
+    # Results
+
+    def _publish_result(self, session: Session, fact: ResultJudged, outputs: list[Output]) -> None:
+        """`result.delivered` with the delivered parts, `result.withheld` with the withheld ones; none for held ones."""
+        judgement = fact.judgement
+        verdict = self._verdict(session, fact)
+        if fact.shadow:
+            judged = {each.part.part_id for each in judgement.parts}
+            parts = [part for part in fact.event.parts if part.part_id in judged]
+            outputs.append(self._result(session, fact, verdict, DELIVERED, parts))
+            return
+        if judgement.decision != HELD and len(judgement.parts) == 1:
+            outputs.append(self._result(session, fact, verdict, judgement.decision, [judgement.parts[0].part]))
+            return
+        for decision in (DELIVERED, WITHHELD):
+            parts = [each.part for each in judgement.parts if each.decision == decision]
+            if parts:
+                outputs.append(self._result(session, fact, verdict, decision, parts))
+
+    def _verdict(self, session: Session, fact: ResultJudged) -> str:
+        judgement = fact.judgement
+        decision = WITHHELD if judgement.decision == HELD else judgement.decision
+        disposition = "null" if fact.disposition is None else f'"{fact.disposition}"'
+        parts = ",".join([self._part_verdict(session, fact, each) for each in judgement.parts])
+        return (
+            f'{{"decision":"{decision}","reason":"{judgement.reason}","parts":[{parts}],'
+            f'"judged":{self._judged},"disposition":{disposition}}}'
+        )
+
+    def _part_verdict(self, session: Session, fact: ResultJudged, verdict: PartVerdict) -> str:
+        text = f'{{"part_id":{quoted(verdict.part.part_id)},"decision":"{verdict.decision}","reason":"{verdict.reason}"'
+        if verdict.facets is not None and fact.task is not None:
+            text = f'{text},"differences":{differences_json(session, fact.task, verdict.facets)}'
+            if verdict.omitted:
+                text = f'{text},"differences_omitted":{verdict.omitted}'
+        if verdict.annotated:
+            text = f'{text},"annotated":true'
+        return text + "}"
+
+    def _result(self, session: Session, fact: ResultJudged, verdict: str, decision: str, parts: list[object]) -> Output:
+        result, event, task = fact.result, fact.event, fact.task
+        reason, delivers = fact.judgement.reason, decision == DELIVERED
+        event_type = "result.delivered" if delivers else "result.withheld"
+        first = parts[0].part_id  # type: ignore[attr-defined]
+        task_json, result_source, result_id = quoted(event.task_id), quoted(event.source), quoted(event.event_id)
+        name = f'[{session.json},{task_json},{result_source},{result_id},"{event_type}","{reason}",{quoted(first)}]'
+        event_id = output_event_id(name.encode())
+        echo = f"{fact.echo}," if fact.echo else ""
+        parts_json = result.parts_json if len(parts) == len(result.event.parts) else json_of(parts).encode()
+        head = (
+            f'{{"type":"{event_type}","source":{self._source_json},"event_id":"{event_id}","session_id":{session.json},'
+            f'"occurred_at":"{self._now}","task_id":{task_json},{echo}"outcome":"{event.outcome}","parts":'
+        )
+        tail = (
+            f',"result":{{"source":{result_source},"event_id":{result_id},"offset":{result.offset},'
+            f'"at":"{rfc3339(result.timestamp)}"}},"verdict":{verdict}'
+        )
+        if event.error is not None:
+            tail = f'{tail},"error":{json_of(event.error)}'
+        if fact.shadow:
+            tail = f'{tail},"shadow":{{"decision":"{fact.judgement.decision}","reason":"{reason}"}}'
+        traceparent = result.traceparent
+        if task is not None:
+            snapshot = json_of(expected_values(session.facets, task))
+            tail = f'{tail},"snapshot":{snapshot}'
+            if delivers and task.policy is not None and task.policy.valid_until is not None:
+                tail = f'{tail},"valid_until":"{task.policy.valid_until}"'
+            traceparent = traceparent or task.traceparent
+        role: Role = "withheld"
+        if delivers:
+            role = "delivered.cold" if fact.is_cold else "delivered"
+        envelope = Envelope(event_type, self._source, event_id, session.key, self._now, traceparent)
+        value = b"%s%s%s}" % (head.encode(), parts_json, tail.encode())
+        return _checked(Output(role, session.key, value, envelope), "its output")
+
+    # Commands
+
+    def _command(self, event_type: str, session: Session, task_id: str, task: Task | None, members: str) -> Output:
+        """A record of the commands topic."""
+        task_json = quoted(task_id)
+        event_id = output_event_id(f'[{session.json},{task_json},"{event_type}",{{{members}}}]'.encode())
+        echo = f"{task.echo}," if task is not None else ""
+        value = (
+            f'{{"type":"{event_type}","source":{self._source_json},"event_id":"{event_id}","session_id":{session.json},'
+            f'"occurred_at":"{self._now}","task_id":{task_json},{echo}{members}}}'
+        ).encode()
+        traceparent = task.traceparent if task is not None else None
+        envelope = Envelope(event_type, self._source, event_id, session.key, self._now, traceparent)
+        return _checked(Output("commands", session.key, value, envelope), f"the {event_type} that it calls for")
+
+    def _redispatch(self, session: Session, fact: AttemptCommanded) -> Output:
+        task, facets = fact.task, session.facets
+        snapshot: dict[str, str | None] = {}
+        for name, stated in task.expected.items():
+            facet = facets.get(name)
+            snapshot[name] = stated if facet is None else facet.value
+        members = f'"new_task_id":{quoted(fact.new_task_id)},"attempt":{fact.attempt},"snapshot":{json_of(snapshot)}'
+        if task.work is not None and task.work.checkpoint is not None:
+            members = f'{members},"checkpoint":{_checkpoint_json(task)}'
+        return self._command("task.redispatch", session, fact.task_id, task, members)
+
+
+def work_members(task: Task) -> str:
+    """What a status says of the way a task has come, besides the numbers of its steps, as JSON members."""
+    text = ""
+    scope, work = task.scope, task.work
+    if scope is not None and scope.parent is not None:
+        text = f',"parent_task_id":{quoted(scope.parent)}'
+    if work is not None:
+        if work.progress is not None:
+            text = f'{text},"progress":{json_of(work.progress)}'
+        if work.message is not None:
+            text = f'{text},"message":{quoted(work.message)}'
+        if work.checkpoint is not None:
+            text = f'{text},"checkpoint":{_checkpoint_json(task)}'
+    if task.taken:
+        text = f'{text},"taken":{task.taken}'
+    return text[1:]
+
+
+def differences_json(session: Session, task: Task, names: list[str]) -> str:
+    """What the session contradicts of these facets, as a JSON array of `Difference`."""
+    return "[" + ",".join([_difference(session, task, name) for name in names]) + "]"
+
+
+def _difference(session: Session, task: Task, name: str) -> str:
+    facet = session.facets[name]
+    change = change_of(facet)
+    cause = f',"cause_task_id":{quoted(facet.cause)}' if facet.cause else ""
+    since = "dispatch" if change.timestamp <= task.dispatched_at else "running"
+    return (
+        f'{{"facet":{quoted(name)},"expected":{json_of(contradicted(task, name, facet.value))},'
+        f'"actual":{json_of(facet.value)},"changed_by":{{"source":{quoted(change.source)},'
+        f'"event_id":{quoted(change.event_id)},"offset":{change.offset},"at":"{rfc3339(change.timestamp)}"{cause}}},'
+        f'"since":"{since}"}}'
+    )
+
+
+def _checkpoint_json(task: Task) -> str:
+    work = task.work
+    if work is None or work.checkpoint is None:
+        return "null"
+    return f'{{"uri":{quoted(work.checkpoint.uri)},"sequence":{work.checkpoint.sequence}}}'
+
+
+def _checked(output: Output, what: str) -> Output:
+    """The output. Raises `TooLargeError`."""
+    if output.value is not None and len(output.value) > MAX_OUTPUT_BYTES:
+        raise TooLargeError(what, len(output.value))
+    return output

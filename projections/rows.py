@@ -1,0 +1,268 @@
+"""What is kept of a session on the changelog: typed rows, written as positional MessagePack.
+
+Shapes only. `records` turns them into bytes and back, `session` holds them while events are folded, and only `evolve`
+changes them. Fields are only ever added at the end of a row, with a default: older rows are then still read.
+Times are the broker's, in ms since 1970. These classes stay plain Python in a compiled build: msgspec makes them.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+FORMAT: Final = 2
+"""Version of the row format. Format 1 was JSON, which `format_1` still reads."""
+
+CHANGED_BY_SEVERAL: Final = ""
+"""Stands for the cause of a value that several tasks gave a facet one after the other: it is nobody's own change."""
+
+Seen = Literal[0, 1, 2]
+UNSEEN: Final[Seen] = 0
+"""The facet had never changed before: its earlier value contradicts nothing."""
+KNOWN: Final[Seen] = 1
+UNKNOWN: Final[Seen] = 2
+"""The facet had a value that the session had no room for."""
+
+
+class Change(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Which event changed a facet: decoded only when a difference is reported."""
+
+    offset: int
+    timestamp: int
+    source: str
+    event_id: str
+
+
+class Facet(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A facet's last change. `value` is None if the facet was unset.
+
+    `cause` is the task whose own work the change is. `change` is an encoded `Change`; it is empty if the last change
+    did not fit into the session, so that nobody knows the value.
+    """
+
+    value: str | None
+    cause: str | None
+    change: bytes
+
+
+class OwnChange(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """One change that a task's own work made to a facet, with the value `before` it."""
+
+    offset: int
+    before: str | None
+    after: str | None
+    seen: Seen = KNOWN
+
+
+OwnChanges = dict[str, list[OwnChange]]
+"""By facet, in the order of offsets."""
+
+
+class StatedBelow(msgspec.Struct, array_like=True, gc=False):
+    """What descendants of a task stated about a facet, next to what the task expects itself.
+
+    `ended` are values stated by descendants that have ended. `by_task` is the last value each open descendant stated;
+    the empty key stands for the task itself.
+    """
+
+    ended: list[str | None]
+    by_task: dict[str, str | None]
+
+
+class Scope(msgspec.Struct, array_like=True, gc=False):
+    """A task's place in the tree of tasks. `children` are the open ones.
+
+    `parentless_until`: the parent's dispatch has not been folded; when to give up.
+    """
+
+    parent: str | None = None
+    children: dict[str, None] = {}
+    parentless_until: int | None = None
+    below: dict[str, StatedBelow] = {}
+
+
+class Policy(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """The policies and limits of a dispatch that has any besides the defaults of the contract."""
+
+    on_stale: str = "withhold"
+    on_stale_failure: str = "annotate"
+    when_absent: str = "deliver"
+    on_newer: str = "allow"
+    protected: bool = False
+    independent: bool = False
+    while_stale_grace_ms: int | None = None
+    """None: the task continues while it is stale."""
+    deadline_ms: int | None = None
+    heartbeat_timeout_ms: int | None = None
+    scope_grace_ms: int | None = None
+    hold_ttl_ms: int | None = None
+    max_redispatches: int = 1
+    attempt: int = 1
+    valid_until: str | None = None
+    plan: list[str] = []
+
+
+DEFAULT_POLICY: Final = Policy()
+
+
+class Wait(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A result that has arrived and cannot be decided yet.
+
+    `undecided` are the ids of the parts that wait. `delivered`: other parts were delivered already. `expired`: the time
+    `until` which it waits has come.
+    """
+
+    why: str
+    """children, slot, parent, context or user."""
+    undecided: list[str]
+    until: int | None = None
+    expired: bool = False
+    delivered: bool = False
+
+
+class Checkpoint(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Reference to a state that the task can be resumed from."""
+
+    uri: str
+    sequence: int
+
+
+class Work(msgspec.Struct, array_like=True, gc=False):
+    """How far a task has come, as far as few tasks report it. Step ids are in the order of their events."""
+
+    failed: list[str] = []
+    in_flight: list[str] = []
+    progress: float | None = None
+    message: str | None = None
+    checkpoint: Checkpoint | None = None
+
+
+class ResultDigests(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """What a result is recognized by when it comes again: digests of its identity and of its content."""
+
+    identity: str
+    content: str
+
+
+class Task(msgspec.Struct, array_like=True, gc=False):
+    """One open task. `format` comes first, because a task may have a record of its own."""
+
+    format: int
+    dispatched_at: int
+    offset: int
+    """Of the dispatch."""
+    digest: str
+    """Of the dispatch's content."""
+    task_type: str
+    echo: str
+    """What every output repeats of the dispatch, as JSON members: `"task_type":"search","slot":"panel"`."""
+    expected: dict[str, str | None]
+    """The facets the task depends on, with the values last stated."""
+    is_cold: bool = False
+    slot: str | None = None
+    request_id: str | None = None
+    steps_started: int = 0
+    steps_completed: int = 0
+    """Completed or failed."""
+    done: str = ""
+    """Ids of the last completed steps, as JSON: `"plan","search"`."""
+    stale: list[str] = []
+    """Facets that differ now, in the order in which they became different."""
+    policy: Policy | None = None
+    own: OwnChanges | None = None
+    taken: str = ""
+    """The facets of `depends_on` with the values taken for them, as a JSON object."""
+    scope: Scope | None = None
+    wait: Wait | None = None
+    work: Work | None = None
+    traceparent: str | None = None
+    last_heartbeat: int = 0
+    """Last sign of life. Kept if the dispatch limits the silence."""
+    stale_since: int | None = None
+    """When the snapshot broke. Kept if that stops the task."""
+    later_results: list[ResultDigests] = []
+    """Further results that arrived while the first one waits."""
+    acknowledgement: str = ""
+    """What the consumer reported of the parts that were delivered, while others wait, as JSON members."""
+    position: int = 0
+    """Its place among the open tasks of a session whose tasks have records of their own."""
+
+
+class DispatchOrder(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Where a dispatch stands among others."""
+
+    timestamp: int
+    offset: int
+    is_cold: bool = False
+
+
+class EffectAnswer(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """The answer given under an idempotency key. `members` are its JSON members, without the differences."""
+
+    cleared: bool
+    members: str
+
+
+class SessionRow(msgspec.Struct, array_like=True, gc=False):
+    """Everything kept of one session, except its ended tasks and the events that wait."""
+
+    format: int
+    last_event_at: int
+    open_tasks: int
+    """How many tasks are open: in `tasks`, or all of them in records of their own."""
+    size_estimate: int
+    """No less than the bytes of the row and its tasks: as last measured, plus what events have added since."""
+    facets: dict[str, Facet]
+    tasks: dict[str, Task]
+    """In the order in which their dispatches were folded."""
+    undispatched: dict[str, OwnChanges]
+    """Own changes of tasks whose dispatch has not been folded: topics have no common order."""
+    slots: dict[str, DispatchOrder]
+    """By slot, the newest dispatch whose result was delivered into it."""
+    cancels: dict[str, int]
+    """Tasks that were cancelled before their dispatch was folded, with the time."""
+    effects: dict[str, EffectAnswer]
+    """By idempotency key."""
+    forwarded: list[str]
+    """Identities of the last events that were sent on from a wrong partition: a crash in between sends one twice."""
+
+
+class RowHead(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """The first fields of a `SessionRow`: enough to find idle sessions without decoding their rows."""
+
+    format: int
+    last_event_at: int
+    open_tasks: int
+
+
+def new_row() -> SessionRow:
+    """A session that nothing is known of."""
+    return SessionRow(FORMAT, 0, 0, 0, {}, {}, {}, {}, {}, {}, [])
+
+
+class Echo(msgspec.Struct, gc=False, frozen=True):
+    """Of what outputs repeat of a dispatch, what is asked for again after the task has ended."""
+
+    task_type: str | None = None
+    lane: str = "hot"
+
+
+class EndedLine(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """An `ended.EndedTask` as it is written: one line of JSON."""
+
+    task_id: str
+    format: int
+    disposition: str | None
+    reason: str | None
+    ended_at: int
+    digest: str | None
+    results: list[ResultDigests]
+    parent: str | None
+    dispatched_at: int
+    steps_started: int
+    steps_completed: int
+    echo: msgspec.Raw
+    work: msgspec.Raw
+    acknowledged: str | None
+    detail: str | None

@@ -1,0 +1,291 @@
+"""One session while events are folded: its row, its ended tasks, its waiting events, and what is to be written.
+
+Everything here answers questions. Only `evolve` changes a session.
+"""
+
+from typing import Final
+
+import orjson
+
+from projections import ended
+from projections.ended import EndedTask
+from projections.rows import DispatchOrder, ResultDigests, SessionRow, Task
+from projections.task_index import TaskIndex
+from projections.waiting import Arrived
+
+MAX_TASKS_INSIDE = 8
+"""Open tasks that are part of the row's own record. When there are more, each has a record of its own until none is
+open: an event then rewrites only those that it changes."""
+
+
+class Parked:
+    """Results of one task whose dispatch has not been folded."""
+
+    def __init__(self) -> None:
+        self.results: list[Arrived] = []
+        self._contents: dict[str, str] = {}
+        self._identities: dict[str, str] = {}
+
+    def copy(self) -> "Parked":
+        """The same, to be changed."""
+        parked = Parked()
+        parked.results = list(self.results)
+        parked._contents = dict(self._contents)
+        parked._identities = dict(self._identities)
+        return parked
+
+    def add(self, result: Arrived) -> None:
+        """Keep one more result."""
+        digests = result.digests
+        self.results.append(result)
+        self._contents[digests.content] = digests.identity
+        self._identities[digests.identity] = digests.content
+
+    def is_repeat(self, digests: ResultDigests) -> bool:
+        """Whether a result with this content is there."""
+        return digests.content in self._contents
+
+    def is_conflict(self, digests: ResultDigests) -> bool:
+        """Whether a result with this identity and other content is there."""
+        return self._identities.get(digests.identity, digests.content) != digests.content
+
+
+_NO_WAITING: Final[dict[str, Arrived]] = {}
+_NO_PARKED: Final[dict[str, Parked]] = {}
+_NO_TASKS: Final[set[str]] = set()
+_NO_QUEUED: Final[dict[bytes, Arrived]] = {}
+"""Of a session without events that wait. `evolve` changes copies only, see `Session.owns_waiting`."""
+
+
+class Session:
+    """What the gate knows of one session."""
+
+    def __init__(self, session_id: str, row: SessionRow) -> None:
+        self.id = session_id
+        self.key = session_id.encode()
+        self._json = ""
+        self.row = row
+        self.facets = row.facets
+        self.tasks = row.tasks
+        """The open tasks, in the order in which their dispatches were folded."""
+        self.size_estimate = row.size_estimate
+        self.last_event_at = row.last_event_at
+        """These two stand in the row only once it is to be written: reading a native attribute is ten times cheaper."""
+        self.ended = b""
+        """Lines of its ended tasks, see `projections.ended`."""
+        self.waiting: dict[str, Arrived] = _NO_WAITING
+        """By task, the result of an open task that cannot be decided yet."""
+        self.parked: dict[str, Parked] = _NO_PARKED
+        """By task, results whose dispatch has not been folded."""
+        self.queued: dict[bytes, Arrived] = _NO_QUEUED
+        """By changelog key, events that are judged at the next barrier: proposed effects, results of stopped tasks."""
+        self.waiting_bytes = 0
+        """What waiting, parked and queued events take."""
+        self.index: TaskIndex | None = None
+        """Of a session whose tasks have records of their own."""
+
+        self.raw: bytes | None = None
+        """The row as last written."""
+        self.lines = b""
+        """`ended` as last written."""
+        self.is_listed = False
+        """Whether it is among the sessions that the next transaction writes."""
+        self.is_changed = False
+        """Whether the row is to be written."""
+        self.is_erased = False
+        self.parked_count = 0
+        """How many results are parked."""
+        self.owned_parked: set[str] = _NO_TASKS
+        """Tasks whose parked results are this session's own, and not those of the last commit."""
+        self.owns_waiting = False
+        """Whether the dictionaries of waiting events are this session's own, and not those of the last commit."""
+        self.changed_tasks: dict[str, None] | None = None
+        """Tasks with records of their own that were opened, changed or ended since the row was written."""
+        self.status_due: dict[str, None] | None = None
+        """Open tasks whose status is to be published."""
+        self.records: dict[bytes, bytes | None] | None = None
+        """Changelog records other than those of the row and its tasks that are to be written."""
+
+        self.to_reconsider: dict[str, None] | None = None
+        """Tasks whose waiting result may be decided now."""
+        self.to_judge: list[Arrived] | None = None
+        """Events that wait no more: their dispatch has come, or their task was stopped."""
+
+    @property
+    def json(self) -> str:
+        """The session id as JSON."""
+        if not self._json:
+            self._json = orjson.dumps(self.id).decode()
+        return self._json
+
+    def ended_task(self, task_id: str) -> EndedTask | None:
+        """How a task ended; None if it has not, or longer ago than the horizon."""
+        return ended.find(self.ended, task_id) if self.ended else None
+
+    def row_to_write(self) -> SessionRow:
+        """The row, with everything in it."""
+        row = self.row
+        row.size_estimate = self.size_estimate
+        row.last_event_at = self.last_event_at
+        row.open_tasks = len(self.tasks)
+        return row
+
+    # The tree of tasks
+
+    def ancestors(self, task: Task) -> list[Task]:
+        """The open tasks above this one, nearest first: its own changes are theirs."""
+        found: list[Task] = []
+        tasks = self.tasks
+        scope = task.scope
+        while scope is not None and scope.parent is not None:
+            above = tasks.get(scope.parent)
+            if above is None or above is task:
+                break
+            found.append(above)
+            assert len(found) <= len(tasks), "a task is its own ancestor"
+            scope = above.scope
+        return found
+
+    def readers_above(self, task: Task) -> list[tuple[str, Task]]:
+        """The open tasks above this one that its reads count for, nearest first: up to the first independent child."""
+        found: list[tuple[str, Task]] = []
+        tasks = self.tasks
+        each = task
+        while True:
+            scope = each.scope
+            if scope is None or scope.parent is None or (each.policy is not None and each.policy.independent):
+                return found
+            above = tasks.get(scope.parent)
+            if above is None:
+                return found
+            found.append((scope.parent, above))
+            assert len(found) <= len(tasks), "a task is its own ancestor"
+            each = above
+
+    def descendants(self, task_id: str) -> list[str]:
+        """The open tasks below this one, each after its parent."""
+        tasks = self.tasks
+        found = [task_id]
+        for each in found:
+            scope = tasks[each].scope
+            if scope is not None:
+                found += [child for child in scope.children if child in tasks]
+        return found[1:]
+
+    def nearest_open_ancestor(self, task_id: str, parent_id: str | None) -> str | None:
+        """The nearest open task above one that is not open; if there is none, None or a task that is not open."""
+        tasks = self.tasks
+        above, seen = parent_id, {task_id}
+        while above is not None and above not in tasks and above not in seen:
+            seen.add(above)
+            ended_task = self.ended_task(above)
+            above = ended_task.parent if ended_task is not None else None
+        return above
+
+    def parentless_children(self, task_id: str) -> list[str]:
+        """Open tasks whose parent this is, and which were dispatched before it."""
+        index = self.index
+        if index is not None:
+            return index.parentless_children(task_id)
+        found: list[str] = []
+        for child_id, child in self.tasks.items():
+            scope = child.scope
+            if scope is not None and scope.parentless_until is not None and scope.parent == task_id:
+                found.append(child_id)
+        return found
+
+    # Finding tasks
+
+    def tasks_expecting(self, facet: str) -> list[tuple[str, Task]]:
+        """The open tasks that depend on the facet, in the order of their dispatches."""
+        tasks = self.tasks
+        index = self.index
+        if index is not None:
+            return index.expecting(tasks, facet)
+        return [(task_id, task) for task_id, task in tasks.items() if facet in task.expected]
+
+    def older_in_slot(self, task_id: str, slot: str, order: DispatchOrder, *, protected: bool = True) -> list[str]:
+        """Open tasks of the slot that were dispatched before, in the order in which they were folded.
+
+        Without those that are `protected` if these do not count.
+        """
+        tasks, index = self.tasks, self.index
+        if index is not None:
+            return index.older_in_slot(tasks, slot, order, protected=protected)
+        return [
+            other_id
+            for other_id, other in tasks.items()
+            if other.slot == slot
+            and other_id != task_id
+            and is_older(order_of(other), order)
+            and (protected or other.policy is None or not other.policy.protected)
+        ]
+
+    def first_older_in_slot(self, task_id: str, slot: str, order: DispatchOrder) -> str | None:
+        """The first of the open tasks of the slot that were dispatched before."""
+        index = self.index
+        older = (
+            self.older_in_slot(task_id, slot, order) if index is None else index.first_older(self.tasks, slot, order)
+        )
+        return older[0] if older else None
+
+    def newer_on_other_lane(self, slot: str, order: DispatchOrder) -> list[str]:
+        """Open tasks of the slot and the other lane that were dispatched after."""
+        if self.index is not None:
+            return self.index.newer_on_other_lane(slot, order)
+        return [
+            task_id
+            for task_id, task in self.tasks.items()
+            if task.slot == slot and task.is_cold != order.is_cold and is_older(order, order_of(task))
+        ]
+
+    def oldest_in_slot(self, slot: str) -> list[str]:
+        """Open tasks of the slot, with those among them that no other was dispatched before."""
+        if self.index is not None:
+            return self.index.oldest_in_slot(slot)
+        return [task_id for task_id, task in self.tasks.items() if task.slot == slot]
+
+    def tasks_of_request(self, request_id: str) -> list[str]:
+        """Open tasks that answer the request."""
+        if self.index is not None:
+            return list(self.index.requests.get(request_id, ()))
+        return [task_id for task_id, task in self.tasks.items() if task.request_id == request_id]
+
+    def tasks_minding_presence(self) -> list[str]:
+        """Open tasks to which it matters whether the user is there."""
+        if self.index is not None:
+            return list(self.index.minding_presence)
+        return [
+            task_id
+            for task_id, task in self.tasks.items()
+            if task.policy is not None and task.policy.when_absent != "deliver"
+        ]
+
+    def has_older_in_slot(self, task_id: str, slot: str, order: DispatchOrder) -> bool:
+        """Whether an open task of the slot was dispatched before."""
+        index = self.index
+        if index is not None:
+            return index.has_older_in_slot(slot, order)
+        for other_id, other in self.tasks.items():
+            if other.slot == slot and other_id != task_id and is_older(order_of(other), order):
+                return True
+        return False
+
+
+def order_of(task: Task) -> DispatchOrder:
+    """Where the task's dispatch stands among others."""
+    return DispatchOrder(task.dispatched_at, task.offset, task.is_cold)
+
+
+def is_older(one: DispatchOrder, other: DispatchOrder) -> bool:
+    """Whether the one dispatch came before the other: in the log of their lane; between lanes, by the broker's time.
+
+    Not by time within a lane: a broker's clock may be set back, and another leader has another clock.
+    """
+    if one.is_cold == other.is_cold:
+        return one.offset < other.offset
+    if one.timestamp != other.timestamp:
+        return one.timestamp < other.timestamp
+    if one.offset != other.offset:
+        return one.offset < other.offset
+    return other.is_cold

@@ -1,0 +1,206 @@
+"""What context events establish: changes by tasks that are known or not, cancellations, acknowledgements."""
+
+from __future__ import annotations
+
+import pytest
+
+from projections.decide_context import decide_change
+from projections.evolve import MAX_CANCELS
+from projections.facts import EventRefused, FacetsChanged, FacetsLost
+from projections.records import change_to_bytes
+from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN, Facet
+from projections.session import Session
+from schemas.decode import Decoder
+from tests.unit.event_logs import full_rows
+from tests.unit.feeding import Feed, make_batch, reason_of
+from tests.unit.test_budget import refused
+from tests.unit.test_waiting import result_value
+
+CHANGED = change_to_bytes(0, 0, "app", "e")
+
+
+def change(session: Session, **fields: object) -> list[object]:
+    body = result_value(**{"type": "context.changed", "set": {}, **fields})
+    event = Decoder("context").event(make_batch("context", 0, [body], [5]), 0, [])
+    return list(decide_change(session, event, len(body), 0, 5))
+
+
+def session_with(feed: Feed, **facets: Facet) -> Session:
+    session = feed.partition.store.session("s")
+    session.facets.update(facets)
+    return session
+
+
+# Changes
+
+
+@pytest.mark.parametrize(
+    ("known", "by", "expected"),
+    [
+        (None, None, (None, None, UNSEEN)),
+        (None, "t", ("t", None, UNSEEN)),
+        (Facet("a", None, CHANGED), None, None),
+        (Facet("a", None, CHANGED), "t", None),
+        (Facet("a", "t", CHANGED), "t", None),
+        (Facet("a", "t", CHANGED), None, (None, "a", KNOWN)),
+        (Facet("a", "t", CHANGED), "u", (CHANGED_BY_SEVERAL, "a", KNOWN)),
+        (Facet("a", CHANGED_BY_SEVERAL, CHANGED), "t", (CHANGED_BY_SEVERAL, "a", KNOWN)),
+        (Facet("b", "t", CHANGED), "u", ("u", "b", KNOWN)),
+        (Facet(None, None, CHANGED), None, (None, None, KNOWN)),
+        (Facet(None, None, b""), "t", ("t", None, UNKNOWN)),
+    ],
+)
+def test_a_facet_changes_if_it_has_another_value_or_another_cause(
+    known: Facet | None, by: str | None, expected: tuple[str | None, str | None, int] | None
+) -> None:
+    session = session_with(Feed(), **({"f": known} if known else {}))
+    facts = change(session, set={"f": "a"}, **({"cause": {"task_id": by}} if by else {}))
+    if expected is None:
+        assert facts == []
+        return
+    (fact,) = facts
+    assert isinstance(fact, FacetsChanged)
+    (found,) = fact.changes
+    assert (found.name, found.value) == ("f", "a")
+    assert (found.cause, found.before, found.seen) == expected
+    assert (fact.holder, fact.undispatched) == (None, by)
+
+
+def test_a_change_is_the_own_work_of_the_open_task_or_of_the_nearest_open_one_above() -> None:
+    feed = Feed()
+    feed.dispatched("top")
+    feed.dispatched("middle", parent_task_id="top")
+    feed.dispatched("bottom", parent_task_id="middle")
+    feed.dispatched("alone")
+    feed.result("bottom")
+    feed.result("alone")
+    found = []
+    for number, task_id in enumerate(("top", "bottom", "alone", "unheard of")):
+        (fact,) = change(session_with(feed), set={f"f{number}": "a"}, cause={"task_id": task_id})
+        assert isinstance(fact, FacetsChanged)
+        found.append((fact.holder, fact.undispatched))
+    assert found == [("top", None), ("middle", None), (None, None), (None, "unheard of")]
+
+
+def test_of_one_event_known_facets_are_changed_and_new_ones_refused_where_there_is_no_room() -> None:
+    feed = Feed()
+    feed.changed({"known": "a"})
+    feed.dispatched("t", {"depended on": "a"})
+    session = session_with(feed)
+    session.size_estimate = 10**9
+    with full_rows(1000):
+        facts = change(session, set={"new": "b", "known": "b", "depended on": "b"})
+        assert [type(fact) for fact in facts] == [EventRefused, FacetsChanged]
+        changed = facts[1]
+        assert isinstance(changed, FacetsChanged)
+        assert [each.name for each in changed.changes] == ["known", "depended on"]
+    with full_rows(100):
+        facts = change(session, set={"new": "b", "known": "b", "depended on": "b"})
+        assert [type(fact) for fact in facts] == [EventRefused, FacetsLost]
+        lost = facts[1]
+        assert isinstance(lost, FacetsLost)
+        assert lost.names == ["known", "depended on"]
+
+
+# Cancellations
+
+
+def test_a_task_may_be_cancelled_before_it_is_dispatched() -> None:
+    feed = Feed()
+    feed.send("task.cancel_requested", task_id="t")
+    feed.take()
+    feed.restart()
+    feed.dispatched("t")
+    feed.dispatched("t2")
+    assert {task_id: status.get("reason") for task_id, status in feed.statuses().items()} == {
+        "t": "cancelled",
+        "t2": None,
+    }
+    assert feed.row.cancels == {}
+
+
+def test_tasks_that_are_cancelled_and_never_come_are_bounded() -> None:
+    feed = Feed()
+    for number in range(2 * MAX_CANCELS):
+        feed.send("task.cancel_requested", task_id=f"t{number}")
+    assert list(feed.row.cancels) == [f"t{number}" for number in range(MAX_CANCELS, 2 * MAX_CANCELS)]
+
+
+def test_cancelling_a_task_that_has_ended_is_counted_and_no_more() -> None:
+    feed = Feed()
+    feed.dispatched("t")
+    feed.result("t")
+    feed.take()
+    feed.send("task.cancel_requested", task_id="t")
+    assert feed.take() == []
+    assert feed.changes[-1].ignored == {"task.cancel_requested": 1}
+
+
+# Acknowledgements
+
+
+def test_an_acknowledgement_matters_if_something_was_delivered_and_it_says_something_new() -> None:
+    feed = Feed()
+    feed.changed({"doc/1": "b"})
+    feed.dispatched("withheld", {"doc/1": "a"})
+    feed.dispatched("running")
+    feed.dispatched("t")
+    feed.result("withheld")
+    feed.result("t")
+    feed.take()
+    for task_id in ("withheld", "running", "ghost"):
+        feed.send("result.acknowledged", task_id=task_id, outcome="shown")
+    assert feed.take() == []
+    assert feed.changes[-1].ignored == {"result.acknowledged": 3}
+    for _ in range(2):
+        feed.send("result.acknowledged", task_id="t", outcome="refused", reason="too late")
+    (status,) = feed.take()
+    assert (status["acknowledged"], status["detail"]) == ("refused", "too late")
+    assert feed.changes[-1].acknowledged == {"refused": 2}
+
+
+def test_parts_that_were_delivered_are_acknowledged_while_others_wait() -> None:
+    feed = Feed()
+    feed.changed({"doc/1": "b"})
+    feed.dispatched("t", {"doc/1": "a"})
+    feed.result("t", {"part_id": "now", "depends_on": []}, {"part_id": "later", "on_stale": "hold"})
+    feed.take()
+    feed.send("result.acknowledged", task_id="t", outcome="shown", reason="é")
+    assert feed.statuses()["t"]["acknowledged"] == "shown"
+    feed.take()
+    feed.restart()
+    feed.changed({"doc/1": "a"})
+    feed.barrier()
+    outputs = feed.take()
+    assert [reason_of(body) for body in outputs if body["type"].startswith("result.")] == [("delivered", "fresh")]
+    (status,) = [body for body in outputs if body["type"] == "task.status"]
+    assert (status["disposition"], status["acknowledged"], status["detail"]) == ("delivered", "shown", "é")
+
+
+def test_an_acknowledgement_is_refused_where_the_session_is_full() -> None:
+    feed = Feed()
+    feed.changed({"doc/1": "b"})
+    feed.dispatched("t", {"doc/1": "a"})
+    feed.result("t", {"part_id": "now", "depends_on": []}, {"part_id": "later", "on_stale": "hold"})
+    feed.take()
+    with full_rows(10):
+        feed.send("result.acknowledged", task_id="t", outcome="shown")
+    assert refused(feed) == ["session_full"]
+
+
+# Erasure
+
+
+def test_an_erasure_says_how_many_events_that_waited_are_ignored() -> None:
+    feed = Feed()
+    feed.dispatched("t")
+    feed.send("task.effect_proposed", task_id="t", idempotency_key="k", effect="book")
+    for number in range(3):
+        feed.result("unknown", {"part_id": str(number)})
+    feed.send("task.effect_proposed", task_id="t", idempotency_key="k2", effect="book")
+    feed.send("session.erased")
+    feed.barrier()
+    feed.take()
+    assert feed.changes[-1].ignored["task.result"] == 3
+    assert feed.changes[-1].ignored["task.effect_proposed"] == 1
+    assert feed.partition.store.waiting_count == 0
