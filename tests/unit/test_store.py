@@ -7,7 +7,7 @@ from unittest.mock import patch
 import pytest
 
 from projections import store as store_module
-from projections.keys import ended_record_key, session_record_key, task_record_key
+from projections.keys import WAITING_KEY, ended_record_key, session_record_key, task_record_key
 from projections.records import UnknownFormatError, row_to_bytes
 from projections.rows import FORMAT, new_row
 from projections.store import Store
@@ -108,6 +108,23 @@ def test_what_was_rolled_back_happens_again_as_if_for_the_first_time() -> None:
     everything_happens(twice)
     assert twice.take() == once.take()
     assert twice.changes[-1].rows == once.changes[-1].rows
+
+
+def test_a_result_that_waited_for_its_dispatch_and_then_was_held_waits_for_its_dispatch_again() -> None:
+    feed = Feed()
+    feed.changed({"doc/1": "b"})
+    feed.result("t")
+    feed.take()
+    before = kept(feed)
+    feed.dispatched("t", {"doc/1": "a"}, on_stale="hold")
+    feed.barrier()
+    assert feed.waits("t") == "context"
+    feed.partition.take(feed.now_ms)
+    feed.partition.roll_back()
+    assert kept(feed) == before
+    feed.wait(30)
+    assert reason_of(feed.verdict()) == ("withheld", "unknown_task")
+    assert [key for key, value in dict(feed.changelog).items() if key[:1] == WAITING_KEY and value is not None] == []
 
 
 def test_an_erasure_that_was_rolled_back_has_erased_nothing() -> None:
