@@ -1,0 +1,213 @@
+"""A benchmark in alternation with an earlier commit: baseline, current, baseline, current; the ratio of the medians.
+
+CPU per event depends on what else the machine does. It changed within seconds by a third when this module was written,
+so two figures can be compared only if they were measured at the same time. Each round therefore runs the benchmarks of
+both trees. Where a benchmark has turns (the pipeline's cycles, a tenth of a second each), the two alternate turn by
+turn: a slower moment meets both alike. Every other round starts with the current tree.
+
+Each tree is measured in a fresh process, by its own benchmark, on its own packages (`bench.in_tree`), both compiled,
+with the same parameters and seed. The seed differs between rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median_high
+from typing import Any, Final, NamedTuple
+
+from bench.baseline import CURRENT, DIGITS, Tree, resolve, tree_of
+from tidegate.errors import TidegateError
+
+CPU: Final = "cpu_us_per_event"
+SPEED: Final = "events_per_second"
+STAGES: Final = "stages_us_per_event"
+_SCRIPT: Final = Path(__file__).resolve().parent / "in_tree.py"
+_SAME_WORK: Final = ("events", "sessions", "partitions", "cycle_records", "results", "event_bytes", "refused")
+_VERDICTS: Final = ("delivered_", "withheld_")
+
+
+class Benchmark(NamedTuple):
+    """A function that both trees have: it takes keyword arguments, and returns figures that JSON can hold."""
+
+    module: str
+    function: str
+    turn: str = ""
+    """The method, as `Class.method` of that module, that is called once for each turn; without one, the whole
+    measurement is one turn."""
+
+
+class Measured(NamedTuple):
+    """Figures of one tree, whether its core was `compiled` or `interpreted`, and where the code was that ran."""
+
+    figures: dict[str, Any]
+    core: str
+    code: str
+
+
+class Round(NamedTuple):
+    """Figures of both trees, measured in turns."""
+
+    baseline: dict[str, Any]
+    current: dict[str, Any]
+
+    @property
+    def ratio(self) -> float:
+        """CPU of an event, current to baseline."""
+        return _ratio(self.current, self.baseline)
+
+
+def alternate(benchmark: Benchmark, commit: str, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Measure both trees with the parameters of each round; returns the figures, as `compared` describes them.
+
+    Progress goes to stderr. Raises `TidegateError` where git does not have the commit, a measurement fails, or the two
+    cannot be compared: only one core is compiled, they did different work, or files changed meanwhile.
+    """
+    full = resolve(commit)
+    baseline = tree_of(full)
+    measured: list[Round] = []
+    code: dict[str, str] = {}
+    for number, parameters in enumerate(rounds, start=1):
+        trees = (baseline, CURRENT) if number % 2 else (CURRENT, baseline)  # neither is always first
+        sides = dict(zip(trees, measure(trees, benchmark, parameters), strict=True))
+        for tree, side in sides.items():
+            if code.setdefault(tree.name, side.code) != side.code:
+                raise TidegateError(
+                    f"files of {tree.name} changed while it was measured",
+                    "Measure again, and change nothing meanwhile.",
+                )
+        before, now = sides[baseline], sides[CURRENT]
+        _check_comparable(baseline, before, now)
+        measured.append(Round(before.figures, now.figures))
+        _say(
+            f"round {number} of {len(rounds)}: {baseline.name} {before.figures[CPU]:.2f} µs CPU per event,"
+            f" {CURRENT.name} {now.figures[CPU]:.2f}, ratio {measured[-1].ratio:.3f}"
+        )
+    return compared(measured, full)
+
+
+def measure(trees: Sequence[Tree], benchmark: Benchmark, parameters: Mapping[str, Any]) -> list[Measured]:
+    """One measurement of each tree, in turns. A tree compiles itself first, if it has changed.
+
+    Raises `TidegateError` where a process fails; what it printed is on stderr by then.
+    """
+    with ExitStack() as stack:
+        sides = []
+        for tree in trees:  # without turns, the first is done when the second starts
+            sides.append(stack.enter_context(_measuring(tree, benchmark, parameters)))
+            sides[-1].listen()
+        while any(side.measured is None for side in sides):
+            for side in sides:
+                if side.measured is None:
+                    side.take_turn()
+        return [side.measured for side in sides if side.measured is not None]
+
+
+def compared(rounds: Sequence[Round], commit: str) -> dict[str, Any]:
+    """The current tree's figures, those of the baseline next to them, and `ratio`, current to baseline, of the medians.
+
+    `cpu_us_per_event` and `events_per_second` are medians over the rounds (of an even number the higher of the two in
+    the middle); the current tree's other figures, stages among them, are of the round with the median CPU. Lists have
+    one entry for each round, in the order in which they were measured; `ratio_of_rounds` shows the spread.
+    """
+    baseline = _summary([each.baseline for each in rounds])
+    current = _summary([each.current for each in rounds])
+    names = (CPU, SPEED, STAGES, f"runs_{CPU}", f"runs_{SPEED}")
+    return {
+        **current,
+        "rounds": len(rounds),
+        "baseline_commit": commit[:DIGITS],
+        **{f"baseline_{name}": baseline[name] for name in names if name in baseline},
+        "ratio": _ratio(current, baseline),
+        "ratio_of_rounds": [each.ratio for each in rounds],
+    }
+
+
+class _Measuring:
+    """A measurement of a tree that runs in a process."""
+
+    def __init__(self, tree: Tree, benchmark: Benchmark, process: subprocess.Popen[str]) -> None:
+        self.measured: Measured | None = None
+        self._name = f"{benchmark.module}.{benchmark.function} of {tree.name}"
+        self._process = process
+
+    def take_turn(self) -> None:
+        """Let it continue until it asks for its next turn or has finished."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended, which `listen` reports
+        self.listen()
+
+    def listen(self) -> None:
+        """Wait until it asks for a turn or has finished."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if line == "ready\n":
+            return
+        status = self._process.wait()
+        if status != 0:
+            raise TidegateError(f"{self._name} ended with exit status {status}; what it printed is above")
+        self.measured = Measured(**json.loads(line))
+
+
+@contextmanager
+def _measuring(tree: Tree, benchmark: Benchmark, parameters: Mapping[str, Any]) -> Iterator[_Measuring]:
+    command = [sys.executable, "-P", str(_SCRIPT), str(tree.root), benchmark.module, benchmark.function]
+    command += [json.dumps(dict(parameters)), benchmark.turn]
+    with (
+        tempfile.TemporaryDirectory() as directory,  # no tree's own tidegate.toml is read
+        subprocess.Popen(
+            command,
+            cwd=directory,
+            env=os.environ | {"PYTHONPATH": str(tree.root)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        try:
+            yield _Measuring(tree, benchmark, process)
+        finally:
+            process.kill()
+
+
+def _summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    every = {name: [figures[name] for figures in runs] for name in (CPU, SPEED)}
+    medians = {name: median_high(found) for name, found in every.items()}
+    (middle, *_) = (figures for figures in runs if figures[CPU] == medians[CPU])
+    return {**middle, **medians, **{f"runs_{name}": found for name, found in every.items()}}
+
+
+def _ratio(current: Mapping[str, Any], baseline: Mapping[str, Any]) -> float:
+    return round(float(current[CPU] / baseline[CPU]), 3)
+
+
+def _check_comparable(tree: Tree, baseline: Measured, current: Measured) -> None:
+    if baseline.core != current.core:
+        raise TidegateError(
+            f"the core of {tree.name} was {baseline.core} and that of {CURRENT.name} {current.core}",
+            "Both have to be compiled: what the compiler printed is above.",
+        )
+    before, now = baseline.figures, current.figures
+    both = [name for name in _SAME_WORK if name in before and name in now]
+    verdicts = sorted(name for name in before.keys() | now.keys() if name.startswith(_VERDICTS))
+    differing = [name for name in (*both, *verdicts) if before.get(name, 0) != now.get(name, 0)]
+    if differing:
+        listed = ", ".join(f"{name} {before.get(name, 0)} and {now.get(name, 0)}" for name in differing)
+        raise TidegateError(
+            f"{tree.name} and {CURRENT.name} did different work: {listed}",
+            "Their costs cannot be compared. If the difference is intended, compare with a later commit (--baseline).",
+        )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
