@@ -150,7 +150,7 @@ def pipeline(
     partitions: Partitions = 4,
     seed: Seed = 1,
     cycle_records: Annotated[int, typer.Option(help="Records in one cycle.", min=1)] = 8192,
-    rounds: Rounds = 5,
+    rounds: Rounds = 7,
     baseline: Baseline = BASELINE,
     *,
     alone: Alone = False,
