@@ -14,6 +14,7 @@ from bench.baseline import BASELINE
 from bench.check import check as run_check
 from bench.check import write_baseline
 from bench.drain import drain as run_drain
+from bench.growth import idle_sessions
 from bench.lanes import lanes as run_lanes
 from bench.latency import latency as run_latency
 from bench.latency import show as show_latency
@@ -186,6 +187,14 @@ def scale(
     figures = asyncio.run(run_scale(events=events, real_sessions=real_sessions))
     if keep:
         print(f"saved: {save('scale', figures).name}")
+
+
+@app.command()
+def idle(
+    sessions: Annotated[int, typer.Option(help="Idle sessions in memory.", min=1000)] = 500_000,
+) -> None:
+    """Memory of an idle session, without and with one remembered ended task. Part of `scale`, which saves it."""
+    show("Idle sessions", idle_sessions(sessions))
 
 
 @app.command()
