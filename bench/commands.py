@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from bench.alternating import Benchmark, alternate
-from bench.baseline import BASELINE
+from bench.baseline import BASELINE, DIGITS
 from bench.check import check as run_check
 from bench.check import write_baseline
 from bench.drain import drain as run_drain
@@ -31,7 +31,9 @@ Partitions = Annotated[int, typer.Option(help="Partitions of every topic.", min=
 Seed = Annotated[int, typer.Option(help="Seed of the made-up events.")]
 Runs = Annotated[int, typer.Option(help="How often to measure; the median is saved.", min=1)]
 Rounds = Annotated[int, typer.Option(help="Rounds, each of which measures both; the medians are saved.", min=1)]
-Baseline = Annotated[str, typer.Option("--baseline", metavar="COMMIT", help="The commit to compare with.")]
+Baseline = Annotated[
+    str, typer.Option(metavar="COMMIT", help="The commit to compare with.", show_default=BASELINE[:DIGITS])
+]
 Alone = Annotated[bool, typer.Option("--alone", help="Measure the current tree only, as often; save nothing.")]
 Keep = Annotated[bool, typer.Option("--save/--no-save", help="Write the figures to bench/results.")]
 

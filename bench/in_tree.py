@@ -57,9 +57,9 @@ def _wait_before(module: ModuleType, turn: str, wait: Callable[[], None]) -> Non
     owner = getattr(module, name)
     original = getattr(owner, method)
 
-    def waiting(*arguments: Any) -> Any:
+    def waiting(*arguments: Any, **named: Any) -> Any:
         wait()
-        return original(*arguments)
+        return original(*arguments, **named)
 
     setattr(owner, method, waiting)
 
