@@ -1,4 +1,4 @@
-"""A benchmark in alternation with an earlier commit: baseline, current, baseline, current; the ratio of the medians.
+"""A benchmark in alternation with an earlier commit: baseline, current, baseline, current; figures and ratio.
 
 CPU per event depends on what else the machine does. It changed within seconds by a third when this module was written,
 so two figures can be compared only if they were measured at the same time. Each round therefore runs the benchmarks of
@@ -89,7 +89,7 @@ def alternate(benchmark: Benchmark, commit: str, rounds: Sequence[Mapping[str, A
             f"round {number} of {len(rounds)}: {baseline.name} {before.figures[CPU]:.2f} µs CPU per event,"
             f" {CURRENT.name} {now.figures[CPU]:.2f}, ratio {measured[-1].ratio:.3f}"
         )
-    return compared(measured, full)
+    return compared(measured, full, by_turns=bool(benchmark.turn))
 
 
 def measure(trees: Sequence[Tree], benchmark: Benchmark, parameters: Mapping[str, Any]) -> list[Measured]:
@@ -114,21 +114,30 @@ def measure(trees: Sequence[Tree], benchmark: Benchmark, parameters: Mapping[str
         return [side.measured for side in sides if side.measured is not None]
 
 
-def compared(rounds: Sequence[Round], commit: str) -> dict[str, Any]:
-    """The current tree's figures, those of the baseline next to them, and `ratio`, current to baseline, of the medians.
+def compared(rounds: Sequence[Round], commit: str, *, by_turns: bool) -> dict[str, Any]:
+    """The current tree's figures, those of the baseline next to them, and `ratio`: CPU per event, current to baseline.
 
-    `cpu_us_per_event` and `events_per_second` are medians over the rounds (of an even number the higher of the two in
-    the middle); the current tree's other figures, stages among them, are of the round with the median CPU. Lists have
-    one entry for each round, in the order in which they were measured; `ratio_of_rounds` shows the spread.
+    With `by_turns` all of them are those of the round with the median ratio, because the two sides of a round have met
+    the same machine, and those of different rounds have not. In three runs of the same code on a busy machine this gave
+    0.998, 0.996 and 1.004; the ratio of the medians was 1.011, 0.995 and 1.014.
+    Otherwise `cpu_us_per_event` and `events_per_second` are medians of each side over the rounds, what else there is
+    belongs to the round with the median CPU, and `ratio` is that of the medians.
+
+    Of an even number the higher of the two in the middle counts. Lists have one entry for each round, in the order in
+    which they were measured; `ratio_of_rounds` shows the spread.
     """
-    baseline = _summary([each.baseline for each in rounds])
-    current = _summary([each.current for each in rounds])
-    names = (CPU, SPEED, STAGES, f"runs_{CPU}", f"runs_{SPEED}")
+    every_baseline, every_current = [each.baseline for each in rounds], [each.current for each in rounds]
+    if by_turns:
+        baseline, current = sorted(rounds, key=lambda each: each.ratio)[len(rounds) // 2]
+    else:
+        baseline, current = _medians(every_baseline), _medians(every_current)
     return {
         **current,
+        **_by_round("", every_current),
         "rounds": len(rounds),
         "baseline_commit": commit[:DIGITS],
-        **{f"baseline_{name}": baseline[name] for name in names if name in baseline},
+        **{f"baseline_{name}": baseline[name] for name in (CPU, SPEED, STAGES) if name in baseline},
+        **_by_round("baseline_", every_baseline),
         "ratio": _ratio(current, baseline),
         "ratio_of_rounds": [each.ratio for each in rounds],
     }
@@ -185,11 +194,14 @@ def _measuring(tree: Tree, benchmark: Benchmark, parameters: Mapping[str, Any]) 
             process.kill()
 
 
-def _summary(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    every = {name: [figures[name] for figures in runs] for name in (CPU, SPEED)}
-    medians = {name: median_high(found) for name, found in every.items()}
+def _medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    medians = {name: median_high(figures[name] for figures in runs) for name in (CPU, SPEED)}
     (middle, *_) = (figures for figures in runs if figures[CPU] == medians[CPU])
-    return {**middle, **medians, **{f"runs_{name}": found for name, found in every.items()}}
+    return {**middle, **medians}
+
+
+def _by_round(prefix: str, runs: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    return {f"{prefix}runs_{name}": [figures[name] for figures in runs] for name in (CPU, SPEED)}
 
 
 def _ratio(current: Mapping[str, Any], baseline: Mapping[str, Any]) -> float:

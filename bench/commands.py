@@ -30,7 +30,9 @@ Sessions = Annotated[int, typer.Option(help="Sessions they belong to.", min=1)]
 Partitions = Annotated[int, typer.Option(help="Partitions of every topic.", min=1)]
 Seed = Annotated[int, typer.Option(help="Seed of the made-up events.")]
 Runs = Annotated[int, typer.Option(help="How often to measure; the median is saved.", min=1)]
-Rounds = Annotated[int, typer.Option(help="Rounds, each of which measures both; the medians are saved.", min=1)]
+Rounds = Annotated[
+    int, typer.Option(help="Rounds, each of which measures both; the one in the middle is saved.", min=1)
+]
 Baseline = Annotated[
     str, typer.Option(metavar="COMMIT", help="The commit to compare with.", show_default=BASELINE[:DIGITS])
 ]

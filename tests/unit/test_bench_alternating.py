@@ -86,22 +86,45 @@ def test_a_measurement_that_fails_is_named(trees: list[Tree], tmp_path: Path) ->
         measure(trees, Benchmark("bench.measured", "broken"), parameters)
 
 
-def test_figures_are_medians_and_the_ratio_is_theirs() -> None:
-    rounds = [
-        Round(figures(10.0), figures(5.5, stages_us_per_event={"fold": 5.5})),
-        Round(figures(20.0), figures(10.0, stages_us_per_event={"fold": 10.0})),
-        Round(figures(12.0), figures(6.0, stages_us_per_event={"fold": 6.0})),
+ROUNDS = [
+    Round(figures(10.0), figures(5.5, stages_us_per_event={"fold": 5.5})),
+    Round(figures(20.0), figures(9.0, stages_us_per_event={"fold": 9.0})),
+    Round(figures(12.0), figures(6.0, stages_us_per_event={"fold": 6.0})),
+]
+"""Their ratios are 0.55, 0.45 and 0.5."""
+
+
+@pytest.mark.parametrize("by_turns", [False, True])
+def test_every_round_is_saved_with_the_baseline(*, by_turns: bool) -> None:
+    saved = compared(ROUNDS, COMMIT, by_turns=by_turns)
+    assert saved["runs_cpu_us_per_event"] == [5.5, 9.0, 6.0]
+    assert saved["baseline_runs_cpu_us_per_event"] == [10.0, 20.0, 12.0]
+    assert saved["ratio_of_rounds"] == [0.55, 0.45, 0.5]
+    assert saved["rounds"] == 3
+    assert saved["baseline_commit"] == "0123456789ab"
+    assert saved["ratio"] == round(saved["cpu_us_per_event"] / saved["baseline_cpu_us_per_event"], 3)
+
+
+def test_by_turns_both_sides_are_those_of_the_round_with_the_median_ratio() -> None:
+    slow = Round(figures(40.0), figures(20.4, stages_us_per_event={"fold": 20.4}))  # 0.51
+    saved = compared([ROUNDS[0], slow, ROUNDS[1]], COMMIT, by_turns=True)
+    assert saved["cpu_us_per_event"] == 20.4
+    assert saved["baseline_cpu_us_per_event"] == 40.0
+    assert saved["stages_us_per_event"] == {"fold": 20.4}
+    assert saved["ratio"] == 0.51
+
+
+def test_whole_runs_are_compared_by_their_medians() -> None:
+    crossed = [
+        Round(figures(10.0), figures(9.0)),
+        Round(figures(20.0), figures(6.0)),
+        Round(figures(12.0), figures(5.5)),
     ]
-    saved = compared(rounds, COMMIT)
+    saved = compared(crossed, COMMIT, by_turns=False)
     assert saved["cpu_us_per_event"] == 6.0
     assert saved["baseline_cpu_us_per_event"] == 12.0
     assert saved["ratio"] == 0.5
-    assert saved["stages_us_per_event"] == {"fold": 6.0}
-    assert saved["runs_cpu_us_per_event"] == [5.5, 10.0, 6.0]
-    assert saved["baseline_runs_cpu_us_per_event"] == [10.0, 20.0, 12.0]
-    assert saved["ratio_of_rounds"] == [0.55, 0.5, 0.5]
-    assert saved["rounds"] == 3
-    assert saved["baseline_commit"] == "0123456789ab"
+    assert saved["ratio_of_rounds"] == [0.9, 0.3, 0.458]
 
 
 def test_speed_is_a_median_also_where_cpu_does_not_decide_it() -> None:
@@ -110,7 +133,7 @@ def test_speed_is_a_median_also_where_cpu_does_not_decide_it() -> None:
         Round(figures(10.0), figures(cpu, events_per_second=speed))
         for cpu, speed in zip((1.0, 2.0, 3.0), speeds, strict=True)
     ]
-    saved = compared(rounds, COMMIT)
+    saved = compared(rounds, COMMIT, by_turns=False)
     assert (saved["cpu_us_per_event"], saved["events_per_second"]) == (2.0, 200)
     assert saved["runs_events_per_second"] == speeds
 
