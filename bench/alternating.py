@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from statistics import median_high
 from typing import Any, Final, NamedTuple
@@ -28,6 +28,8 @@ from tidegate.errors import TidegateError
 CPU: Final = "cpu_us_per_event"
 SPEED: Final = "events_per_second"
 STAGES: Final = "stages_us_per_event"
+END_SECONDS: Final = 30.0
+"""A local broker takes up to 20 s to stop."""
 _SCRIPT: Final = Path(__file__).resolve().parent / "in_tree.py"
 _SAME_WORK: Final = ("events", "sessions", "partitions", "cycle_records", "results", "event_bytes", "refused")
 _VERDICTS: Final = ("delivered_", "withheld_")
@@ -52,7 +54,7 @@ class Measured(NamedTuple):
 
 
 class Round(NamedTuple):
-    """Figures of both trees, measured in turns."""
+    """Figures of both trees, measured alternately."""
 
     baseline: dict[str, Any]
     current: dict[str, Any]
@@ -93,7 +95,7 @@ def alternate(benchmark: Benchmark, commit: str, rounds: Sequence[Mapping[str, A
 
 
 def measure(trees: Sequence[Tree], benchmark: Benchmark, parameters: Mapping[str, Any]) -> list[Measured]:
-    """One measurement of each tree, in turns. A tree compiles itself first, if it has changed.
+    """One measurement of each tree, alternately. A tree compiles itself first, if it has changed.
 
     Raises `TidegateError` where a process fails; what it printed is on stderr by then.
     """
@@ -117,11 +119,12 @@ def measure(trees: Sequence[Tree], benchmark: Benchmark, parameters: Mapping[str
 def compared(rounds: Sequence[Round], commit: str, *, by_turns: bool) -> dict[str, Any]:
     """The current tree's figures, those of the baseline next to them, and `ratio`: CPU per event, current to baseline.
 
-    With `by_turns` all of them are those of the round with the median ratio, because the two sides of a round have met
-    the same machine, and those of different rounds have not. In three runs of the same code on a busy machine this gave
-    0.998, 0.996 and 1.004; the ratio of the medians was 1.011, 0.995 and 1.014.
-    Otherwise `cpu_us_per_event` and `events_per_second` are medians of each side over the rounds, what else there is
-    belongs to the round with the median CPU, and `ratio` is that of the medians.
+    With `by_turns` all of them are those of the round with the median ratio, because the two sides of one round share
+    the machine's slow moments, and sides of different rounds do not. In three runs of the same code on a busy machine
+    this gave 0.998, 0.996 and 1.004; the ratio of the medians was 1.011, 0.995 and 1.014.
+
+    Otherwise `cpu_us_per_event` and `events_per_second` are medians of each side over the rounds, the other figures
+    belong to the round with the median CPU, and `ratio` is that of the medians.
 
     Of an even number the higher of the two in the middle counts. Lists have one entry for each round, in the order in
     which they were measured; `ratio_of_rounds` shows the spread.
@@ -154,11 +157,9 @@ class _Measuring:
     def take_turn(self) -> None:
         """Let it continue until it asks for its next turn or has finished."""
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # it has ended, which `listen` reports
             self._process.stdin.write("\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended, which `listen` reports
         self.listen()
 
     def listen(self) -> None:
@@ -191,7 +192,18 @@ def _measuring(tree: Tree, benchmark: Benchmark, parameters: Mapping[str, Any]) 
         try:
             yield _Measuring(tree, benchmark, process)
         finally:
-            process.kill()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Wait until it has ended, so that it can stop its broker and worker; one that waits for a turn notices the end."""
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):
+        process.stdin.close()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Run as a file, in a fresh process: one benchmark of another tree, with that tree's own code.
 
-`PYTHONPATH` names the root of the tree, whose `bench` and packages are imported, not those next to this file. Of the
-tree it needs `bench.compiled` and the benchmark; of this tree it imports nothing, so that the APIs of the two may
-differ. `bench.alternating` starts it.
+`PYTHONPATH` names the root of the tree, whose `bench` and packages are imported, not those next to this file. It needs
+`bench.compiled` and the benchmark from that tree, and imports nothing from this one, so the APIs of the two may differ.
+`bench.alternating` starts it.
 
 It writes lines to stdout. `ready` asks for the next turn, which a line on stdin grants; the last line is the result, as
 JSON. What the benchmark itself prints goes to stderr.

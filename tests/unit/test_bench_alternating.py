@@ -22,7 +22,7 @@ PACKAGES = ()
 def compiled(): return Path(__file__).parent.parent
 def is_compiled(code): return True
 """
-# Takes as many turns as it is told, writes each down, and prints on stdout what must not reach the parent.
+# Takes the given number of turns, writes each down, and prints on stdout what must not reach the parent.
 MEASURED = """\
 import subprocess
 from pathlib import Path
@@ -139,7 +139,7 @@ def test_speed_is_a_median_also_where_cpu_does_not_decide_it() -> None:
 
 
 class Fakes:
-    """Measurements that are made up, and the order in which they were asked for."""
+    """Synthetic measurements, and the order in which they were asked for."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[tuple[str, str, int]] = []
