@@ -30,6 +30,8 @@ SPEED: Final = "events_per_second"
 STAGES: Final = "stages_us_per_event"
 END_SECONDS: Final = 30.0
 """A local broker takes up to 20 s to stop."""
+WIDE_SPREAD: Final = 0.1
+"""From the lowest to the highest ratio of the rounds. On a busy machine 0.06 where sides take turns."""
 _SCRIPT: Final = Path(__file__).resolve().parent / "in_tree.py"
 _SAME_WORK: Final = ("events", "sessions", "partitions", "cycle_records", "results", "event_bytes", "refused")
 _VERDICTS: Final = ("delivered_", "withheld_")
@@ -90,6 +92,12 @@ def alternate(benchmark: Benchmark, commit: str, rounds: Sequence[Mapping[str, A
         _say(
             f"round {number} of {len(rounds)}: {baseline.name} {before.figures[CPU]:.2f} µs CPU per event,"
             f" {CURRENT.name} {now.figures[CPU]:.2f}, ratio {measured[-1].ratio:.3f}"
+        )
+    ratios = sorted(each.ratio for each in measured)
+    if ratios[-1] > ratios[0] * (1 + WIDE_SPREAD):
+        _say(
+            f"the ratios of the rounds go from {ratios[0]:.2f} to {ratios[-1]:.2f}: measure with less else running on"
+            " the machine, or in more rounds (--rounds)"
         )
     return compared(measured, full, by_turns=bool(benchmark.turn))
 

@@ -172,6 +172,21 @@ def test_rounds_begin_with_either_tree(fakes: Fakes, capsys: pytest.CaptureFixtu
     assert "round 3 of 3: commit 0123456789ab 10.00 µs CPU per event, the current tree 5.00, ratio 0.500" in said.err
 
 
+@pytest.mark.parametrize(("cpu", "warns"), [(5.4, False), (5.6, True)])
+def test_rounds_that_differ_widely_are_pointed_out(
+    fakes: Fakes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *, cpu: float, warns: bool
+) -> None:
+    found = iter((5.0, cpu))
+
+    def varied(trees: Sequence[Tree], *_: Any) -> list[Measured]:
+        fakes.sides[CURRENT] = Measured(figures(next(found)), "compiled", "y")
+        return [fakes.sides[tree] for tree in trees]
+
+    monkeypatch.setattr(alternating, "measure", varied)
+    alternated(2)
+    assert ("or in more rounds (--rounds)" in capsys.readouterr().err) is warns
+
+
 def test_a_compiled_core_is_not_compared_with_an_interpreted_one(fakes: Fakes) -> None:
     fakes.sides[CURRENT] = Measured(figures(5.0), "interpreted", "y")
     with pytest.raises(TidegateError, match="was compiled and that of the current tree interpreted"):
