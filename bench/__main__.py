@@ -13,8 +13,13 @@ def main() -> None:
     if not AS_SOURCES & set(sys.argv[1:]):
         sys.path.insert(0, str(compiled()))
     from bench.commands import app
+    from tidegate.errors import TidegateError
 
-    app()
+    try:
+        app()
+    except TidegateError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.alternating import Benchmark, alternate
+from bench.baseline import BASELINE, DIGITS
 from bench.check import check as run_check
 from bench.check import write_baseline
 from bench.drain import drain as run_drain
+from bench.growth import idle_sessions
 from bench.lanes import lanes as run_lanes
 from bench.latency import latency as run_latency
 from bench.latency import show as show_latency
@@ -27,6 +30,13 @@ Sessions = Annotated[int, typer.Option(help="Sessions they belong to.", min=1)]
 Partitions = Annotated[int, typer.Option(help="Partitions of every topic.", min=1)]
 Seed = Annotated[int, typer.Option(help="Seed of the made-up events.")]
 Runs = Annotated[int, typer.Option(help="How often to measure; the median is saved.", min=1)]
+Rounds = Annotated[
+    int, typer.Option(help="Rounds, each of which measures both; the one in the middle is saved.", min=1)
+]
+Baseline = Annotated[
+    str, typer.Option(metavar="COMMIT", help="The commit to compare with.", show_default=BASELINE[:DIGITS])
+]
+Alone = Annotated[bool, typer.Option("--alone", help="Measure the current tree only, as often; save nothing.")]
 Keep = Annotated[bool, typer.Option("--save/--no-save", help="Write the figures to bench/results.")]
 
 
@@ -47,33 +57,32 @@ def drain(
     sessions: Sessions = 10_000,
     partitions: Partitions = 4,
     seed: Seed = 1,
-    runs: Runs = 3,
+    rounds: Rounds = 5,
+    baseline: Baseline = BASELINE,
     *,
+    alone: Alone = False,
     keep: Keep = True,
     audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Audit every run.")] = True,
-    profile: Annotated[bool, typer.Option("--profile", help="Record the worker with py-spy.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Record one run of the current tree with py-spy, save nothing.")
+    ] = False,
 ) -> None:
-    """One worker on one core works off what has piled up, exactly-once."""
-    measured: list[dict[str, Any]] = []
-    for number in range(runs):
-        figures = asyncio.run(
-            run_drain(
-                events=events,
-                sessions=sessions,
-                partitions=partitions,
-                seed=seed + number,
-                audit=audit,
-                profile=profile,
-            )
-        )
-        measured.append(figures)
-        if runs > 1:
-            print(
-                f"run {number + 1} of {runs}: {figures['events_per_second']:,} events/s,"
-                f" {figures['cpu_us_per_event']} µs CPU per event"
-            )
-    figures = median(measured, "events_per_second")
-    show("Drain: one worker, one core, exactly-once", figures)
+    """One worker on one core drains a backlog, exactly-once, in alternation with the worker of an earlier commit.
+
+    Every run has a broker, topics and a worker of its own, as its own tree starts them.
+    """
+    sizes = {"events": events, "sessions": sessions, "partitions": partitions}
+    title = "Drain: one worker, one core, exactly-once"
+    if alone or profile:
+        runs = []
+        for number in range(1 if profile else rounds):
+            runs.append(asyncio.run(run_drain(**sizes, seed=seed + number, audit=audit, profile=profile)))
+            print(f"{runs[-1]['events_per_second']:,} events/s, {runs[-1]['cpu_us_per_event']} µs CPU per event")
+        show(title, median(runs, "events_per_second"))
+        return
+    each = [{**sizes, "seed": seed + number, "audit": audit} for number in range(rounds)]
+    figures = alternate(Benchmark("bench.drain", "drain"), baseline, each)
+    show(title, figures)
     if keep:
         print(f"saved: {save('drain', figures).name}")
 
@@ -146,28 +155,28 @@ def pipeline(
     partitions: Partitions = 4,
     seed: Seed = 1,
     cycle_records: Annotated[int, typer.Option(help="Records in one cycle.", min=1)] = 8192,
-    runs: Runs = 3,
+    rounds: Rounds = 7,
+    baseline: Baseline = BASELINE,
     *,
+    alone: Alone = False,
     keep: Keep = True,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Print where the time goes (cProfile), save nothing.")
+        bool, typer.Option("--profile", help="Print where the current tree's time goes (cProfile), save nothing.")
     ] = False,
 ) -> None:
-    """The limit: the same work in memory, without Kafka. CPU per event, by stage and in all."""
-    measured = [
-        run_pipeline(
-            events=events,
-            sessions=sessions,
-            partitions=partitions,
-            seed=seed + number,
-            cycle_records=cycle_records,
-            profile=profile,
-        )
-        for number in range(1 if profile else runs)
-    ]
-    figures = median(measured, "events_per_second", "cpu_us_per_event")
-    show("Pipeline in memory", figures)
-    if keep and not profile:
+    """The limit: the same work in memory, without Kafka. CPU per event, in alternation with an earlier commit."""
+    sizes = {"events": events, "sessions": sessions, "partitions": partitions, "cycle_records": cycle_records}
+    title = "Pipeline in memory"
+    if alone or profile:
+        runs = [
+            run_pipeline(**sizes, seed=seed + number, profile=profile) for number in range(1 if profile else rounds)
+        ]
+        show(title, median(runs, "events_per_second", "cpu_us_per_event"))
+        return
+    each = [{**sizes, "seed": seed + number, "profile": False} for number in range(rounds)]
+    figures = alternate(Benchmark("bench.pipeline", "pipeline", turn="Run.cycle"), baseline, each)
+    show(title, figures)
+    if keep:
         print(f"saved: {save('pipeline', figures).name}")
 
 
@@ -182,6 +191,14 @@ def scale(
     figures = asyncio.run(run_scale(events=events, real_sessions=real_sessions))
     if keep:
         print(f"saved: {save('scale', figures).name}")
+
+
+@app.command()
+def idle(
+    sessions: Annotated[int, typer.Option(help="Idle sessions in memory.", min=1000)] = 500_000,
+) -> None:
+    """Memory of an idle session, without and with one remembered ended task. Part of `scale`, which saves it."""
+    show("Idle sessions", idle_sessions(sessions))
 
 
 @app.command()

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILDS = ROOT / ".build"
+BUILDS = ROOT / ".build" / "core"
 PACKAGES = ("schemas", "projections", "streams", "tidegate")
 
 

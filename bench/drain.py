@@ -77,8 +77,6 @@ async def drain(
         "events_per_second": round(events / figures["seconds"]),
         "cpu_us_per_event": round(figures["cpu_seconds"] / events * 1e6, 2),
         "events": events,
-        "seconds": round(figures["seconds"], 3),
-        "cpu_seconds": round(figures["cpu_seconds"], 3),
         "event_bytes": round(size / events),
         "sessions": sessions,
         "partitions": partitions,

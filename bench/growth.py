@@ -3,7 +3,8 @@
 Each measurement runs in a process of its own, so that its memory is its own.
 
 Sessions: a partition is given idle sessions as a restore would give them, row by row (their growth of the process is
-the memory of a session), then the events of the usual workload for active ones among them. Once 10,000 are active,
+the memory of a session; also measured alone, without and with one remembered ended task), then the events of the usual
+workload for active ones among them. Once 10,000 are active,
 whatever the number of idle ones; and once so many that nearly every event meets a session whose row has to be decoded
 and written for this event alone.
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 import psutil
@@ -55,21 +56,10 @@ def with_sessions(sessions: int, active: int, events: int, ended_tasks: int) -> 
     workload = Workload(sessions=active, partitions=1)
     ramp = logs_of(workload.records(events // 4, finish=False), 1, CYCLE_RECORDS)
     logs = logs_of(workload.records(events), 1, CYCLE_RECORDS)
-    row, ended = idle_session(0)
     partition = Partition(0, Rules())
     with garbage_out_of_the_way():
         idle = max(0, sessions - active)
-        before = psutil.Process().memory_info().rss
-        restoring = Run()
-        with restoring.stage("restore"):
-            for number in range(idle):
-                session_id = IDLE_ID.format(number)
-                partition.restore(b"s" + session_id.encode(), row.replace(b"%012x" % 0, b"%012x" % number))
-                for task in range(ended_tasks):
-                    key = b"e" + orjson.dumps([session_id, f"task-{task:08x}"])
-                    partition.restore(key, ended.replace(IDLE_TASK_ID, b"task-%08x" % task))
-            partition.settle()
-        grown = psutil.Process().memory_info().rss - before
+        restored = _restore(partition, idle, ended_tasks)
         Run().feed(partition, ramp[0])
         run = Run()
         run.feed(partition, logs[0])
@@ -80,14 +70,26 @@ def with_sessions(sessions: int, active: int, events: int, ended_tasks: int) -> 
         "rows_written_per_event": round(run.counts["rows_written"] / events, 3),
         **(
             {
-                "bytes_per_idle_session": round(grown / idle),
-                "row_bytes": len(row),
+                "bytes_per_idle_session": round(restored.memory_bytes / idle),
+                "row_bytes": restored.row_bytes,
                 "ended_tasks": ended_tasks,
-                "restore_us_per_session": round(restoring.cpu_seconds["restore"] / idle * 1e6, 2),
+                "restore_us_per_session": round(restored.cpu_seconds / idle * 1e6, 2),
             }
             if idle
             else {}
         ),
+    }
+
+
+def idle_sessions(sessions: int) -> dict[str, Any]:
+    """Memory of one of so many idle sessions, without and with one remembered ended task."""
+    bare, remembering = (in_own_process(_restored_alone, sessions, ended_tasks) for ended_tasks in (0, 1))
+    return {
+        "sessions": sessions,
+        "bytes_per_idle_session": bare["bytes_per_idle_session"],
+        "bytes_per_idle_session_with_ended_task": remembering["bytes_per_idle_session"],
+        "row_bytes": bare["row_bytes"],
+        "ended_task_bytes": remembering["ended_task_bytes"],
     }
 
 
@@ -112,6 +114,41 @@ def with_open_tasks(tasks: int, sessions: int, events: int) -> dict[str, Any]:
         "row_bytes_written_per_event": round(run.counts["row_bytes_written"] / events),
         "row_bytes_sent_per_event": round(run.counts["row_bytes_sent"] / events),
     }
+
+
+def _restored_alone(sessions: int, ended_tasks: int) -> dict[str, Any]:
+    with garbage_out_of_the_way():
+        restored = _restore(Partition(0, Rules()), sessions, ended_tasks)
+    return {
+        "bytes_per_idle_session": round(restored.memory_bytes / sessions),
+        "row_bytes": restored.row_bytes,
+        "ended_task_bytes": restored.ended_task_bytes,
+    }
+
+
+class _Restored(NamedTuple):
+    """What idle sessions have cost: memory is the growth of the process; sizes are those of values on the changelog."""
+
+    memory_bytes: int
+    cpu_seconds: float
+    row_bytes: int
+    ended_task_bytes: int
+
+
+def _restore(partition: Partition, sessions: int, ended_tasks: int) -> _Restored:
+    row, ended = idle_session(0)
+    before = psutil.Process().memory_info().rss
+    run = Run()
+    with run.stage("restore"):
+        for number in range(sessions):
+            session_id = IDLE_ID.format(number)
+            partition.restore(b"s" + session_id.encode(), row.replace(b"%012x" % 0, b"%012x" % number))
+            for task in range(ended_tasks):
+                key = b"e" + orjson.dumps([session_id, f"task-{task:08x}"])
+                partition.restore(key, ended.replace(IDLE_TASK_ID, b"task-%08x" % task))
+        partition.settle()
+    grown = psutil.Process().memory_info().rss - before
+    return _Restored(grown, run.cpu_seconds["restore"], len(row), len(ended))
 
 
 def idle_session(number: int) -> tuple[bytes, bytes]:

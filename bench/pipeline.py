@@ -153,7 +153,7 @@ class Run:
         """Count the CPU of the block to a stage."""
         began = self._clock()
         yield
-        self.cpu_seconds[name] += self._clock() - began
+        self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + self._clock() - began
 
     def _count(self, changes: Changes) -> None:
         counts = self.counts

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.compiled import compiled
-from bench.growth import IDLE_FACETS, IDLE_ID, in_own_process, with_open_tasks, with_sessions
+from bench.growth import IDLE_FACETS, IDLE_ID, idle_sessions, in_own_process, with_open_tasks, with_sessions
 from bench.process import Worker, until_ready
 from bench.produce import bulk_producer, write
 from bench.watching import Progress
@@ -46,6 +46,7 @@ async def scale(*, events: int, real_sessions: int) -> dict[str, Any]:
     """Everything, one after the other; returns the figures."""
     figures: dict[str, Any] = {"events": events, **in_memory(events)}
     _say(figures["sessions"])
+    _say([figures["idle"]])
     _say(figures["open_tasks"])
     with LocalBroker(ephemeral=True, heap_mb=1024) as broker:
         figures["workers"] = []
@@ -66,7 +67,7 @@ def in_memory(events: int) -> dict[str, Any]:
     sessions = [in_own_process(with_sessions, count, ACTIVE, events, ended) for count, ended in _sweep()]
     many = in_own_process(with_sessions, SESSIONS[-2], MANY_ACTIVE, events, 0)
     tasks = [in_own_process(with_open_tasks, count, OPEN_TASKS_IN_ALL // count, events // 4) for count in OPEN_TASKS]
-    return {"sessions": [*sessions, many], "open_tasks": tasks}
+    return {"sessions": [*sessions, many], "idle": idle_sessions(SESSIONS[-2]), "open_tasks": tasks}
 
 
 def _sweep() -> Iterator[tuple[int, int]]:

@@ -73,6 +73,28 @@ def limit() -> str:
     return table(("stage", "CPU of one core, per event"), rows) + _about({"in memory": pipeline, "worker": drain})
 
 
+def compared() -> str:
+    """The pipeline and the worker next to those of an earlier commit, measured in turns."""
+    found = {"in memory": figures("pipeline"), "worker": figures("drain")}
+    found = {name: each for name, each in found.items() if "baseline_commit" in each}
+    if not found:
+        return NOT_YET
+    rows = [
+        (
+            name,
+            f"`{each['baseline_commit'][:7]}`",
+            f"{each['baseline_cpu_us_per_event']:.2f} µs",
+            f"{each['cpu_us_per_event']:.2f} µs",
+            f"**{each['ratio']:.2f}**",
+            f"{min(each['ratio_of_rounds']):.2f} to {max(each['ratio_of_rounds']):.2f}",
+            str(each["rounds"]),
+        )
+        for name, each in found.items()
+    ]
+    heads = ("CPU per event", "compared with", "then", "now", "ratio", "ratios of the rounds", "rounds")
+    return table(heads, rows) + _about(found)
+
+
 def peers() -> str:
     """Every engine, the fastest first."""
     found = figures("peers")
@@ -166,9 +188,16 @@ def scale_sessions() -> str:
         )
         for each in found["restored"]
     ]
+    idle = ""
+    if "idle" in found:
+        each = found["idle"]
+        sizes = (each["bytes_per_idle_session"], each["bytes_per_idle_session_with_ended_task"])
+        heads_of_idle = ("idle sessions, nothing else", "bytes per session", "with one remembered ended task")
+        idle = f"Idle:\n\n{table(heads_of_idle, [tuple(f'{size:,}' for size in (each['sessions'], *sizes))])}\n"
     real = table(("sessions", "start to at work again", "memory of the worker", "CPU µs per event"), restored)
     return (
-        f"In memory:\n\n{table(heads, rows)}\nA real worker, stopped and started again:\n\n{real}{_about({'': found})}"
+        f"In memory:\n\n{table(heads, rows)}\n{idle}A real worker, stopped and started again:\n\n{real}"
+        f"{_about({'': found})}"
     )
 
 
@@ -237,6 +266,7 @@ SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
     "figures-headlines": headlines,
     "figures-aims": aimed,
     "figures-limit": limit,
+    "figures-compared": compared,
     "figures-peers": peers,
     "figures-latency": latency,
     "figures-workers": scale_workers,

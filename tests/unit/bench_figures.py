@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from bench.baseline import BASELINE, DIGITS
+
 ABOUT: dict[str, Any] = {
     "machine": {"processor": "Abacus", "cores": 2, "memory_gib": 8.0, "python": "3.11.0"},
     "date": "2025-06-02T08:30:00Z",
@@ -80,6 +82,13 @@ SCALE: dict[str, Any] = {
             )
         ),
     ],
+    "idle": {
+        "sessions": 500_000,
+        "bytes_per_idle_session": 810,
+        "bytes_per_idle_session_with_ended_task": 1_240,
+        "row_bytes": 660,
+        "ended_task_bytes": 280,
+    },
     "open_tasks": [
         {
             "open_tasks": tasks,
@@ -120,6 +129,11 @@ DRAIN: dict[str, Any] = {
     "runs_events_per_second": [59_000, 60_000, 61_000],
     "cpu_us_per_event": 14.0,
     "event_bytes": 246,
+    "rounds": 3,
+    "baseline_commit": BASELINE[:DIGITS],
+    "baseline_cpu_us_per_event": 20.0,
+    "ratio": 0.7,
+    "ratio_of_rounds": [0.69, 0.72, 0.7],
     **ABOUT,
 }
 
@@ -132,5 +146,10 @@ PIPELINE: dict[str, Any] = {
     "row_bytes_written": 120_000_000,
     "row_bytes_sent": 24_000_000,
     "output_bytes": 100_000_000,
+    "rounds": 5,
+    "baseline_commit": BASELINE[:DIGITS],
+    "baseline_cpu_us_per_event": 18.2,
+    "ratio": 0.5,
+    "ratio_of_rounds": [0.51, 0.49, 0.5, 0.5, 0.5],
     **ABOUT,
 }

@@ -63,13 +63,44 @@ def test_every_table_shows_the_figures_it_is_given(monkeypatch: pytest.MonkeyPat
     assert "2,000,000" in shown["figures-sessions"]
     assert "| 4 | 48 |" in shown["figures-workers"]
     assert "what breaks first | the brokers' writes: 39% of them are events |" in shown["figures-estimate"]
-    for name in ("figures-limit", "figures-sessions", "figures-peers"):
+    compared = shown["figures-compared"]
+    assert "| in memory | `47d38fc` | 18.20 µs | 9.10 µs | **0.50** | 0.49 to 0.51 | 5 |" in compared
+    assert "| worker | `47d38fc` | 20.00 µs | 14.00 µs | **0.70** | 0.69 to 0.72 | 3 |" in compared
+    assert (
+        "| CPU per event in memory, compared with commit 47d38fc | at most 0.55 | 0.50 | yes |" in shown["figures-aims"]
+    )
+    assert "| memory of an idle session | at most 1,024 bytes | 800 bytes | yes |" in shown["figures-aims"]
+    assert (
+        "| memory of an idle session with one remembered ended task | at most 1,024 bytes | 1,240 bytes | **no** |"
+        in shown["figures-aims"]
+    )
+    assert "| 500,000 | 810 | 1,240 |" in shown["figures-sessions"]
+    for name in ("figures-limit", "figures-sessions", "figures-peers", "figures-compared"):
         assert "Abacus, 2 cores, Python 3.11.0; 2025-06-02" in shown[name]
 
 
 def test_what_was_not_measured_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "figures", lambda _name: {})
     assert {render() for render in tables.SECTIONS.values()} == {tables.NOT_YET}
+
+
+def test_figures_without_a_baseline_are_shown_without_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_baseline = ("baseline_commit", "baseline_cpu_us_per_event", "ratio", "ratio_of_rounds", "rounds")
+    alone = {name: each for name, each in PIPELINE.items() if name not in of_baseline}
+    sizes = {name: each for name, each in SCALE.items() if name != "idle"}
+    found = {**FIGURES, "pipeline": alone, "drain": {}, "scale": sizes}
+    monkeypatch.setattr(tables, "figures", lambda name: found[name])
+    assert tables.compared() == tables.NOT_YET
+    assert "47d38fc" not in tables.aimed()
+    assert "remembered" not in tables.aimed() + tables.scale_sessions()
+    assert "in memory" in tables.limit()
+
+
+def test_another_baseline_has_no_aim(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = {**PIPELINE, "baseline_commit": "0123456789ab"}
+    monkeypatch.setattr(tables, "figures", lambda name: {**FIGURES, "pipeline": other}[name])
+    assert "compared with commit" not in tables.aimed()
+    assert "`0123456`" in tables.compared()
 
 
 def test_figures_of_an_idle_gate_alone_are_no_table_of_rates(monkeypatch: pytest.MonkeyPatch) -> None:
