@@ -120,10 +120,13 @@ class EndedTask:
     def line(self) -> bytes:
         """The line it is kept as: the fields of `rows.EndedLine`."""
         results = ",".join([f'["{each.identity}","{each.content}"]' for each in self.results])
+        reported = ""
+        if self.acknowledged is not None or self.detail is not None:
+            reported = f",{_text(self.acknowledged)},{_text(self.detail)}"
         return (
             f"\n[{self.task_json},{FORMAT},{_text(self.disposition)},{_text(self.reason)},{self.ended_at},"
-            f"{_text(self.digest)},[{results}],{_text(self.parent)},{self.dispatched_at},{self.steps_started},"
-            f"{self.steps_completed},{{{self.echo}}},{{{self.work}}},{_text(self.acknowledged)},{_text(self.detail)}]"
+            f"{_text(self.digest)},[{results}],{_text(self.parent)},{self.ended_at - self.dispatched_at},"
+            f"{self.steps_started},{self.steps_completed},{{{self.echo}}},{{{self.work}}}{reported}]"
         ).encode()
 
 
@@ -153,7 +156,7 @@ def task_of(line: bytes) -> EndedTask:
         fields.digest,
         fields.results,
         fields.parent,
-        fields.dispatched_at,
+        fields.ended_at - fields.open_ms,
         fields.steps_started,
         fields.steps_completed,
         bytes(fields.echo)[1:-1].decode(),

@@ -190,9 +190,7 @@ def ended_from_line(line: bytes) -> EndedLine:
     task_id, disposition, at, digest, results, parent, told = orjson.loads(line)
     digests = [ResultDigests(*each) for each in results]
     if told is None:
-        return EndedLine(
-            task_id, FORMAT, disposition, None, at, digest, digests, parent, 0, 0, 0, _NOTHING, _NOTHING, None, None
-        )
+        return EndedLine(task_id, FORMAT, disposition, None, at, digest, digests, parent, at, 0, 0, _NOTHING, _NOTHING)
     work = {name: value for name, value in told.items() if name not in _NOT_WORK}
     return EndedLine(
         task_id=task_id,
@@ -203,7 +201,7 @@ def ended_from_line(line: bytes) -> EndedLine:
         digest=digest,
         results=digests,
         parent=parent,
-        dispatched_at=round(datetime.fromisoformat(told["dispatched_at"]).timestamp() * 1000),
+        open_ms=at - round(datetime.fromisoformat(told["dispatched_at"]).timestamp() * 1000),
         steps_started=told.get("steps_started", 0),
         steps_completed=told.get("steps_completed", 0),
         echo=msgspec.Raw(_encode({name: told[name] for name in _ECHO if name in told})),

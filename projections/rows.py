@@ -259,10 +259,11 @@ class EndedLine(msgspec.Struct, array_like=True, gc=False, frozen=True):
     digest: str | None
     results: list[ResultDigests]
     parent: str | None
-    dispatched_at: int
+    open_ms: int
+    """From its dispatch to its end."""
     steps_started: int
     steps_completed: int
     echo: msgspec.Raw
     work: msgspec.Raw
-    acknowledged: str | None
-    detail: str | None
+    acknowledged: str | None = None
+    detail: str | None = None

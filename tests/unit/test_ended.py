@@ -53,7 +53,8 @@ def ended(task_id: str, at: int = 0, disposition: str | None = "delivered", **fi
 
 
 def fields_of(task: EndedTask) -> dict[str, Any]:
-    return {name: getattr(task, name) for name in EndedLine.__struct_fields__ if name != "format"}
+    names = {"dispatched_at", *EndedLine.__struct_fields__} - {"format", "open_ms"}
+    return {name: getattr(task, name) for name in names}
 
 
 def put_all(*tasks: EndedTask) -> bytes:
