@@ -84,8 +84,7 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
         session.size_estimate = fact.size_estimate
         _reads_stated(session, fact.task_id, session.tasks[fact.task_id], fact.reads, fact.timestamp)
     elif isinstance(fact, ResultParked):
-        _keep(session, "unknown", fact.result)
-        _park(session, fact.result)
+        _park(session, _keep(session, "unknown", fact.result))
     elif isinstance(fact, ResultHeld):
         _result_held(session, fact)
     elif isinstance(fact, ResultDropped):
@@ -93,8 +92,8 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
     elif isinstance(fact, LaterResultKnown):
         _later_result_known(session, fact, rules)
     elif isinstance(fact, EffectProposed):
-        _keep(session, "effect", fact.proposal)
-        session.queued[_kept_as(fact.proposal)] = fact.proposal
+        proposal = _keep(session, "effect", fact.proposal)
+        session.queued[_kept_as(proposal)] = proposal
     elif isinstance(fact, EffectAnswered):
         _effect_answered(session, fact)
     elif isinstance(fact, WaitingJudged):
@@ -499,8 +498,7 @@ def _result_held(session: Session, fact: ResultHeld) -> None:
     session.size_estimate = fact.size_estimate
     task.wait = fact.wait
     if fact.is_new:
-        _keep(session, "result", fact.result)
-        session.waiting[fact.task_id] = fact.result
+        session.waiting[fact.task_id] = _keep(session, "result", fact.result)
     if fact.takes_slot:
         _take_slot(session, task)
         if task.slot is not None:
@@ -572,13 +570,16 @@ def _effect_answered(session: Session, fact: EffectAnswered) -> None:
 # Waiting
 
 
-def _keep(session: Session, waiting_for: WaitingFor, event: Arrived) -> None:
-    """Keep an event on the changelog until it has been judged."""
+def _keep(session: Session, waiting_for: WaitingFor, event: Arrived) -> Arrived:
+    """Keep an event on the changelog until it has been judged. Returns the event to keep."""
     _own_waiting(session)
     key = WAITING_KEY + event.changelog_key(waiting_for)
+    if event.kept_as is not None:  # it was kept before, and an aborted transaction goes back to it as it was
+        event = event.copy()
     event.kept_as = key
     _records(session)[key] = event.to_bytes()
     session.waiting_bytes += event.size_bytes
+    return event
 
 
 def _kept_as(event: Arrived) -> bytes:

@@ -45,7 +45,10 @@ def row_from_bytes(raw: bytes, tasks: Mapping[str, bytes] | None = None) -> Sess
     Raises `ValueError` if there are not as many of these as the row says, and `UnknownFormatError`.
     """
     if format_1.is_format_1(raw):
-        row = format_1.row_from_bytes(raw)
+        try:
+            row = format_1.row_from_bytes(raw)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise _unreadable(raw, error) from error
     else:
         try:
             row = _decode_row(raw)
@@ -66,7 +69,10 @@ def row_from_bytes(raw: bytes, tasks: Mapping[str, bytes] | None = None) -> Sess
 def task_from_bytes(raw: bytes) -> Task:
     """An open task that has a record of its own. Raises `UnknownFormatError`."""
     if format_1.is_format_1(raw):
-        return format_1.task_from_bytes(raw)
+        try:
+            return format_1.task_from_bytes(raw)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise _unreadable(raw, error) from error
     try:
         task = _decode_task(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -79,7 +85,10 @@ def task_from_bytes(raw: bytes) -> Task:
 def head_from_bytes(raw: bytes) -> RowHead:
     """The first fields of a row. Raises `UnknownFormatError`."""
     if format_1.is_format_1(raw):
-        return format_1.head_from_bytes(raw)
+        try:
+            return format_1.head_from_bytes(raw)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise _unreadable(raw, error) from error
     try:
         head = _decode_head(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

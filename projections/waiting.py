@@ -84,9 +84,9 @@ class Arrived:
             self._digests = ResultDigests(identity_of(event), digest(content))
         return self._digests
 
-    def stopped_with(self, undecided: list[str]) -> "Arrived":
-        """The same result, of a task that was stopped before these parts were decided."""
-        stopped = Arrived(
+    def copy(self) -> "Arrived":
+        """The same event, to be kept in another way."""
+        return Arrived(
             self.event,
             self.value,
             self.key,
@@ -95,8 +95,13 @@ class Arrived:
             self.timestamp,
             self.role,
             self.partition,
-            undecided,
+            self.undecided,
         )
+
+    def stopped_with(self, undecided: list[str]) -> "Arrived":
+        """The same result, of a task that was stopped before these parts were decided."""
+        stopped = self.copy()
+        stopped.undecided = undecided
         stopped.kept_as = self.kept_as
         return stopped
 

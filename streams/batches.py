@@ -142,7 +142,7 @@ class RecordBatch:
 
     def size(self) -> int:
         """Its bytes."""
-        return len(self._records) + _HEAD.size + _TAIL.size
+        return len(self._records) + _HEAD.size + _TAIL.size if self._built is None else len(self._built)
 
     def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
         self._producer_id = producer_id
