@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from random import Random
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+from tests.unit.event_logs import CUTS, Cut, Kinds, Op, full_rows, laid_out
+from tests.unit.test_audit_laws import Logged, within_the_horizon
 from tests.unit.test_audit_oracle import T, World, difference, stale
+from tidegate.audit import room
 
 FILLED_WITH = 192
 """Facets of 1,000 bytes: more than an eighth of the largest row."""
@@ -86,6 +93,25 @@ def own_change_in_a_dead_letter() -> World:
     w.refuse("context", w.context({"doc": "3", "new": "1"}, cause=T), "session_full")
     by = w.context({"doc": "4"})
     w.verdict(w.result(), stale("p", difference("doc", "3", "4", by)))
+    return w
+
+
+def own_change_in_a_dead_letter_undone() -> World:
+    w = full(doc=None)
+    w.dispatch(snapshot={"doc": "1"})
+    w.refuse("context", w.context({"doc": "1", "new": "1"}), "session_full")
+    w.refuse("context", w.context({"doc": "2", "new": "1"}, cause=T), "session_full")
+    by = w.context({"doc": "1", "new": "1"})
+    w.refuse("context", by, "session_full")
+    w.verdict(w.result(), stale("p", difference("doc", "2", "1", by)))
+    return w
+
+
+def presence_in_a_dead_letter() -> World:
+    w = full()
+    w.dispatch(snapshot={"presence/a": "present"}, when_absent="withhold")
+    w.refuse("context", w.context({"presence/a": "absent", "new": "1"}), "session_full")
+    w.withheld(w.result(), "user_absent")
     return w
 
 
@@ -213,6 +239,8 @@ CLEAN = [
     end_of_the_session_lost,
     end_of_the_request_lost,
     own_change_in_a_dead_letter,
+    own_change_in_a_dead_letter_undone,
+    presence_in_a_dead_letter,
     effect_that_read_something,
     known_again,
     many_readers,
@@ -390,3 +418,59 @@ def test_and_nothing_else_may(make: Callable[[], World], kind: str) -> None:
     findings, _, _ = make().audit()
 
     assert kind in findings.counts, findings.examples
+
+
+# ---- a gate at work
+
+
+def filling(random: Random) -> list[Op]:
+    """Few tasks, and context that grows until the session has no room for it."""
+    facets, kinds = ["doc/1", "doc/2", "doc/3"], ["context"] * 5 + ["step", "effect", "result", "result"]
+    records: list[dict[str, Any]] = [{"type": "context.changed", "set": dict.fromkeys(facets, "1")}]
+
+    def some() -> dict[str, str]:
+        values = ["1", "2", "x" * random.randint(200, 900)]
+        return {name: random.choice(values) for name in facets if random.random() < 0.5} or {"doc/1": "1"}
+
+    running = ["t1", "t2", "t3"]
+    for number, task_id in enumerate(running):
+        more: dict[str, Any] = {"on_stale": random.choice(["withhold", "annotate", "hold"])}
+        if number and random.random() < 0.4:
+            more["parent_task_id"] = running[number - 1]
+        if random.random() < 0.3:
+            more["depends_on"] = ["doc/3"]
+        told = {"task_id": task_id, "task_type": "q", "snapshot": {"doc/1": "1", "doc/2": "1"}}
+        records.append({"type": "task.dispatched", **told, **more})
+    for number in range(random.randint(6, 16)):
+        kind, task_id = random.choice(kinds), random.choice(running)
+        if kind == "context":
+            new = {f"new/{number % 3}": "1"} if random.random() < 0.3 else {}
+            cause = {"cause": {"task_id": task_id}} if random.random() < 0.4 else {}
+            records.append({"type": "context.changed", "set": {**some(), **new}, **cause})
+        elif kind == "step":
+            told = {"step_id": str(number), "status": "completed", "reads": some()}
+            records.append({"type": "task.step", "task_id": task_id, **told})
+        elif kind == "effect":
+            told = {"idempotency_key": f"k{number}", "effect": "pay", "reads": random.choice([{}, some()])}
+            records.append({"type": "task.effect_proposed", "task_id": task_id, **told})
+        else:
+            parts = [{"part_id": name, "kind": "show", "depends_on": [f"doc/{name}"]} for name in "12"]
+            records.append({"type": "task.result", "task_id": task_id, "outcome": "completed", "parts": parts})
+    return laid_out([("record", {"session_id": "s", **each}) for each in records], Kinds())
+
+
+def test_the_audit_finds_nothing_wrong_where_changes_are_lost() -> None:
+    reasons = Counter[tuple[str, str]]()
+    for seed in range(80):
+        random = Random(seed)
+        ops = within_the_horizon(filling(random))
+        choices: list[Cut] = [*CUTS, "take", "take"]
+        cuts = [random.choice(choices) for _ in range(40)]
+        # So small a row is always near its limit.
+        with full_rows(random.choice([1500, 2500])), patch.object(room, "NEAR_BYTES", 0):
+            findings, _, parts = Logged(ops, cuts).audit()
+        assert findings.examples == {}, seed
+        reasons += parts
+    assert reasons["withheld", "session_full"] > 10
+    assert reasons["delivered", "fresh"] > 10
+    assert reasons["withheld", "stale"] > 10

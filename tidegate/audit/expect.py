@@ -319,7 +319,7 @@ def moved_along(
     if len(changes) > _MAX_OWN_CHANGES:
         return frozenset((ANYTHING,))
     changes.sort(key=lambda change: change[0])
-    if changes[0][1] is not NEVER:
+    if changes[0][1] is not NEVER or not had_room:
         return _moved(stated, changes)
     values: Expected = frozenset()
     for each in stated:

@@ -84,12 +84,12 @@ def rule(case: Case, task: Task, at_ms: int, place: Place, cut: Cut, statements:
             maybe[name] = Contradiction(expected | of_others, actual, givers)
             if is_certain and (name in stale or expected.isdisjoint((actual, NOTHING, NEVER, ANYTHING))):
                 stale[name] = maybe[name]
-    is_absent = task.when_absent != "deliver" and user_absent(session, offset)
+    is_absent = user_absent(session, offset) if task.when_absent != "deliver" else None
     blockers = _blockers(case, task, at_ms, place, movers)
-    if task.when_absent == "withhold" and is_absent:
-        blockers["user_absent"] = True
+    if task.when_absent == "withhold" and is_absent is not None:
+        blockers["user_absent"] = is_absent
     names = frozenset(name for name, _reader in stated_by)
-    return Ruling(blockers, task.when_absent == "hold" and is_absent, stale, maybe, names)
+    return Ruling(blockers, task.when_absent == "hold" and bool(is_absent), stale, maybe, names)
 
 
 def contradictions_of(part: ResultPart, contradictions: dict[str, Contradiction]) -> dict[str, Contradiction]:
@@ -169,13 +169,14 @@ def _set_by_another(
     return None if is_own else False
 
 
-def user_absent(session: Session, context_offset: int) -> bool:
-    """Whether at least one client is known, and every known one is absent."""
-    known = [
-        value
-        for name, facet in session.facets.items()
-        if name.startswith(PRESENCE)
-        for value in (facet.at(context_offset)[0],)
-        if value is not NEVER
-    ]
-    return bool(known) and all(value in (None, "absent") for value in known)
+def user_absent(session: Session, context_offset: int) -> bool | None:
+    """Whether a client is known and every known one is absent: surely (True), perhaps (False), or not (None)."""
+    known: dict[bool, list[bool]] = {True: [], False: []}
+    for name in session.facets.keys() | session.perhaps.keys():
+        if name.startswith(PRESENCE):
+            value, _, is_certain = session.value_at(name, context_offset)
+            if value is not NEVER:
+                known[is_certain].append(value in (None, "absent"))
+    if not all(known[True]) or not (known[True] or any(known[False])):
+        return None
+    return bool(known[True]) and all(known[False])

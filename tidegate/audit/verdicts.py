@@ -10,7 +10,7 @@ from schemas.topics import Role
 from tidegate.audit.case import STEPS_OF, Case, Decision, Verdict
 from tidegate.audit.expect import ANYTHING, cut_of, statements_of
 from tidegate.audit.logs import JudgedPart, Output, Result, ResultPart, Task
-from tidegate.audit.oracle import Contradiction, Ruling, contradictions_of, policy_of, rule
+from tidegate.audit.oracle import PRESENCE, Contradiction, Ruling, contradictions_of, policy_of, rule
 from tidegate.audit.room import may_be_unknown
 
 _BLOCKERS: Final = ("session_closed", "request_archived", "deadline_passed", "superseded", "user_absent")
@@ -328,7 +328,7 @@ class DecisionCheck:
             else:
                 note("reason_unexpected", f"{judged.decision}, reason {judged.reason}, annotated {judged.annotated}")
             return
-        is_unknown = judged.reason == "session_full" and self._may_be_unknown(_works_for(task))
+        is_unknown = judged.reason == "session_full" and self._may_be_unknown(self._implied(task))
         if blocked is not None and not is_unknown:
             kind = "stale_delivered" if judged.decision == "delivered" else "reason_order"
             note(kind, f"{blocked} comes before {judged.reason}")
@@ -337,7 +337,7 @@ class DecisionCheck:
                 note("stale_delivered", _named(stale))
             elif ruling.holds_for_user:
                 note("policy_not_followed", "the user is absent, and the task is to be held")
-        elif ruling.holds_for_user:
+        elif ruling.holds_for_user and not is_unknown:
             if judged.reason != "hold_expired":
                 note("policy_not_followed", "the user is absent, and the task is to be held")
         elif judged.reason == "session_full":
@@ -357,6 +357,15 @@ class DecisionCheck:
             due = self._result.at_ms + (self._case.terms.hold_ttl_ms if task.hold_ttl_ms is None else task.hold_ttl_ms)
             if self._output.at_ms + self._case.terms.margin_ms < due:
                 note("hold_cut_short", f"{due - self._output.at_ms} ms before its time")
+
+    def _implied(self, task: Task) -> list[str]:
+        """The facets that every part of a result depends on, whatever it states."""
+        names = ["session"]
+        if task.request_id is not None:
+            names.append(f"request/{task.request_id}")
+        if task.when_absent != "deliver":
+            names += [name for name in self._case.session.facets if name.startswith(PRESENCE)]
+        return names
 
     def _may_be_unknown(self, names: Iterable[str]) -> bool:
         """Whether the session may have had no room for the last change of one of these facets."""
@@ -410,11 +419,6 @@ _UNFOUNDED: Final = {
     ("withheld", "hold_expired"): "reason_false",
     ("held", "stale"): "fresh_withheld",
 }
-
-
-def _works_for(task: Task) -> list[str]:
-    """The facets that say whether what a task works for is over: every part of its result depends on them."""
-    return ["session", *([] if task.request_id is None else [f"request/{task.request_id}"])]
 
 
 def _is_older(other: Case, task: Task) -> bool:
