@@ -140,7 +140,8 @@ def orphans_in(state: OpenState, rows: dict[str, SessionRow], limits: Limits) ->
         why, session_id, task_id, *_ = orjson.loads(name)
         if why == "effect":
             continue  # answered at the next barrier
-        _, timestamp, *_, undecided = orjson.loads(value.split(b"\n", 1)[0])
+        # the fields up to the undecided parts are the same in every format
+        _, timestamp, _, _, undecided, *_ = orjson.loads(value.split(b"\n", 1)[0])
         is_open = session_id in rows and task_id in rows[session_id].tasks
         if why == "result":
             kept.add((session_id, task_id))

@@ -49,7 +49,7 @@ def state(tasks: dict[str, Task], waiting: dict[bytes, bytes] | None = None) -> 
 
 def kept(why: str, task_id: str, timestamp: int, undecided: list[str] | None = None) -> dict[bytes, bytes]:
     key = orjson.dumps([why, SESSION, task_id, "results", 5])
-    return {key: orjson.dumps([5, timestamp, True, [], undecided]) + b"\n{}"}
+    return {key: orjson.dumps([5, timestamp, True, [], undecided, FORMAT]) + b"\n{}"}
 
 
 def orphans(found: OpenState, limits: Limits = LIMITS) -> list[Orphan]:
@@ -124,6 +124,12 @@ def test_a_task_that_waits_with_a_result_nobody_kept() -> None:
 
 def test_a_result_that_waits_for_a_task_that_is_over() -> None:
     assert kinds(state({}, kept("result", "t", NOW))) == [("result_without_task", "t")]
+
+
+def test_a_result_of_the_last_version_that_waits_for_a_task_that_is_over() -> None:
+    ((key, _),) = kept("result", "t", NOW).items()
+    assert kinds(state({}, {key: orjson.dumps([5, NOW, True, [], None]) + b"\n{}"})) == [("result_without_task", "t")]
+    assert kinds(state({}, {key: orjson.dumps([5, NOW, True, [], ["text"]]) + b"\n{}"})) == []
 
 
 def test_a_stopped_task_s_result_is_withheld_at_the_next_barrier() -> None:
