@@ -44,10 +44,9 @@ class Tally:
             counts = self._events[batch.role] = Counter()
         counts.update(map(type, batch.events))
 
-    def tell(self, metrics: Metrics, topics: Mapping[Role, str], changes: Changes, seconds: float) -> None:
-        """Tell everything, and `changes`, to the metrics: a transaction that took `seconds` has committed it."""
+    def tell(self, metrics: Metrics, topics: Mapping[Role, str], changes: Changes) -> None:
+        """Tell everything, and `changes`, to the metrics: a transaction has committed it."""
         now_ms = time.time_ns() // 1_000_000
-        metrics.transaction(seconds, self.records)
         for role, counts in self._events.items():
             metrics.events(topics[role], {event_type(kind): n for kind, n in counts.items() if kind is not NoneType})
         metrics.duplicates(changes.duplicates)
