@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
 
 from schemas.topics import Role
 from streams.assignment import Assignment, retry_seconds
@@ -121,7 +121,9 @@ class WorkerCycle:
         await asyncio.sleep(delay)
         await self._open()  # ends the transaction that failed: nobody has to wait for its timeout
         if isinstance(error, MEMBER_FENCED):
-            await self._next_assignment()
+            await self._next_assignment(self._config.session_timeout_seconds)
+        elif isinstance(error, ProducerFenced):  # by a new owner, or by the broker after the transaction's timeout
+            await self._next_assignment(self._config.heartbeat_interval_seconds + 0.5)
         self._assignment.restart()
 
     async def _open(self) -> None:
@@ -136,18 +138,18 @@ class WorkerCycle:
             else:
                 return
 
-    async def _next_assignment(self) -> None:
+    async def _next_assignment(self, seconds: float) -> None:
         """Wait for another assignment: the partitions may have new owners, whom a hand-over would disturb.
 
         The group's heartbeats find out as well, within a session timeout.
         """
         try:
-            async with asyncio.timeout(self._config.session_timeout_seconds):
+            async with asyncio.timeout(seconds):
                 while self._assignment.member == self._committed_as:
                     self._wake.clear()
                     await self._wake.wait()
         except TimeoutError:
-            _log.warning("no_new_assignment", seconds=self._config.session_timeout_seconds)
+            _log.info("no_new_assignment", seconds=seconds)
 
     # Working
 

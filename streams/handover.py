@@ -15,12 +15,13 @@ evict each other.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import structlog
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 
 from projections.partition import Partition
 from schemas.topics import Role
@@ -45,6 +46,13 @@ FIRST_LOOK_SECONDS: Final = 0.3
 NEXT_LOOK_SECONDS: Final = 1.0
 
 
+class OwnedByAnotherError(KafkaError):
+    """What was read does not fit together, because the partition's owner went on meanwhile.
+
+    A worker that slept through a rebalance does not know that it is not the owner. The next assignment tells it.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class TakenOver:
     """A partition taken over: its rows, and by role the positions folded up to and committed."""
@@ -57,23 +65,29 @@ class TakenOver:
 async def take_over(context: WorkerContext, number: int) -> TakenOver:
     """Become the owner of a partition.
 
-    Raises `KafkaError` or `TimeoutError` where the broker does not answer, `RestoreError` where the changelog is not
-    whole or does not agree with the offsets, and `LostInputError` where the place to go on from is no longer on the
-    broker. Cancelled, it leaves nothing behind.
+    Raises `KafkaError` or `TimeoutError` where the broker does not answer, `OwnedByAnotherError` (a `KafkaError`) where
+    this worker is not the owner any more, `RestoreError` where the changelog is not whole or does not agree with the
+    offsets, and `LostInputError` where the place to go on from is no longer on the broker. Cancelled, it leaves nothing
+    behind.
     """
     config = context.config
     began = context.clock.monotonic()
     await context.open_transactions.fence(_transactional_id_of_old_workers(config, number))
     changelog = TopicPartition(config.topic("sessions.changelog"), number)
     inputs: dict[Role, TopicPartition] = {role: TopicPartition(config.topic(role), number) for role in FOLDED_ROLES}
-    stable = await _unblocked(context, changelog, _stable_offsets(context, list(inputs.values())))
+    stable = await _stable_offsets(context, inputs, changelog)
     committed = {role: stable[tp] for role, tp in inputs.items() if tp in stable}
     end = (await context.end_offsets.end_offsets([changelog]))[changelog]
     partition = Partition(number, config.rules, home_check(number, context.partition_count))
     progress, records = await _unblocked(context, changelog, context.changelog.read(number, end, partition.restore))
-    _settle(config, partition)
     begin = await context.committed_offsets.beginning_offsets(list(inputs.values()))
-    applied = _starting_point(config, number, progress, committed, {role: begin[tp] for role, tp in inputs.items()})
+    try:
+        _settle(config, partition)
+        applied = _starting_point(config, number, progress, committed, {role: begin[tp] for role, tp in inputs.items()})
+    except (RestoreError, LostInputError) as error:
+        if await _stable_offsets(context, inputs, changelog) != stable:
+            raise OwnedByAnotherError(f"partition {number}: somebody else commits offsets") from error
+        raise
     seconds = context.clock.monotonic() - began
     context.metrics.restored(seconds, partition.store.session_count)
     _log.info(
@@ -88,16 +102,21 @@ async def take_over(context: WorkerContext, number: int) -> TakenOver:
 
 
 def _transactional_id_of_old_workers(config: EngineConfig, number: int) -> str:
-    """Of the workers that had a producer for each partition (before 0.2): they commit without a generation."""
+    """Of workers of the version that had a producer for each partition: they commit without a generation."""
     return f"{config.group_id}-{number}"
 
 
-async def _stable_offsets(context: WorkerContext, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-    while True:
-        try:
-            return await context.committed_offsets.stable_offsets(partitions)
-        except UnstableOffsetCommitError:
-            await asyncio.sleep(UNSTABLE_RETRY_SECONDS)
+async def _stable_offsets(
+    context: WorkerContext, inputs: Mapping[Role, TopicPartition], changelog: TopicPartition
+) -> dict[TopicPartition, int]:
+    async def ask() -> dict[TopicPartition, int]:
+        while True:
+            try:
+                return await context.committed_offsets.stable_offsets(list(inputs.values()))
+            except UnstableOffsetCommitError:
+                await asyncio.sleep(UNSTABLE_RETRY_SECONDS)
+
+    return await _unblocked(context, changelog, ask())
 
 
 async def _unblocked(context: WorkerContext, changelog: TopicPartition, step: Coroutine[Any, Any, T]) -> T:
