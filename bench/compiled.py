@@ -39,7 +39,7 @@ def is_compiled(code: Path) -> bool:
 
 def _build(directory: Path) -> None:
     shutil.rmtree(BUILDS, ignore_errors=True)  # builds of older sources
-    BUILDS.mkdir()
+    BUILDS.mkdir(parents=True)
     print("compiling the gate's core, half a minute …", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=BUILDS) as work:
         build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
