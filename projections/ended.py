@@ -11,7 +11,7 @@ import orjson
 
 from projections import format_1
 from projections.records import UnknownFormatError
-from projections.rows import FORMAT, Echo, EndedLine, ResultDigests
+from projections.rows import FORMAT, Echo, EndedLine, EndedLineHead, ResultDigests
 from projections.text import quoted
 
 PRUNE_EVERY: Final = 8
@@ -25,6 +25,7 @@ MAX_ENDED_BYTES: Final = 1024 * 1024
 """Of one session's lines. Beyond it the oldest tasks are forgotten before their time."""
 
 _decode_line: Final = msgspec.json.Decoder(EndedLine).decode
+_decode_head: Final = msgspec.json.Decoder(EndedLineHead).decode
 _decode_echo: Final = msgspec.json.Decoder(Echo).decode
 
 
@@ -144,10 +145,7 @@ def task_of(line: bytes) -> EndedTask:
         except msgspec.DecodeError as error:
             raise UnknownFormatError(f"the line of an ended task cannot be read: {error}") from error
         if fields.format != FORMAT:
-            raise UnknownFormatError(
-                f"an ended task has format {fields.format}, but this version reads formats 1 and {FORMAT}:"
-                " go back to the version that wrote it, or to a newer one"
-            )
+            raise _unknown_format(fields.format)
     return EndedTask(
         fields.task_id,
         fields.disposition,
@@ -163,6 +161,23 @@ def task_of(line: bytes) -> EndedTask:
         bytes(fields.work)[1:-1].decode(),
         fields.acknowledged,
         fields.detail,
+    )
+
+
+def check_format(line: bytes) -> None:
+    """Raises `UnknownFormatError` if another version wrote the line."""
+    try:
+        found = _decode_head(line).format
+    except msgspec.DecodeError as error:
+        raise UnknownFormatError(f"the line of an ended task cannot be read: {error}") from error
+    if isinstance(found, int) and found != FORMAT:
+        raise _unknown_format(found)
+
+
+def _unknown_format(found: int) -> UnknownFormatError:
+    return UnknownFormatError(
+        f"an ended task has format {found}, but this version reads formats 1 and {FORMAT}:"
+        " go back to the version that wrote it, or to a newer one"
     )
 
 

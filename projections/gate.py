@@ -85,6 +85,8 @@ def judge(session: Session, task_id: str, task: Task, result: TaskResult, at_ms:
     expired = wait is not None and wait.expired
     hold_ttl_ms = policy.hold_ttl_ms
     hold_until = at_ms + (rules.hold_ttl_ms if hold_ttl_ms is None else hold_ttl_ms)
+    if policy.when_absent != "deliver" and may_be_absent(session.row):
+        return all_parts(parts, WITHHELD, "session_full")
     if policy.when_absent != "deliver" and is_user_absent(session.row):
         if policy.when_absent == "withhold":
             return all_parts(parts, WITHHELD, "user_absent")
@@ -113,11 +115,15 @@ def reason_for_all(session: Session, task_id: str, task: Task, at_ms: int) -> Re
     """Why nothing of this task may have an effect any more, whatever it depends on; None if it may."""
     facets = session.facets
     closed = facets.get("session")
+    if closed is not None and is_unknown(closed):
+        return "session_full"  # it may be closed
     if closed is not None and closed.value == "closed" and not _is_own(closed, "session", task_id, task):
         return "session_closed"
     if task.request_id is not None:
         name = f"request/{task.request_id}"
         request = facets.get(name)
+        if request is not None and is_unknown(request):
+            return "session_full"  # it may be archived
         if request is not None and request.value == "archived" and not _is_own(request, name, task_id, task):
             return "request_archived"
     policy = task.policy
@@ -134,6 +140,14 @@ def is_user_absent(row: SessionRow) -> bool:
     """True if clients are known and every one of them is absent or gone."""
     known = [facet.value for name, facet in row.facets.items() if name.startswith("presence/") and facet.change]
     return bool(known) and all(value is None or value == "absent" for value in known)
+
+
+def may_be_absent(row: SessionRow) -> bool:
+    """True if no client is known to be there, and of one it is unknown."""
+    clients = [facet for name, facet in row.facets.items() if name.startswith("presence/")]
+    return any(map(is_unknown, clients)) and all(
+        is_unknown(client) or client.value is None or client.value == "absent" for client in clients
+    )
 
 
 def _is_own(facet: Facet, name: str, task_id: str, task: Task) -> bool:

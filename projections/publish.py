@@ -8,7 +8,7 @@ from typing import Final
 from zlib import crc32
 
 from projections.ended import EndedTask
-from projections.expectation import contradicted, expected_values
+from projections.expectation import contradicted, expected_values, is_unknown
 from projections.facts import (
     AttemptCommanded,
     EffectAnswered,
@@ -283,7 +283,7 @@ class Publisher:
         snapshot: dict[str, str | None] = {}
         for name, stated in task.expected.items():
             facet = facets.get(name)
-            snapshot[name] = stated if facet is None else facet.value
+            snapshot[name] = stated if facet is None or is_unknown(facet) else facet.value
         members = f'"new_task_id":{quoted(fact.new_task_id)},"attempt":{fact.attempt},"snapshot":{json_of(snapshot)}'
         if task.work is not None and task.work.checkpoint is not None:
             members = f'{members},"checkpoint":{_checkpoint_json(task)}'

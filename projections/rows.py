@@ -248,6 +248,13 @@ class Echo(msgspec.Struct, gc=False, frozen=True):
     lane: str = "hot"
 
 
+class EndedLineHead(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """The first fields of an `EndedLine`: enough to refuse those of an unknown format. Format 1 has a text or null."""
+
+    task_id: str
+    format: int | str | None
+
+
 class EndedLine(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """An `ended.EndedTask` as it is written: one line of JSON."""
 

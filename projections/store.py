@@ -296,6 +296,8 @@ class Store:
             self._set_task(session_id, task_id, value)
         elif kind == ENDED_KEY:
             session_id, task_id = orjson.loads(name)
+            if value is not None:
+                ended.check_format(value)
             lines = ended.without(self._ended.get(session_id, b""), task_id)
             self._set_ended(session_id, lines if value is None else lines + value)
         elif kind == WAITING_KEY:
