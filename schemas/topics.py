@@ -40,8 +40,8 @@ of what a record takes when it is compressed."""
 
 
 CHANGELOG_MAX_MESSAGE_BYTES: Final = 16 * MAX_INPUT_BYTES
-"""A row takes at most 2 MiB. An event that waits takes what its record does unpacked, with headers in base64: all of one
-session at most 4 MiB, so less than 6 MiB. The rest is room for rows of format 1, which could be larger."""
+"""A row takes at most 2 MiB. An event that waits takes what its record does unpacked, with headers in base64, and all
+of a session at most 4 MiB: so less than 6 MiB. The rest is room for rows of format 1, which could be larger."""
 
 
 @dataclass(frozen=True, slots=True)
