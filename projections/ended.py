@@ -7,7 +7,6 @@ first bytes (a newline, a bracket, the task id in quotes), and only that line is
 from typing import Final
 
 import msgspec
-import orjson
 
 from projections import format_1
 from projections.records import UnknownFormatError
@@ -230,7 +229,7 @@ def task_ids(lines: bytes) -> list[str]:
 
 
 def _place(lines: bytes, task_id: str) -> tuple[int, int]:
-    begin = lines.find(b"\n[" + orjson.dumps(task_id) + b",")
+    begin = lines.find(f"\n[{quoted(task_id)},".encode())
     if begin < 0:
         return -1, -1
     end = lines.find(b"\n", begin + 1)

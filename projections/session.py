@@ -5,12 +5,11 @@ Everything here answers questions. Only `evolve` changes a session.
 
 from typing import Final
 
-import orjson
-
 from projections import ended
 from projections.ended import EndedTask
 from projections.rows import DispatchOrder, ResultDigests, SessionRow, Task
 from projections.task_index import TaskIndex
+from projections.text import quoted
 from projections.waiting import Arrived
 
 MAX_TASKS_INSIDE = 8
@@ -115,7 +114,7 @@ class Session:
     def json(self) -> str:
         """The session id as JSON."""
         if not self._json:
-            self._json = orjson.dumps(self.id).decode()
+            self._json = quoted(self.id)
         return self._json
 
     def ended_task(self, task_id: str) -> EndedTask | None:

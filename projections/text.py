@@ -8,7 +8,7 @@ import orjson
 
 def quoted(text: str) -> str:
     """A string as JSON."""
-    return orjson.dumps(text).decode()
+    return _dumps(text).decode()
 
 
 def json_of(value: Any) -> str:
@@ -21,4 +21,5 @@ def members_of(values: dict[str, Any]) -> str:
     return _encode(values)[1:-1].decode()
 
 
+_dumps: Final = orjson.dumps
 _encode: Final = msgspec.json.Encoder().encode

@@ -8,6 +8,7 @@ import orjson
 
 from projections.records import UnknownFormatError
 from projections.rows import FORMAT, ResultDigests
+from projections.text import quoted
 from schemas.decode import Batch, Decoder
 from schemas.envelope import Headers, traceparent_of
 from schemas.identity import digest
@@ -179,7 +180,7 @@ def _headers_of(texts: list[tuple[str, str | None]], record_format: int) -> Head
 
 def identity_of(event: Any) -> str:
     """Digest of an event's identity: its source and its id there."""
-    return digest(orjson.dumps([event.source, event.event_id]))
+    return digest(f"[{quoted(event.source)},{quoted(event.event_id)}]".encode())
 
 
 def undecided_rest(result: Arrived) -> Any:

@@ -119,7 +119,7 @@ def _shared_headers(envelope: Envelope) -> bytes:
 class RecordBatch:
     """One batch, as aiokafka's accumulator and sender take it: the methods they call of its `BatchBuilder`."""
 
-    def __init__(self, records: bytes, count: int, compression: Compression, timestamp_ms: int) -> None:
+    def __init__(self, records: list[bytes], count: int, compression: Compression, timestamp_ms: int) -> None:
         self._records = records
         self._count = count
         self._attributes = _CODES[compression] | _TRANSACTIONAL
@@ -142,7 +142,9 @@ class RecordBatch:
 
     def size(self) -> int:
         """Its bytes."""
-        return len(self._records) + _HEAD.size + _TAIL.size if self._built is None else len(self._built)
+        if self._built is not None:
+            return len(self._built)
+        return sum(map(len, self._records)) + _HEAD.size + _TAIL.size
 
     def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
         self._producer_id = producer_id
@@ -155,9 +157,9 @@ class RecordBatch:
             tail = _TAIL.pack(
                 self._attributes, count - 1, at, at, self._producer_id, self._producer_epoch, self._base_sequence, count
             )
-            tail += self._records
+            tail = b"".join([tail, *self._records])
             self._built = _HEAD.pack(0, len(tail) + 9, 0, 2, calc_crc32c(tail)) + tail
-            self._records = b""
+            self._records = []
         return self._built
 
 
@@ -193,7 +195,9 @@ class BatchWriter:
         return self._batches
 
     def _finish(self) -> None:
-        records = _compressed(b"".join(self._parts), self._compression)
+        records = self._parts
+        if self._compression != "none":
+            records = [_compressed(b"".join(records), self._compression)]
         self._batches.append(RecordBatch(records, self._count, self._compression, self._timestamp_ms))
         self._parts, self._count, self._size = [], 0, 0
 
