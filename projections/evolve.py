@@ -322,42 +322,40 @@ def _inherit_own(session: Session, own: OwnChanges, task: Task, timestamp: int) 
 
 
 def _step_taken(session: Session, fact: StepTaken) -> None:
-    event = fact.event
     session.size_estimate = fact.size_estimate
-    task_id = fact.task_id
+    task_id, status, step_id, checkpoint = fact.task_id, fact.status, fact.step_id, fact.checkpoint
     task = session.tasks[task_id]
-    status: str = event.status
-    step_id: str = event.step_id
     if status == "started":
         task.steps_started += 1
         work = _work(task)
         work.in_flight = [*work.in_flight, step_id][-MAX_STEPS:]
     elif status != "progressed":
-        task.steps_completed += 1
+        completed = task.steps_completed + 1
+        task.steps_completed = completed
         present = task.work
         if present is not None and present.in_flight:
             present.in_flight = [each for each in present.in_flight if each != step_id]
         if status == "completed":
-            task.done = f"{task.done},{quoted(step_id)}" if task.done else quoted(step_id)
-            if task.steps_completed > MAX_STEPS:
-                task.done = _last_steps(task.done)
+            done = task.done
+            done = f"{done},{quoted(step_id)}" if done else quoted(step_id)
+            task.done = done if completed <= MAX_STEPS else _last_steps(done)
         else:
             work = _work(task)
             work.failed = [*work.failed, step_id][-MAX_STEPS:]
-    if event.progress is not None:
-        _work(task).progress = event.progress
-    if event.message:
-        _work(task).message = event.message
-    checkpoint = event.checkpoint
+    if fact.progress is not None:
+        _work(task).progress = fact.progress
+    if fact.message:
+        _work(task).message = fact.message
     if checkpoint is not None:
         work = _work(task)
         if work.checkpoint is None or checkpoint.sequence >= work.checkpoint.sequence:
             work.checkpoint = Checkpoint(checkpoint.uri, checkpoint.sequence)
-    if task.policy is not None and task.policy.heartbeat_timeout_ms is not None:
+    policy = task.policy
+    if policy is not None and policy.heartbeat_timeout_ms is not None:
         task.last_heartbeat = fact.timestamp
     _status_due(session, task_id)
-    if event.reads:
-        _reads_stated(session, task_id, task, event.reads, fact.timestamp)
+    if fact.reads:
+        _reads_stated(session, task_id, task, fact.reads, fact.timestamp)
     else:
         _task_changed(session, task_id, task)
     _row_changed(session, fact.timestamp)

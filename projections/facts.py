@@ -118,11 +118,27 @@ class TaskOpened(Fact):
 
 
 class StepTaken(QuietFact):
-    """A step of an open task."""
+    """A step of an open task, as its event tells it."""
 
-    def __init__(self, task_id: str, event: Any, timestamp: int, size_estimate: int) -> None:
+    def __init__(
+        self,
+        task_id: str,
+        step_id: str,
+        status: str,
+        progress: float | None,
+        message: str | None,
+        reads: dict[str, str | None],
+        checkpoint: Any,
+        timestamp: int,
+        size_estimate: int,
+    ) -> None:
         self.task_id = task_id
-        self.event = event
+        self.step_id = step_id
+        self.status = status
+        self.progress = progress
+        self.message = message
+        self.reads = reads
+        self.checkpoint = checkpoint
         self.timestamp = timestamp
         self.size_estimate = size_estimate
 

@@ -211,13 +211,17 @@ class Partition:
         decoder, refusals, counts = self._decoders["context"], self._changes.refusals, self._counts(batch.role)
         self._publisher.at(None, now_ms)
         values, offsets, timestamps = batch.values, batch.offsets, batch.timestamps
+        changed = 0
         for index in range(len(values)):
             event = decoder.event(batch, index, refusals)
             if event is None:
                 continue
             kind = type(event)
-            counts[kind] = counts.get(kind, 0) + 1
-            session = self._admit(batch, index, event)
+            if kind is _CHANGED:
+                changed += 1
+            else:
+                counts[kind] = counts.get(kind, 0) + 1
+            session = self._admit(batch, index, decoder.session_id, event)
             if session is None:
                 continue
             timestamp = timestamps[index]
@@ -231,19 +235,24 @@ class Partition:
                 facts = decide_erasure(session)
                 self._unqueue(session)
             self._apply(session, facts, batch, index, _NOTHING)
+        counts[_CHANGED] = counts.get(_CHANGED, 0) + changed
 
     def fold_steps(self, batch: Batch, now_ms: int) -> None:
         """Decode and fold a batch of dispatches, steps, heartbeats and proposed effects, of one lane."""
         decoder, refusals, counts = self._decoders["steps"], self._changes.refusals, self._counts(batch.role)
         self._publisher.at(None, now_ms)
         values, timestamps = batch.values, batch.timestamps
+        steps = 0
         for index in range(len(values)):
             event = decoder.event(batch, index, refusals)
             if event is None:
                 continue
             kind = type(event)
-            counts[kind] = counts.get(kind, 0) + 1
-            session = self._admit(batch, index, event)
+            if kind is _STEP:
+                steps += 1
+            else:
+                counts[kind] = counts.get(kind, 0) + 1
+            session = self._admit(batch, index, decoder.session_id, event)
             if session is None:
                 continue
             if kind is _STEP:
@@ -261,6 +270,7 @@ class Partition:
                     self._proposals[proposal.kept_as] = proposal
                 continue
             self._apply(session, facts, batch, index, _NOTHING)
+        counts[_STEP] = counts.get(_STEP, 0) + steps
 
     def _fold_dispatch(self, session: Session, event: TaskDispatched, batch: Batch, index: int) -> None:
         lane = "cold" if batch.role == "steps.cold" else "hot"
@@ -268,11 +278,12 @@ class Partition:
         size, headers = len(batch.values[index] or b""), batch.headers[index]
         facts = decide_dispatch(session, event, size, offset, timestamp, headers, lane, self._rules)
         opened = facts[0]
-        cancelled = event.task_id in session.row.cancels
+        task_id = event.task_id
+        cancelled = task_id in session.row.cancels
         self._apply(session, facts, batch, index, _NOTHING)
-        if len(self._unknown) and event.task_id not in session.parked:
-            self._unknown.set((session.id, event.task_id), None)
-        if isinstance(opened, TaskOpened) and event.task_id in session.tasks:
+        if len(self._unknown) and task_id not in session.parked:
+            self._unknown.set((session.id, task_id), None)
+        if isinstance(opened, TaskOpened) and task_id in session.tasks:
             after = decide_after_opening(session, opened, cancelled=cancelled)
             if after:
                 self._apply(session, after, batch, index, _NOTHING)
@@ -295,9 +306,9 @@ class Partition:
             session = self.store.session(session_id)
         return session
 
-    def _admit(self, batch: Batch, index: int, event: Any) -> Session | None:
+    def _admit(self, batch: Batch, index: int, session_id: str, event: Any) -> Session | None:
         """The session to fold a record into; None if it is on the wrong partition, or was sent on from one twice."""
-        session = self._home(batch, index, event.session_id)
+        session = self._home(batch, index, session_id)
         headers = batch.headers[index]
         if session is None or not headers or not was_forwarded(headers):
             return session
@@ -416,7 +427,7 @@ class Partition:
                 continue
             kind = type(event)
             counts[kind] = counts.get(kind, 0) + 1
-            session = self._home(batch, index, event.session_id)
+            session = self._home(batch, index, decoder.session_id)
             if session is None:
                 continue
             facts = decide_result(session, arrived(batch, index, event), self._rules)

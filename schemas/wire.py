@@ -44,6 +44,15 @@ def event_type(struct: type[Any]) -> str:
     return str(struct.__struct_config__.tag)
 
 
+fields_of: Final[Any] = msgspec.structs.astuple
+"""The values of a struct's fields, in the order of the model. Compiled code reads one field in 20 ns and all of them in
+60, so where it needs many it takes them at once."""
+
+StepFields = tuple[Any, Any, Any, Any, str, str, Any, Any, str, float | None, str | None, dict[str, str | None], Any]
+"""Of a `TaskStep`: source, event_id, session_id, occurred_at, task_id, step_id, kind, name, status, progress, message,
+reads, checkpoint."""
+
+
 class _Nothing(msgspec.Struct, tag_field="type", tag=""):
     """Can never be decoded. It makes a union of a single event: alone, that would not be asked for its `type`."""
 
