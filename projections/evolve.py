@@ -552,7 +552,7 @@ def _result_acknowledged(session: Session, fact: ResultAcknowledged, rules: Rule
 
 def _effect_answered(session: Session, fact: EffectAnswered) -> None:
     if fact.task is not None and fact.proposal.event.reads:
-        _status_due(session, fact.proposal.event.task_id)
+        _status_due(session, fact.proposal.task_id)
         for above_id, _ in session.readers_above(fact.task):
             _status_due(session, above_id)
     if not fact.is_new:
@@ -616,7 +616,7 @@ def _stop_waiting(session: Session, task_id: str, undecided: list[str] | None) -
 
 
 def _park(session: Session, result: Arrived) -> None:
-    task_id: str = result.event.task_id
+    task_id = result.task_id
     parked = session.parked.get(task_id)
     if parked is None or task_id not in session.owned_parked:
         parked = session.parked[task_id] = Parked() if parked is None else parked.copy()

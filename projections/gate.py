@@ -81,6 +81,8 @@ def judge(session: Session, task_id: str, task: Task, result: TaskResult, at_ms:
     waits = _wait_for_others(session, task_id, task, at_ms, rules)
     if waits is not None:
         return _held(parts, waits)
+    if task.policy is None and not task.stale:  # as most are
+        return all_parts(parts, DELIVERED, "fresh")
     policy: Policy = task.policy if task.policy is not None else DEFAULT_POLICY
     expired = wait is not None and wait.expired
     hold_ttl_ms = policy.hold_ttl_ms
@@ -119,18 +121,18 @@ def reason_for_all(session: Session, task_id: str, task: Task, at_ms: int) -> Re
         return "session_full"  # it may be closed
     if closed is not None and closed.value == "closed" and not _is_own(closed, "session", task_id, task):
         return "session_closed"
-    if task.request_id is not None:
-        name = f"request/{task.request_id}"
+    request_id, slot, policy = task.request_id, task.slot, task.policy
+    if request_id is not None:
+        name = f"request/{request_id}"
         request = facets.get(name)
         if request is not None and is_unknown(request):
             return "session_full"  # it may be archived
         if request is not None and request.value == "archived" and not _is_own(request, name, task_id, task):
             return "request_archived"
-    policy = task.policy
     if policy is not None and policy.deadline_ms is not None and at_ms > policy.deadline_ms:
         return "deadline_passed"
-    if task.slot is not None and not (policy is not None and policy.protected):
-        newest = session.row.slots.get(task.slot)
+    if slot is not None and not (policy is not None and policy.protected):
+        newest = session.row.slots.get(slot)
         if newest is not None and is_older(order_of(task), newest):
             return "superseded"
     return None
@@ -169,7 +171,7 @@ def _wait_for_others(session: Session, task_id: str, task: Task, at_ms: int, rul
         if scope.children:
             grace_ms = policy.scope_grace_ms if policy is not None else None
             return Wait("children", [], at_ms + (rules.scope_grace_ms if grace_ms is None else grace_ms))
-    is_queued = task.slot is not None and policy is not None and policy.on_newer == "enqueue"
+    is_queued = policy is not None and policy.on_newer == "enqueue" and task.slot is not None
     if is_queued and session.has_older_in_slot(task_id, task.slot or "", order_of(task)):
         return Wait("slot", [])
     return None

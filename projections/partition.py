@@ -430,11 +430,12 @@ class Partition:
             session = self._home(batch, index, decoder.session_id)
             if session is None:
                 continue
-            facts = decide_result(session, arrived(batch, index, event), self._rules)
+            result = arrived(batch, index, event)
+            facts = decide_result(session, result, self._rules)
             self._apply(session, facts, batch, index, _NOTHING)
             first = facts[0] if facts else None
             if isinstance(first, ResultParked):
-                self._start_grace(session, event.task_id)
+                self._start_grace(session, result.task_id)
             if self._pending or self._stopped:
                 self.judge_ready(position, now_ms)
 
@@ -445,16 +446,16 @@ class Partition:
         while self.has_ready:
             ready, self._ready = sorted(self._ready.values(), key=_offset), {}
             for result in ready:
-                session = self.store.session(result.event.session_id)
+                session = self.store.session(result.session_id)
                 self._apply(session, [WaitingJudged(result)], None, 0, _NOTHING)
                 facts = decide_result(session, result, self._rules)
                 self._apply(session, facts, result.as_batch(), 0, _NOTHING)
                 if facts and isinstance(facts[0], ResultParked):
-                    self._start_grace(session, result.event.task_id)
+                    self._start_grace(session, result.task_id)
             self._reconsider()
             stopped, self._stopped = self._stopped, {}
             for result in stopped.values():
-                session = self.store.session(result.event.session_id)
+                session = self.store.session(result.session_id)
                 self._apply(session, [WaitingJudged(result)], None, 0, _NOTHING)
                 facts = decide_stopped(session, result)
                 self._apply(session, facts, result.as_batch(), 0, facts[1:])
@@ -490,7 +491,7 @@ class Partition:
             if not position.covers(proposal.role, proposal.offset):
                 self._proposals[key] = proposal
                 continue
-            session = self.store.session(proposal.event.session_id)
+            session = self.store.session(proposal.session_id)
             self._apply(session, [WaitingJudged(proposal)], None, 0, _NOTHING)
             facts = decide_proposal_past_barrier(session, proposal, self._publisher.judged)
             self._apply(session, facts, proposal.as_batch(), 0, _NOTHING)

@@ -113,7 +113,7 @@ class Publisher:
                 raise TooLargeError("its status, with the values taken for depends_on,", size)
         elif isinstance(fact, EffectAnswered):
             event_type = "effect.cleared" if fact.cleared else "effect.refused"
-            task_id, members = fact.proposal.event.task_id, fact.members + fact.differences
+            task_id, members = fact.proposal.task_id, fact.members + fact.differences
             outputs.append(self._command(event_type, session, task_id, fact.task, members))
         elif isinstance(fact, AttemptCommanded):
             outputs.append(self._redispatch(session, fact))
@@ -133,13 +133,14 @@ class Publisher:
             else (f'{text}{task.echo},"status":"waiting","waiting_for":"{wait.why}"')
         )
         text = f'{text},"dispatched_at":"{rfc3339(task.dispatched_at)}"'
-        if task.steps_started or task.steps_completed:
-            text = f'{text},"steps_started":{task.steps_started},"steps_completed":{task.steps_completed}'
+        started, completed, acknowledgement = task.steps_started, task.steps_completed, task.acknowledgement
+        if started or completed:
+            text = f'{text},"steps_started":{started},"steps_completed":{completed}'
         work = work_members(task)
         if work:
             text = f"{text},{work}"
-        if task.acknowledgement:
-            text = f"{text},{task.acknowledgement}"
+        if acknowledgement:
+            text = f"{text},{acknowledgement}"
         if stale:
             text = f'{text},"stale":true,"stale_facets":{json_of(stale[:MAX_DIFFERENCES])}'
         body = text.encode()
@@ -232,7 +233,7 @@ class Publisher:
         reason, delivers = fact.judgement.reason, decision == DELIVERED
         event_type = "result.delivered" if delivers else "result.withheld"
         first = parts[0].part_id  # type: ignore[attr-defined]
-        task_json, result_source, result_id = quoted(event.task_id), quoted(event.source), quoted(event.event_id)
+        task_json, result_source, result_id = quoted(result.task_id), result.source_json, result.event_id_json
         name = f'[{session.json},{task_json},{result_source},{result_id},"{event_type}","{reason}",{quoted(first)}]'
         event_id = output_event_id(name.encode())
         echo = f"{fact.echo}," if fact.echo else ""
@@ -245,16 +246,18 @@ class Publisher:
             f',"result":{{"source":{result_source},"event_id":{result_id},"offset":{result.offset},'
             f'"at":"{rfc3339(result.timestamp)}"}},"verdict":{verdict}'
         )
-        if event.error is not None:
-            tail = f'{tail},"error":{json_of(event.error)}'
+        error = event.error
+        if error is not None:
+            tail = f'{tail},"error":{json_of(error)}'
         if fact.shadow:
             tail = f'{tail},"shadow":{{"decision":"{fact.judgement.decision}","reason":"{reason}"}}'
         traceparent = result.traceparent
         if task is not None:
             snapshot = json_of(expected_values(session.facets, task))
             tail = f'{tail},"snapshot":{snapshot}'
-            if delivers and task.policy is not None and task.policy.valid_until is not None:
-                tail = f'{tail},"valid_until":"{task.policy.valid_until}"'
+            policy = task.policy
+            if delivers and policy is not None and policy.valid_until is not None:
+                tail = f'{tail},"valid_until":"{policy.valid_until}"'
             traceparent = traceparent or task.traceparent
         role: Role = "withheld"
         if delivers:
@@ -294,8 +297,9 @@ def work_members(task: Task) -> str:
     """What a status says of the way a task has come, besides the numbers of its steps, as JSON members."""
     text = ""
     scope, work = task.scope, task.work
-    if scope is not None and scope.parent is not None:
-        text = f',"parent_task_id":{quoted(scope.parent)}'
+    parent = scope.parent if scope is not None else None
+    if parent is not None:
+        text = f',"parent_task_id":{quoted(parent)}'
     if work is not None:
         if work.progress is not None:
             text = f'{text},"progress":{json_of(work.progress)}'
@@ -303,8 +307,9 @@ def work_members(task: Task) -> str:
             text = f'{text},"message":{quoted(work.message)}'
         if work.checkpoint is not None:
             text = f'{text},"checkpoint":{_checkpoint_json(task)}'
-    if task.taken:
-        text = f'{text},"taken":{task.taken}'
+    taken = task.taken
+    if taken:
+        text = f'{text},"taken":{taken}'
     return text[1:]
 
 

@@ -319,7 +319,7 @@ class Store:
         self._restoring = {}
         found.sort(key=_time_and_offset)
         for waiting_for, event in found:
-            session_id, task_id = event.event.session_id, event.event.task_id
+            session_id, task_id = event.session_id, event.task_id
             kept = self._kept.get(session_id)
             if kept is None:
                 kept = self._kept[session_id] = Kept()
