@@ -18,7 +18,9 @@ import cramjam
 from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode
 from aiokafka.record.util import calc_crc32c
 
+from projections.changes import Changes
 from schemas.envelope import CONTENT_TYPE, TRACEPARENT, Envelope
+from schemas.topics import Role
 
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 
@@ -200,6 +202,21 @@ class BatchWriter:
             records = [_compressed(b"".join(records), self._compression)]
         self._batches.append(RecordBatch(records, self._count, self._compression, self._timestamp_ms))
         self._parts, self._count, self._size = [], 0, 0
+
+
+def writers_of(changes: Changes, compression: Compression, envelopes: EnvelopeEncoder) -> dict[Role, BatchWriter]:
+    """Writers of the outputs, which are compressed as asked, and of the changed rows, by the role of their topic."""
+    writers: dict[Role, BatchWriter] = {}
+    for output in changes.outputs:
+        writer = writers.get(output.role)
+        if writer is None:
+            writer = writers[output.role] = BatchWriter(compression)
+        envelope = output.envelope
+        writer.add(output.key, output.value, NO_HEADERS if envelope is None else envelopes.encode(envelope))
+    rows = writers["sessions.changelog"] = BatchWriter(ROWS)
+    for key, value in changes.rows.items():
+        rows.add(key, value, NO_HEADERS)
+    return writers
 
 
 def _compressed(records: bytes, compression: Compression) -> bytes:

@@ -22,13 +22,13 @@ from schemas.fields import Lane
 from schemas.topics import Role, topics
 from streams.batches import (
     NO_HEADERS,
-    ROWS,
     UNTOUCHED,
     BatchWriter,
     EnvelopeEncoder,
     Headers,
     RecordBatch,
     header_block,
+    writers_of,
 )
 from streams.changelog import PROGRESS_KEY, progress_to_bytes
 from streams.config import DELIVERED, FOLDED_ROLES, HOT_ROLES, RESULTS, STEPS, EngineConfig
@@ -424,17 +424,9 @@ class Cycle:
 
     def _batches_of(self, changes: Changes) -> dict[str, list[RecordBatch]]:
         """What the transaction writes, by topic: changed rows and the progress row, outputs, dead letters."""
-        writers: dict[Role, BatchWriter] = {}
-        for output in changes.outputs:
-            writer = writers.get(output.role)
-            if writer is None:
-                writer = writers[output.role] = BatchWriter(self._config.output_compression)
-            envelope = output.envelope
-            writer.add(output.key, output.value, NO_HEADERS if envelope is None else self._envelopes.encode(envelope))
-        rows = writers["sessions.changelog"] = BatchWriter(ROWS)
-        for key, value in changes.rows.items():
-            rows.add(key, value, NO_HEADERS)
-        rows.add(PROGRESS_KEY, progress_to_bytes(dict(self._applied)), NO_HEADERS)
+        writers = writers_of(changes, self._config.output_compression, self._envelopes)
+        progress = progress_to_bytes(dict(self._applied))
+        writers["sessions.changelog"].add(PROGRESS_KEY, progress, NO_HEADERS)
         if changes.refusals:
             dead_letters = writers["dlq"] = BatchWriter(UNTOUCHED)
             for refusal in changes.refusals:
