@@ -7,6 +7,7 @@ import orjson
 from projections import ended
 from projections.ended import EndedTask
 from projections.expectation import ABSENT
+from projections.facets import Facets
 from projections.facts import (
     CancelRemembered,
     EffectAnswered,
@@ -138,7 +139,7 @@ def _facets_changed(session: Session, fact: FacetsChanged) -> None:
         _line_changed(session, fact.holder, holder)
     for change in fact.changes:
         name = change.name
-        facets[name] = Facet(change.value, change.cause, fact.change)
+        facets.put(name, change.value, change.cause, fact.change)
         if holders or fact.undispatched is not None:
             own = OwnChange(fact.offset, change.before, change.value, change.seen)  # type: ignore[arg-type]
             for each in holders:
@@ -740,7 +741,7 @@ def _session_forgotten(session: Session) -> None:
         _records(session)[ended_record_key(session.id, task_id)] = None
     _tasks_to_write(session, list(session.tasks))
     session.row = row = new_row()
-    session.facets, session.tasks = row.facets, row.tasks
+    session.facets, session.tasks = Facets(row.facets), row.tasks
     session.size_estimate = session.last_event_at = 0
     session.ended = b""
     session.index = None

@@ -6,8 +6,9 @@ Source of the rules and their order: the design of the gate; docs/semantics.md e
 from typing import Any, Final, Literal
 
 from projections.expectation import differing, is_unknown
+from projections.facets import Facets
 from projections.records import change_of
-from projections.rows import DEFAULT_POLICY, Facet, Policy, SessionRow, Task, Wait
+from projections.rows import DEFAULT_POLICY, Facet, Policy, Task, Wait
 from projections.rules import Rules
 from projections.session import Session, is_older, order_of
 from schemas.events import TaskResult
@@ -87,9 +88,9 @@ def judge(session: Session, task_id: str, task: Task, result: TaskResult, at_ms:
     expired = wait is not None and wait.expired
     hold_ttl_ms = policy.hold_ttl_ms
     hold_until = at_ms + (rules.hold_ttl_ms if hold_ttl_ms is None else hold_ttl_ms)
-    if policy.when_absent != "deliver" and may_be_absent(session.row):
+    if policy.when_absent != "deliver" and may_be_absent(session.facets):
         return all_parts(parts, WITHHELD, "session_full")
-    if policy.when_absent != "deliver" and is_user_absent(session.row):
+    if policy.when_absent != "deliver" and is_user_absent(session.facets):
         if policy.when_absent == "withhold":
             return all_parts(parts, WITHHELD, "user_absent")
         if expired:
@@ -99,7 +100,7 @@ def judge(session: Session, task_id: str, task: Task, result: TaskResult, at_ms:
     if not stale:
         return all_parts(parts, DELIVERED, "fresh")
     on_stale: str = policy.on_stale_failure if result.outcome == "failed" else policy.on_stale
-    return _judge_stale(session.row, parts, stale, on_stale, policy, hold_until, expired=expired)
+    return _judge_stale(session.facets, parts, stale, on_stale, policy, hold_until, expired=expired)
 
 
 def undecided_parts(wait: Wait, result: TaskResult) -> list[Part]:
@@ -138,15 +139,15 @@ def reason_for_all(session: Session, task_id: str, task: Task, at_ms: int) -> Re
     return None
 
 
-def is_user_absent(row: SessionRow) -> bool:
+def is_user_absent(facets: Facets) -> bool:
     """True if clients are known and every one of them is absent or gone."""
-    known = [facet.value for name, facet in row.facets.items() if name.startswith("presence/") and facet.change]
+    known = [facet.value for facet in facets.starting_with("presence/") if facet.change]
     return bool(known) and all(value is None or value == "absent" for value in known)
 
 
-def may_be_absent(row: SessionRow) -> bool:
+def may_be_absent(facets: Facets) -> bool:
     """True if no client is known to be there, and of one it is unknown."""
-    clients = [facet for name, facet in row.facets.items() if name.startswith("presence/")]
+    clients = facets.starting_with("presence/")
     return any(map(is_unknown, clients)) and all(
         is_unknown(client) or client.value is None or client.value == "absent" for client in clients
     )
@@ -184,7 +185,7 @@ def _held(parts: list[Part], wait: Wait) -> Judgement:
 
 
 def _judge_stale(
-    row: SessionRow,
+    facets: Facets,
     parts: list[Part],
     stale: list[str],
     on_stale: str,
@@ -194,7 +195,7 @@ def _judge_stale(
     expired: bool,
 ) -> Judgement:
     reported: set[str] = set()
-    unknown = {name for name in stale if is_unknown(row.facets[name])}
+    unknown = {name for name in stale if is_unknown(facets[name])}
     verdicts: list[PartVerdict] = []
     redispatch = False
     for part in parts:

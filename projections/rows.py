@@ -213,7 +213,8 @@ class SessionRow(msgspec.Struct, array_like=True, gc=False):
     """How many tasks are open: in `tasks`, or all of them in records of their own."""
     size_estimate: int
     """No less than the bytes of the row and its tasks: as last measured, plus what events have added since."""
-    facets: dict[str, Facet]
+    facets: dict[str, msgspec.Raw]
+    """Every one an encoded `Facet`, which `facets.Facets` decodes when it is asked for."""
     tasks: dict[str, Task]
     """In the order in which their dispatches were folded."""
     undispatched: dict[str, OwnChanges]

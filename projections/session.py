@@ -7,6 +7,7 @@ from typing import Final
 
 from projections import ended
 from projections.ended import EndedTask
+from projections.facets import Facets
 from projections.rows import DispatchOrder, ResultDigests, SessionRow, Task
 from projections.task_index import TaskIndex
 from projections.text import quoted
@@ -64,7 +65,7 @@ class Session:
         self.key = session_id.encode()
         self._json = ""
         self.row = row
-        self.facets = row.facets
+        self.facets = Facets(row.facets)
         self.tasks = row.tasks
         """The open tasks, in the order in which their dispatches were folded."""
         self.size_estimate = row.size_estimate

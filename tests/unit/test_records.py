@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from projections.facets import encoded
 from projections.partition import Partition
 from projections.records import (
     UnknownFormatError,
@@ -79,8 +80,8 @@ FULL_TASK = Task(
 def full_row() -> SessionRow:
     row = new_row()
     row.last_event_at, row.size_estimate, row.open_tasks = START_MS, 1000, 1
-    row.facets["dóc\n"] = Facet(None, "t", CHANGED)
-    row.facets["lost"] = Facet(None, None, b"")
+    row.facets["dóc\n"] = encoded(Facet(None, "t", CHANGED))
+    row.facets["lost"] = encoded(Facet(None, None, b""))
     row.tasks["t"] = msgspec.structs.replace(FULL_TASK)
     row.undispatched["u"] = {"a": [OwnChange(0, None, None, UNSEEN)]}
     row.slots["panel"] = DispatchOrder(START_MS, 1, is_cold=True)

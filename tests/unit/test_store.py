@@ -147,7 +147,7 @@ def test_what_is_committed_is_not_put_back() -> None:
     after = kept(feed)
     feed.partition.roll_back()
     assert kept(feed) == after
-    assert feed.row.facets["doc/1"].value == "c"
+    assert feed.facets["doc/1"].value == "c"
 
 
 def test_a_session_that_was_new_is_gone() -> None:
