@@ -407,7 +407,7 @@ def _task_ended(session: Session, fact: TaskEnded, rules: Rules) -> None:
             _own_of_rejected(session, own, fact.holder, end.ended_at)
     else:
         _close(session, fact, task)
-    _remember(session, end, rules)
+    _remember(session, end, rules, was_open=task is not None)
     _row_changed(session, end.ended_at)
     if task is None:
         _unpark(session, task_id)
@@ -470,10 +470,10 @@ def _own_of_rejected(session: Session, own: OwnChanges, holder_id: str, timestam
     _free_line(session, holder_id, holder)
 
 
-def _remember(session: Session, end: EndedTask, rules: Rules) -> None:
-    """Remember how a task ended, within the horizon."""
+def _remember(session: Session, end: EndedTask, rules: Rules, *, was_open: bool = False) -> None:
+    """Remember how a task ended, within the horizon. One that `was_open` cannot be among the ended ones."""
     line = end.line()
-    session.ended = ended.put(session.ended, end.task_id, line)
+    session.ended = session.ended + line if was_open else ended.put(session.ended, end.task_id, line)
     key = _ended_key(session, end)
     records = _records(session)
     records.pop(key, None)  # written in the order of memory, so that it is restored in that order

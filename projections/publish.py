@@ -126,24 +126,19 @@ class Publisher:
     def open_status(self, session: Session, task_id: str, task: Task) -> Output:
         """`task.status` of an open task: running, or waiting with its result."""
         wait, stale, task_json = task.wait, task.stale, quoted(task_id)
-        text = self._status_head(session, task_json)
-        text = (
-            f'{text}{task.echo},"status":"running"'
-            if wait is None
-            else (f'{text}{task.echo},"status":"waiting","waiting_for":"{wait.why}"')
-        )
-        text = f'{text},"dispatched_at":"{rfc3339(task.dispatched_at)}"'
-        started, completed, acknowledgement = task.steps_started, task.steps_completed, task.acknowledgement
-        if started or completed:
-            text = f'{text},"steps_started":{started},"steps_completed":{completed}'
+        state = '"running"' if wait is None else f'"waiting","waiting_for":"{wait.why}"'
         work = work_members(task)
-        if work:
-            text = f"{text},{work}"
+        members = f",{work}" if work else ""
+        acknowledgement = task.acknowledgement
         if acknowledgement:
-            text = f"{text},{acknowledgement}"
+            members = f"{members},{acknowledgement}"
         if stale:
-            text = f'{text},"stale":true,"stale_facets":{json_of(stale[:MAX_DIFFERENCES])}'
-        body = text.encode()
+            members = f'{members},"stale":true,"stale_facets":{json_of(stale[:MAX_DIFFERENCES])}'
+        steps = _steps(task.steps_started, task.steps_completed)
+        body = (
+            f'{self._status_head(session, task_json)}{task.echo},"status":{state},'
+            f'"dispatched_at":"{rfc3339(task.dispatched_at)}"{steps}{members}'
+        ).encode()
         event_id = f"{task.digest}-{self._now_ms}-{crc32(body):08x}"
         value = b'%s,"event_id":"%s"}' % (body, event_id.encode())
         return self._status(session, task_json, value, event_id, task.traceparent)
@@ -163,25 +158,21 @@ class Publisher:
 
         `acknowledged_at`: offset of the acknowledgement that it reports. `shown`, `refused`, `shown` are three records.
         """
-        text = self._status_head(session, task.task_json)
-        if task.echo:
-            text = f"{text}{task.echo},"
-        text = (
-            f'{text}"status":"ended","disposition":"{task.disposition}","reason":"{task.reason}",'
-            f'"dispatched_at":"{rfc3339(task.dispatched_at)}","ended_at":"{rfc3339(task.ended_at)}"'
-        )
-        if task.steps_started or task.steps_completed:
-            text = f'{text},"steps_started":{task.steps_started},"steps_completed":{task.steps_completed}'
-        if task.work:
-            text = f"{text},{task.work}"
+        echo = f"{task.echo}," if task.echo else ""
+        members = f",{task.work}" if task.work else ""
         if task.acknowledged is not None:
-            text = f'{text},"acknowledged":"{task.acknowledged}"'
+            members = f'{members},"acknowledged":"{task.acknowledged}"'
         if task.detail is not None:
-            text = f'{text},"detail":{quoted(task.detail)}'
+            members = f'{members},"detail":{quoted(task.detail)}'
         event_id = f"{task.digest}-{task.ended_at}"
         if acknowledged_at is not None:
             event_id = f"{event_id}-{acknowledged_at}"
-        value = f'{text},"event_id":"{event_id}"}}'.encode()
+        value = (
+            f'{self._status_head(session, task.task_json)}{echo}"status":"ended","disposition":"{task.disposition}",'
+            f'"reason":"{task.reason}","dispatched_at":"{rfc3339(task.dispatched_at)}",'
+            f'"ended_at":"{rfc3339(task.ended_at)}"{_steps(task.steps_started, task.steps_completed)}{members},'
+            f'"event_id":"{event_id}"}}'
+        ).encode()
         return self._status(session, task.task_json, value, event_id, traceparent)
 
     def _status(self, session: Session, task_json: str, value: bytes, event_id: str, traceparent: str | None) -> Output:
@@ -242,28 +233,27 @@ class Publisher:
             f'{{"type":"{event_type}","source":{self._source_json},"event_id":"{event_id}","session_id":{session.json},'
             f'"occurred_at":"{self._now}","task_id":{task_json},{echo}"outcome":"{event.outcome}","parts":'
         )
-        tail = (
-            f',"result":{{"source":{result_source},"event_id":{result_id},"offset":{result.offset},'
-            f'"at":"{rfc3339(result.timestamp)}"}},"verdict":{verdict}'
-        )
-        error = event.error
+        members, error = "", event.error
         if error is not None:
-            tail = f'{tail},"error":{json_of(error)}'
+            members = f',"error":{json_of(error)}'
         if fact.shadow:
-            tail = f'{tail},"shadow":{{"decision":"{fact.judgement.decision}","reason":"{reason}"}}'
+            members = f'{members},"shadow":{{"decision":"{fact.judgement.decision}","reason":"{reason}"}}'
         traceparent = result.traceparent
         if task is not None:
-            snapshot = json_of(expected_values(session.facets, task))
-            tail = f'{tail},"snapshot":{snapshot}'
+            members = f'{members},"snapshot":{json_of(expected_values(session.facets, task))}'
             policy = task.policy
             if delivers and policy is not None and policy.valid_until is not None:
-                tail = f'{tail},"valid_until":"{policy.valid_until}"'
+                members = f'{members},"valid_until":"{policy.valid_until}"'
             traceparent = traceparent or task.traceparent
+        tail = (
+            f',"result":{{"source":{result_source},"event_id":{result_id},"offset":{result.offset},'
+            f'"at":"{rfc3339(result.timestamp)}"}},"verdict":{verdict}{members}}}'
+        )
         role: Role = "withheld"
         if delivers:
             role = "delivered.cold" if fact.is_cold else "delivered"
         envelope = Envelope(event_type, self._source, event_id, session.key, self._now, traceparent)
-        value = b"%s%s%s}" % (head.encode(), parts_json, tail.encode())
+        value = b"%s%s%s" % (head.encode(), parts_json, tail.encode())
         return _checked(Output(role, session.key, value, envelope), "its output")
 
     # Commands
@@ -291,6 +281,11 @@ class Publisher:
         if task.work is not None and task.work.checkpoint is not None:
             members = f'{members},"checkpoint":{_checkpoint_json(task)}'
         return self._command("task.redispatch", session, fact.task_id, task, members)
+
+
+def _steps(started: int, completed: int) -> str:
+    """The numbers of steps as JSON members, each after a comma; nothing if there were none."""
+    return f',"steps_started":{started},"steps_completed":{completed}' if started or completed else ""
 
 
 def work_members(task: Task) -> str:
