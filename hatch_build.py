@@ -7,6 +7,7 @@ The image and the benchmarks are built with it. Needs mypy, whose compiler mypyc
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ COMPILED = (
 
 NOT_COMPILED = ("projections/rows.py",)
 """Its classes are made by msgspec."""
+
+
+OWN_CALLS = ("-fno-semantic-interposition", "-fno-plt")
+"""For GCC and Clang: nobody replaces the core's functions when it is loaded, so they may call each other directly and be
+inlined. Without it every such call goes through a table of the dynamic linker."""
 
 
 class CompileHook(BuildHookInterface[Any]):
@@ -73,6 +79,9 @@ def _compile(root: Path, directory: Path) -> list[Path]:
         extensions = mypycify(
             ["--config-file=pyproject.toml", *sources], opt_level="3", target_dir=str(directory / "c"), verbose=False
         )
+        if sys.platform == "linux":
+            for extension in extensions:
+                extension.extra_compile_args += OWN_CALLS
         command = build_ext(Distribution({"ext_modules": extensions}))
         command.build_lib, command.build_temp = str(directory / "lib"), str(directory / "objects")
         command.parallel = os.cpu_count()

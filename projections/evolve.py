@@ -139,7 +139,7 @@ def _facets_changed(session: Session, fact: FacetsChanged) -> None:
         _line_changed(session, fact.holder, holder)
     for change in fact.changes:
         name = change.name
-        facets.put(name, change.value, change.cause, fact.change)
+        facets[name] = Facet(change.value, change.cause, fact.change)
         if holders or fact.undispatched is not None:
             own = OwnChange(fact.offset, change.before, change.value, change.seen)  # type: ignore[arg-type]
             for each in holders:

@@ -9,59 +9,51 @@ from typing import Final
 
 import msgspec
 
-from projections.rows import Facet
+from projections.rows import Facet, StoredFacet
 
-_encode: Final = msgspec.msgpack.Encoder().encode
+_Raw: Final = msgspec.Raw
 _decode: Final = msgspec.msgpack.Decoder(Facet).decode
 
 
 class Facets:
     """A view of a row's facets by name. What is set through it is set in the row."""
 
-    def __init__(self, encoded: dict[str, msgspec.Raw]) -> None:
-        self.encoded = encoded
+    def __init__(self, stored: dict[str, StoredFacet]) -> None:
+        self.stored = stored
 
     def get(self, name: str) -> Facet | None:
         """The facet; None if it never changed."""
-        found = self.encoded.get(name)
-        return None if found is None else _decode(found)
-
-    def put(self, name: str, value: str | None, cause: str | None, change: bytes) -> None:
-        """Set a facet to a `Facet` with these fields."""
-        self.encoded[name] = msgspec.Raw(_encode((value, cause, change)))
+        found = self.stored.get(name)
+        return None if found is None else _facet(found)
 
     def starting_with(self, prefix: str) -> list[Facet]:
         """The facets whose names start like this."""
-        return [_decode(found) for name, found in self.encoded.items() if name.startswith(prefix)]
+        return [_facet(found) for name, found in self.stored.items() if name.startswith(prefix)]
 
     def __getitem__(self, name: str) -> Facet:
-        return _decode(self.encoded[name])
+        return _facet(self.stored[name])
 
     def __setitem__(self, name: str, facet: Facet) -> None:
-        self.encoded[name] = encoded(facet)
+        self.stored[name] = facet
 
     def __contains__(self, name: str) -> bool:
-        return name in self.encoded
+        return name in self.stored
 
     def __len__(self) -> int:
-        return len(self.encoded)
+        return len(self.stored)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.encoded)
+        return iter(self.stored)
 
     def items(self) -> list[tuple[str, Facet]]:
         """Every name with its facet."""
-        return [(name, _decode(found)) for name, found in self.encoded.items()]
-
-
-def encoded(facet: Facet) -> msgspec.Raw:
-    """The facet as it stands in a row."""
-    return msgspec.Raw(_encode(facet))
+        return [(name, _facet(found)) for name, found in self.stored.items()]
 
 
 def facets_of(facets: Mapping[str, Facet]) -> Facets:
-    """The same facets, encoded."""
-    found = Facets({})
-    for name, facet in facets.items():
-        found[name] = facet
-    return found
+    """Facets as they were made, none of them read from a row."""
+    return Facets(dict(facets))
+
+
+def _facet(found: StoredFacet) -> Facet:
+    return _decode(found) if type(found) is _Raw else found

@@ -9,7 +9,6 @@ from typing import Any, Final
 import msgspec
 import orjson
 
-from projections.facets import encoded
 from projections.rows import (
     FORMAT,
     KNOWN,
@@ -53,7 +52,7 @@ def row_from_bytes(raw: bytes) -> SessionRow:
         last_event_at=row["at"],
         open_tasks=tasks if is_apart else len(tasks),
         size_estimate=row["grown"],
-        facets={name: encoded(_facet(facet)) for name, facet in row["facets"].items()},
+        facets={name: _facet(facet) for name, facet in row["facets"].items()},
         tasks={} if is_apart else {task_id: _task(task) for task_id, task in tasks.items()},
         undispatched={task_id: _own(own) for task_id, own in row["own"].items()},
         slots={slot: _order(order) for slot, order in row.get("slots", {}).items()},

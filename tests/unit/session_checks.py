@@ -129,7 +129,7 @@ def check_counters(store: Store) -> None:
 def check_indexes(store: Store) -> None:
     """Every index says what a look at all tasks says. Only sessions without open tasks may lose theirs."""
     for session in store.loaded.values():
-        assert session.facets.encoded is session.row.facets
+        assert session.facets.stored is session.row.facets
         assert session.tasks is session.row.tasks
         if session.index is not None:
             check_index(session, session.index)

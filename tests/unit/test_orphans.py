@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from projections.ended import EndedTask
-from projections.facets import encoded
 from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.records import change_to_bytes, row_apart_to_bytes, row_to_bytes, task_to_bytes
@@ -166,7 +165,7 @@ def test_a_session_that_was_dropped_is_not_there() -> None:
 def test_facets_that_look_like_a_row_do_not_hide_it() -> None:
     found = OpenState(0, RULES)
     row = new_row()
-    row.facets['"tasks":{}'] = encoded(Facet('"tasks":{}', None, change_to_bytes(1, NOW, "x", "y")))
+    row.facets['"tasks":{}'] = Facet('"tasks":{}', None, change_to_bytes(1, NOW, "x", "y"))
     row.tasks["c"] = task(parent="p")
     row.open_tasks = 1
     found.take(b"s" + SESSION.encode(), row_to_bytes(row))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.facets import encoded
+from projections.facets import Facets
 from projections.partition import Partition
 from projections.records import (
     UnknownFormatError,
@@ -80,8 +80,8 @@ FULL_TASK = Task(
 def full_row() -> SessionRow:
     row = new_row()
     row.last_event_at, row.size_estimate, row.open_tasks = START_MS, 1000, 1
-    row.facets["dóc\n"] = encoded(Facet(None, "t", CHANGED))
-    row.facets["lost"] = encoded(Facet(None, None, b""))
+    row.facets["dóc\n"] = Facet(None, "t", CHANGED)
+    row.facets["lost"] = Facet(None, None, b"")
     row.tasks["t"] = msgspec.structs.replace(FULL_TASK)
     row.undispatched["u"] = {"a": [OwnChange(0, None, None, UNSEEN)]}
     row.slots["panel"] = DispatchOrder(START_MS, 1, is_cold=True)
@@ -93,7 +93,9 @@ def full_row() -> SessionRow:
 
 def test_a_row_survives_its_bytes() -> None:
     row = full_row()
-    assert row_from_bytes(row_to_bytes(row)) == row
+    read = row_from_bytes(row_to_bytes(row))
+    read.facets = dict(Facets(read.facets).items())
+    assert read == row
     assert row_to_bytes(row_from_bytes(row_to_bytes(row))) == row_to_bytes(row)
     assert task_from_bytes(task_to_bytes(FULL_TASK)) == FULL_TASK
 
