@@ -147,16 +147,21 @@ class Partition:
         changes, self._changes = self._changes, Changes()
         publisher = self._publisher
         publisher.at(None, now_ms)
-        for session in self.store.changed.values():
+        store, outputs, rows = self.store, changes.outputs, changes.rows
+        pending = store.begin_write()
+        while pending:  # each is let go before the next one is taken: to free what is in the cache is cheaper
+            session = pending[-1]
             if session.status_due is not None:
                 tasks = session.tasks
                 for task_id in session.status_due:
                     task = tasks.get(task_id)
                     if task is not None:
-                        changes.outputs.append(publisher.open_status(session, task_id, task))
+                        outputs.append(publisher.open_status(session, task_id, task))
                 session.status_due = None
             self._set_timers(session)
-        self.store.write(changes.rows)
+            store.write(session, rows)
+            pending.pop()
+        store.let_go()
         return changes
 
     def committed(self) -> None:
