@@ -21,6 +21,8 @@ yet, or its task was stopped meanwhile (`result`); its barrier has not been reac
 _results: Final = Decoder("results")
 _steps: Final = Decoder("steps")
 _encode_content: Final = msgspec.json.Encoder().encode
+_NEITHER: Final = b"{},null]"
+"""The end of a result's content without reads and error."""
 
 
 class Arrived:
@@ -85,8 +87,10 @@ class Arrived:
         """What a result is recognized by. Content is everything but the envelope; payloads count byte for byte."""
         if self._digests is None:
             event = self.event
-            rest = (event.reads, event.error)
-            content = b'["%s",%s,%s' % (event.outcome.encode(), self.parts_json, _encode_content(rest)[1:])
+            outcome: str = event.outcome
+            reads, error = event.reads, event.error
+            rest: bytes = _NEITHER if not reads and error is None else _encode_content((reads, error))[1:]
+            content = b'["%s",%s,%s' % (outcome.encode(), self.parts_json, rest)
             identity = digest(f"[{self.source_json},{self.event_id_json}]".encode())
             self._digests = ResultDigests(identity, digest(content))
         return self._digests

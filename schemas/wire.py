@@ -48,6 +48,9 @@ fields_of: Final[Any] = msgspec.structs.astuple
 """The values of a struct's fields, in the order of the model. Compiled code reads one field in 20 ns and all of them in
 60, so where it needs many it takes them at once."""
 
+ContextFields = tuple[str, str, Any, Any, dict[str, str | None], list[str], Any]
+"""Of a `ContextChanged`: source, event_id, session_id, occurred_at, set, unset, cause."""
+
 StepFields = tuple[Any, Any, Any, Any, str, str, Any, Any, str, float | None, str | None, dict[str, str | None], Any]
 """Of a `TaskStep`: source, event_id, session_id, occurred_at, task_id, step_id, kind, name, status, progress, message,
 reads, checkpoint."""
