@@ -91,19 +91,19 @@ class EnvelopeEncoder:
         if envelope.occurred_at != self._time:
             self._time = envelope.occurred_at
             self._time_header = _sized(b"ce_time") + _sized(self._time.encode())
-        event_id, subject = envelope.event_id.encode(), envelope.session_key
-        found = b"%s%s%s%s%s%s%s" % (
+        event_id, subject, traceparent = envelope.event_id.encode(), envelope.session_key, envelope.traceparent
+        return b"%s%s%s%s%s%s%s%s%s%s" % (
+            _SEVEN if traceparent is None else _EIGHT,
             shared,
             self._time_header,
             _ID,
-            _VARINTS[len(event_id)],
+            _varint(len(event_id)),
             event_id,
-            _SUBJECT + _varint(len(subject)),
+            _SUBJECT,
+            _varint(len(subject)),
             subject,
+            b"" if traceparent is None else _TRACEPARENT + _sized(traceparent.encode()),
         )
-        if envelope.traceparent is None:
-            return _SEVEN + found
-        return _EIGHT + found + _TRACEPARENT + _sized(envelope.traceparent.encode())
 
 
 _SEVEN: Final = varint(7)
@@ -182,11 +182,12 @@ class BatchWriter:
         if self._count and self._size + size > BATCH_BYTES:
             self._finish()
         place = _varint(self._count)
-        key_part = _NULL if key is None else _varint(len(key)) + key
+        key_size = _NULL if key is None else _varint(len(key))
+        key = b"" if key is None else key
         value_size = _NULL if value is None else _varint(len(value))
-        content = b"" if value is None else value
-        length = 2 + len(place) + len(key_part) + len(value_size) + len(content) + len(headers)
-        self._parts.append(b"%s\0\0%s%s%s%s%s" % (_varint(length), place, key_part, value_size, content, headers))
+        value = b"" if value is None else value
+        length = 2 + len(place) + len(key_size) + len(key) + len(value_size) + len(value) + len(headers)
+        self._parts.append(b"%s\0\0%s%s%s%s%s%s" % (_varint(length), place, key_size, key, value_size, value, headers))
         self._count += 1
         self._size += size
 
