@@ -71,8 +71,11 @@ class Publisher:
     def __init__(self, source: str) -> None:
         self._source = source
         self._source_json = quoted(source)
+        self._status_beginning = f'{{"type":"task.status","source":{self._source_json},"session_id":'
         self._now_ms = -1
         self._now = ""
+        self._now_of_task = ""
+        """The members that stand between the ids of session and task in every output."""
         self._position: LogPosition | None = None
         self._judged = ""
 
@@ -81,6 +84,7 @@ class Publisher:
         if now_ms != self._now_ms:
             self._now_ms = now_ms
             self._now = rfc3339(now_ms)
+            self._now_of_task = f',"occurred_at":"{self._now}","task_id":'
             self._position = None
         if position is not None and position is not self._position:
             self._position = position
@@ -146,10 +150,7 @@ class Publisher:
     # Statuses
 
     def _status_head(self, session: Session, task_json: str) -> str:
-        return (
-            f'{{"type":"task.status","source":{self._source_json},"session_id":{session.json},'
-            f'"occurred_at":"{self._now}","task_id":{task_json},'
-        )
+        return f"{self._status_beginning}{session.json}{self._now_of_task}{task_json},"
 
     def _ended_status(
         self, session: Session, task: EndedTask, traceparent: str | None, acknowledged_at: int | None
@@ -230,8 +231,8 @@ class Publisher:
         echo = f"{fact.echo}," if fact.echo else ""
         parts_json = result.parts_json if len(parts) == len(result.event.parts) else json_of(parts).encode()
         head = (
-            f'{{"type":"{event_type}","source":{self._source_json},"event_id":"{event_id}","session_id":{session.json},'
-            f'"occurred_at":"{self._now}","task_id":{task_json},{echo}"outcome":"{event.outcome}","parts":'
+            f'{{"type":"{event_type}","source":{self._source_json},"event_id":"{event_id}","session_id":{session.json}'
+            f'{self._now_of_task}{task_json},{echo}"outcome":"{event.outcome}","parts":'
         )
         members, error = "", event.error
         if error is not None:

@@ -41,6 +41,7 @@ _TRANSACTIONAL: Final = 0x10
 _ZSTD_LEVEL: Final = 1
 _HEAD: Final = struct.Struct(">qiibI")
 """Base offset, length of what follows, partition leader epoch, format, checksum."""
+_BLANK_HEAD: Final = bytes(_HEAD.size)
 _TAIL: Final = struct.Struct(">hiqqqhii")
 """Attributes, last offset delta, first and last timestamp, producer id and epoch, base sequence, number of records."""
 
@@ -129,7 +130,7 @@ class RecordBatch:
         self._producer_id = -1
         self._producer_epoch = -1
         self._base_sequence = 0
-        self._built: bytes | None = None
+        self._built: bytearray | None = None
 
     def close(self) -> None:
         """Nothing is added to it any more, from the beginning."""
@@ -153,14 +154,17 @@ class RecordBatch:
         self._producer_epoch = producer_epoch
         self._base_sequence = base_sequence
 
-    def _build(self) -> bytes:
+    def _build(self) -> bytearray:
         if self._built is None:
             at, count = self._timestamp_ms, self._count
             tail = _TAIL.pack(
                 self._attributes, count - 1, at, at, self._producer_id, self._producer_epoch, self._base_sequence, count
             )
-            tail = b"".join([tail, *self._records])
-            self._built = _HEAD.pack(0, len(tail) + 9, 0, 2, calc_crc32c(tail)) + tail
+            built = bytearray().join([_BLANK_HEAD, tail, *self._records])
+            with memoryview(built) as view, view[_HEAD.size :] as checked:
+                checksum = calc_crc32c(checked)
+            _HEAD.pack_into(built, 0, 0, len(built) - _HEAD.size + 9, 0, 2, checksum)
+            self._built = built
             self._records = []
         return self._built
 
