@@ -1,5 +1,7 @@
 """What context events establish: facets change, tasks are cancelled, deliveries acknowledged, sessions erased."""
 
+from typing import Final
+
 from projections.budget import NAME_BYTES, NO_ROOM, room_for
 from projections.ended import task_ids
 from projections.ending import stop
@@ -23,12 +25,14 @@ from projections.text import quoted
 from schemas import events
 from schemas.wire import ContextFields, event_type, fields_of
 
+_fields_of: Final = fields_of
+
 
 def decide_change(
     session: Session, event: events.ContextChanged, size_bytes: int, offset: int, timestamp: int
 ) -> list[Fact]:
     """Facets are set and unset. `size_bytes`: of the record's value."""
-    fields: ContextFields = fields_of(event)
+    fields: ContextFields = _fields_of(event)
     cause: str | None = fields[6].task_id if fields[6] is not None else None
     changes = _changes(session, fields[4], fields[5], cause)
     if not changes:

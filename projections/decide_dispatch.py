@@ -20,6 +20,7 @@ from schemas.fields import Reason
 from schemas.identity import digest
 from schemas.wire import fields_of, struct_of
 
+_fields_of: Final = fields_of
 _sorted_json: Final = msgspec.json.Encoder(order="sorted").encode
 _NO_TIME: Final = datetime.fromtimestamp(0, UTC)
 
@@ -215,7 +216,7 @@ def _task_of(
 
 def _policy_of(event: TaskDispatched) -> Policy | None:
     """The policies and limits of a dispatch; None if it has only defaults."""
-    if _policies_of(fields_of(event)) == _NO_POLICIES:
+    if _policies_of(_fields_of(event)) == _NO_POLICIES:
         return None
     policy = Policy(
         on_stale=event.on_stale,

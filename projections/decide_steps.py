@@ -1,5 +1,7 @@
 """What steps, heartbeats and proposed effects establish before their barrier."""
 
+from typing import Final
+
 from projections.budget import NAME_BYTES, NO_ROOM, added_above, has_room_to_wait, room_for
 from projections.facts import EffectProposed, EventIgnored, EventRefused, Fact, HeartbeatReceived, StepTaken
 from projections.refusing import session_full, too_many_waiting
@@ -8,10 +10,12 @@ from projections.waiting import Arrived
 from schemas.events import TaskHeartbeat, TaskStep
 from schemas.wire import StepFields, fields_of
 
+_fields_of: Final = fields_of
+
 
 def decide_step(session: Session, event: TaskStep, size_bytes: int, timestamp: int) -> list[Fact]:
     """A step of an open task. `size_bytes`: of the record's value."""
-    fields: StepFields = fields_of(event)
+    fields: StepFields = _fields_of(event)
     task_id, reads = fields[4], fields[11]
     task = session.tasks.get(task_id)
     if task is None:

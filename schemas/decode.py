@@ -23,6 +23,7 @@ _MODELS: Final[dict[str, tuple[type[BaseModel], ...]]] = {
 }
 _DISPATCHED: Final[type[Any]] = struct_of(TaskDispatched)
 _NOT_AN_EVENT: Final = (msgspec.DecodeError, TypeError, UnicodeDecodeError, RecursionError)
+_UNBOUNDED_BYTES: Final[int] = UNBOUNDED_BYTES
 MAX_DETAIL: Final = 1000
 """Characters of a refusal's detail. Keys and values of a bad record can be as long as the record."""
 
@@ -147,7 +148,7 @@ class Decoder:
 
     def _may_exceed(self, event: Any, value: bytes | None) -> bool:
         """Whether the record might break a bound. Most cannot: they are short, and their characters are bytes."""
-        if value is None or len(value) > UNBOUNDED_BYTES or not value.isascii():
+        if value is None or len(value) > _UNBOUNDED_BYTES or not value.isascii():
             return True
         if self._has_parts:
             return len(event.parts) > 1
