@@ -13,20 +13,20 @@ from schemas.wire import StepFields, fields_of
 _fields_of: Final = fields_of
 
 
-def decide_step(session: Session, event: TaskStep, size_bytes: int, timestamp: int) -> list[Fact]:
+def decide_step(session: Session, event: TaskStep, size_bytes: int, timestamp: int) -> Fact:
     """A step of an open task. `size_bytes`: of the record's value."""
     fields: StepFields = _fields_of(event)
     task_id, reads = fields[4], fields[11]
     task = session.tasks.get(task_id)
     if task is None:
-        return [EventIgnored("task.step")]
+        return EventIgnored("task.step")
     added = 2 * size_bytes + len(reads) * NAME_BYTES  # what it read may differ, too, and is then there twice
     if reads and task.scope is not None and task.scope.parent is not None:
         added += added_above(task_id, len(reads), size_bytes) * len(session.ancestors(task))
     estimate = room_for(session, added, adds_names=bool(reads) and not reads.keys() <= task.expected.keys())
     if estimate == NO_ROOM:
-        return [EventRefused("session_full", session_full(session))]
-    return [StepTaken(task_id, fields[5], fields[8], fields[9], fields[10], reads, fields[12], timestamp, estimate)]
+        return EventRefused("session_full", session_full(session))
+    return StepTaken(task_id, fields[5], fields[8], fields[9], fields[10], reads, fields[12], timestamp, estimate)
 
 
 def decide_heartbeat(session: Session, event: TaskHeartbeat, timestamp: int) -> list[Fact]:

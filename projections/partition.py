@@ -261,11 +261,16 @@ class Partition:
             if session is None:
                 continue
             if kind is _STEP:
-                facts = decide_step(session, event, len(values[index] or b""), timestamps[index])
-            elif kind is _DISPATCHED:
+                fact = decide_step(session, event, len(values[index] or b""), timestamps[index])
+                if isinstance(fact, QuietFact):
+                    self._apply_quiet(session, fact)
+                else:
+                    self._apply(session, [fact], batch, index, _NOTHING)
+                continue
+            if kind is _DISPATCHED:
                 self._fold_dispatch(session, event, batch, index)
                 continue
-            elif kind is _HEARTBEAT:
+            if kind is _HEARTBEAT:
                 facts = decide_heartbeat(session, event, timestamps[index])
             else:
                 proposal = arrived(batch, index, event)
@@ -334,11 +339,7 @@ class Partition:
         if not facts:
             return
         if len(facts) == 1 and isinstance(facts[0], QuietFact):
-            evolve(session, facts[0], self._rules)
-            if not session.is_listed:
-                self.store.to_write(session)
-            if session.to_reconsider is not None:
-                self._collect(session)
+            self._apply_quiet(session, facts[0])
             return
         changes, publisher = self._changes, self._publisher
         outputs = changes.outputs
@@ -359,6 +360,14 @@ class Partition:
             if evolve(session, fact, self._rules) and not session.is_listed:
                 self.store.to_write(session)
         if session.to_reconsider is not None or session.to_judge is not None:
+            self._collect(session)
+
+    def _apply_quiet(self, session: Session, fact: Fact) -> None:
+        """Apply a fact that no record reports by itself, and that is the only one of its decision."""
+        evolve(session, fact, self._rules)
+        if not session.is_listed:
+            self.store.to_write(session)
+        if session.to_reconsider is not None:
             self._collect(session)
 
     def _too_large(
@@ -529,7 +538,7 @@ class Partition:
         self.judge_ready(position, now_ms)  # nothing expires whose result or proposed effect is there
         if not hot_only:
             self._give_up_unknown(now_ms)
-        for session in self.store.changed.values():
+        for session in self.store.changed:
             self._set_timers(session)
         due = self._timers.take_due(now_ms)
         if not hot_only:
@@ -610,7 +619,7 @@ class Partition:
         newer than what the rows know.
         """
         for session_id, raw in self._idle:
-            is_unchanged = session_id not in self.store.changed and self.store.raw(session_id) == raw
+            is_unchanged = not self.store.is_changed(session_id) and self.store.raw(session_id) == raw
             if is_unchanged and self.store.kept_of(session_id) is None:  # a result waits for the facets, too
                 self._apply(self.store.session(session_id), [SessionForgotten([])], None, 0, _NOTHING)
         self._idle = []

@@ -61,7 +61,8 @@ class Store:
         """Results that wait: for a dispatch, for other tasks, for the context or for the user."""
         self.loaded: dict[str, Session] = {}
         """Decoded sessions. Those in `changed` differ from their records."""
-        self.changed: dict[str, Session] = {}
+        self.changed: list[Session] = []
+        """Those that are listed, in the order in which they changed first."""
         self._pending: list[Session] = []
         """Changed sessions that are still to be written: a rollback may come in between."""
         self._number = number
@@ -132,19 +133,24 @@ class Store:
 
     # Writing
 
+    def is_changed(self, session_id: str) -> bool:
+        """Whether the session differs from its records."""
+        session = self.loaded.get(session_id)
+        return session is not None and session.is_listed
+
     def to_write(self, session: Session) -> None:
         """The session has changed."""
         session.is_listed = True
-        self.changed[session.id] = session
+        self.changed.append(session)
 
     def begin_write(self) -> list[Session]:
         """The sessions that have changed, the first one last: to be given to `write` and taken off, one by one.
 
         Then `let_go` has to follow. Where that would keep none of them, nothing else refers to them from now on.
         """
-        self._pending = list(self.changed.values())
+        self._pending = self.changed
         self._pending.reverse()
-        self.changed = {}
+        self.changed = []
         if len(self.loaded) > MAX_DECODED and not self._tasks and not _has_indexed(self._pending):
             self.loaded = {}
         return self._pending
@@ -226,7 +232,7 @@ class Store:
 
     def roll_back(self) -> list[str]:
         """Put back what was committed. Returns the sessions that are as they were before."""
-        changed = dict.fromkeys(self.changed)
+        changed = dict.fromkeys([session.id for session in self.changed])
         for session in self._pending:
             changed[session.id] = None
         for session_id, row, lines, kept in reversed(self._before):
@@ -240,7 +246,7 @@ class Store:
         for session_id in changed:
             self.loaded.pop(session_id, None)
         self.committed()
-        self.changed = {}
+        self.changed = []
         self._pending = []
         return list(changed)
 

@@ -59,7 +59,7 @@ _TASKS_INSIDE = MAX_TASKS_INSIDE
 def check_unchanged(store: Store) -> None:
     """The records of every session that is not called changed are a full encoding of it."""
     for session_id, session in store.loaded.items():
-        if session_id not in store.changed and not _is_of_format_1(store, session_id):
+        if not store.is_changed(session_id) and not _is_of_format_1(store, session_id):
             assert kept_in(store, session_id) == kept_of(session)
 
 
