@@ -21,6 +21,7 @@ from schemas.identity import digest
 from schemas.wire import fields_of, struct_of
 
 _fields_of: Final = fields_of
+_replace: Final[Any] = msgspec.structs.replace
 _sorted_json: Final = msgspec.json.Encoder(order="sorted").encode
 _NO_TIME: Final = datetime.fromtimestamp(0, UTC)
 
@@ -83,7 +84,7 @@ def decide_after_opening(session: Session, fact: TaskOpened, *, cancelled: bool)
 
 def dispatch_digest(event: TaskDispatched) -> str:
     """Digest of everything in a dispatch but its event id and time: two dispatches of one task must agree in it."""
-    content = msgspec.structs.replace(event, event_id="-", occurred_at=_NO_TIME)  # type: ignore[type-var]
+    content = _replace(event, event_id="-", occurred_at=_NO_TIME)
     return digest(_sorted_json(content))
 
 

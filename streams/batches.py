@@ -1,7 +1,8 @@
 """Kafka's record batches (format 2) of the records of one transaction, for one partition of one topic.
 
 Responsible for their bytes, their size, their timestamp and how they are compressed. Built here because aiokafka's
-builder encodes the same seven headers again for every record, and takes three times as long. Rows are much alike, and
+builder encodes the same seven headers again for every record, and takes three times as long. Checksums are those of the
+processor's own instruction, where it has one: a twelfth of what aiokafka's table costs. Rows are much alike, and
 nobody but the gate reads them: zstd makes a fifth of them. Its first level makes them as small as its third, in half
 the time.
 Source: https://kafka.apache.org/documentation/#recordbatch, and KIP-98.
@@ -15,8 +16,8 @@ from collections.abc import Iterable
 from typing import Any, Final, Literal
 
 import cramjam
+import google_crc32c
 from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode
-from aiokafka.record.util import calc_crc32c
 
 from projections.changes import Changes
 from schemas.envelope import CONTENT_TYPE, TRACEPARENT, Envelope
@@ -41,7 +42,6 @@ _TRANSACTIONAL: Final = 0x10
 _ZSTD_LEVEL: Final = 1
 _HEAD: Final = struct.Struct(">qiibI")
 """Base offset, length of what follows, partition leader epoch, format, checksum."""
-_BLANK_HEAD: Final = bytes(_HEAD.size)
 _TAIL: Final = struct.Struct(">hiqqqhii")
 """Attributes, last offset delta, first and last timestamp, producer id and epoch, base sequence, number of records."""
 
@@ -130,7 +130,7 @@ class RecordBatch:
         self._producer_id = -1
         self._producer_epoch = -1
         self._base_sequence = 0
-        self._built: bytearray | None = None
+        self._built: bytes | None = None
 
     def close(self) -> None:
         """Nothing is added to it any more, from the beginning."""
@@ -154,17 +154,14 @@ class RecordBatch:
         self._producer_epoch = producer_epoch
         self._base_sequence = base_sequence
 
-    def _build(self) -> bytearray:
+    def _build(self) -> bytes:
         if self._built is None:
             at, count = self._timestamp_ms, self._count
             tail = _TAIL.pack(
                 self._attributes, count - 1, at, at, self._producer_id, self._producer_epoch, self._base_sequence, count
             )
-            built = bytearray().join([_BLANK_HEAD, tail, *self._records])
-            with memoryview(built) as view, view[_HEAD.size :] as checked:
-                checksum = calc_crc32c(checked)
-            _HEAD.pack_into(built, 0, 0, len(built) - _HEAD.size + 9, 0, 2, checksum)
-            self._built = built
+            tail = b"".join([tail, *self._records])
+            self._built = _HEAD.pack(0, len(tail) + 9, 0, 2, google_crc32c.value(tail)) + tail
             self._records = []
         return self._built
 
