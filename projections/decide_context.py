@@ -1,6 +1,6 @@
 """What context events establish: facets change, tasks are cancelled, deliveries acknowledged, sessions erased."""
 
-from typing import Final
+from typing import Any, Final
 
 from projections.budget import NAME_BYTES, NO_ROOM, room_for
 from projections.ended import task_ids
@@ -23,22 +23,25 @@ from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN
 from projections.session import Session
 from projections.text import quoted
 from schemas import events
-from schemas.wire import ContextFields, event_type, fields_of
+from schemas.wire import event_type, fields_of, picker
 
+_Fields = tuple[str, str, dict[str, str | None], list[str], Any]
 _fields_of: Final = fields_of
+_picked: Final[Any] = picker(events.ContextChanged, "source", "event_id", "set", "unset", "cause")
 
 
 def decide_change(
     session: Session, event: events.ContextChanged, size_bytes: int, offset: int, timestamp: int
 ) -> list[Fact]:
     """Facets are set and unset. `size_bytes`: of the record's value."""
-    fields: ContextFields = _fields_of(event)
-    cause: str | None = fields[6].task_id if fields[6] is not None else None
-    changes = _changes(session, fields[4], fields[5], cause)
+    fields: _Fields = _picked(_fields_of(event))
+    source, event_id, values, unset, caused_by = fields
+    cause: str | None = caused_by.task_id if caused_by is not None else None
+    changes = _changes(session, values, unset, cause)
     if not changes:
         return []
     holder, undispatched = (None, None) if cause is None else _holder_of(session, cause)
-    identity_bytes = len(fields[0]) + len(fields[1])
+    identity_bytes = len(source) + len(event_id)
     added = _added_bytes(session, identity_bytes, size_bytes, changes, holder or undispatched)
     estimate = room_for(session, added, adds_names=True)
     facts: list[Fact] = []
@@ -53,7 +56,7 @@ def decide_change(
                 facts.append(FacetsLost([change.name for change in changes], timestamp))
                 return facts
     if changes:
-        change = change_to_bytes(offset, timestamp, fields[0], fields[1])
+        change = change_to_bytes(offset, timestamp, source, event_id)
         facts.append(FacetsChanged(changes, change, offset, timestamp, holder, undispatched, estimate))
     return facts
 

@@ -1,7 +1,6 @@
 """What a dispatch establishes: a task is opened, or ends at once."""
 
 from datetime import UTC, datetime
-from operator import itemgetter
 from typing import Any, Final
 
 import msgspec
@@ -15,10 +14,10 @@ from projections.rules import Rules
 from projections.session import Session, order_of
 from projections.text import json_of, quoted
 from schemas.envelope import Headers, traceparent_of
-from schemas.events import TaskDispatched
+from schemas.events import Event, TaskDispatched
 from schemas.fields import Reason
 from schemas.identity import digest
-from schemas.wire import fields_of, struct_of
+from schemas.wire import fields_of, picker
 
 _fields_of: Final = fields_of
 _replace: Final[Any] = msgspec.structs.replace
@@ -239,27 +238,25 @@ def _policy_of(event: TaskDispatched) -> Policy | None:
     return None if policy == DEFAULT_POLICY else policy
 
 
-_POLICY_FIELDS: Final = (
-    "on_stale",
-    "on_stale_failure",
-    "when_absent",
-    "on_newer",
-    "protected",
-    "independent",
-    "while_stale",
-    "deadline_at",
-    "heartbeat_timeout_seconds",
-    "scope_grace_seconds",
-    "hold_ttl_seconds",
-    "max_redispatches",
-    "attempt",
-    "valid_until",
-    "plan",
+_NO_POLICY: Final = frozenset(
+    (
+        *Event.model_fields,
+        "type",
+        "task_id",
+        "task_type",
+        "snapshot",
+        "depends_on",
+        "destination",
+        "metadata",
+        "request_id",
+        "lane",
+        "slot",
+        "parent_task_id",
+    )
 )
-_policies_of: Final[Any] = itemgetter(
-    *(struct_of(TaskDispatched).__struct_fields__.index(name) for name in _POLICY_FIELDS)
-)
-_NO_POLICIES: Final = tuple(TaskDispatched.model_fields[name].default for name in _POLICY_FIELDS)
+_POLICY_FIELDS: Final = [name for name in TaskDispatched.model_fields if name not in _NO_POLICY]
+_policies_of: Final[Any] = picker(TaskDispatched, *_POLICY_FIELDS)
+_NO_POLICIES: Final = tuple([TaskDispatched.model_fields[name].default for name in _POLICY_FIELDS])
 """Most dispatches have none: to compare these values at once costs a sixth of making a `Policy` of them."""
 
 

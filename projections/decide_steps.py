@@ -1,6 +1,6 @@
 """What steps, heartbeats and proposed effects establish before their barrier."""
 
-from typing import Final
+from typing import Any, Final
 
 from projections.budget import NAME_BYTES, NO_ROOM, added_above, has_room_to_wait, room_for
 from projections.facts import EffectProposed, EventIgnored, EventRefused, Fact, HeartbeatReceived, StepTaken
@@ -8,15 +8,17 @@ from projections.refusing import session_full, too_many_waiting
 from projections.session import Session
 from projections.waiting import Arrived
 from schemas.events import TaskHeartbeat, TaskStep
-from schemas.wire import StepFields, fields_of
+from schemas.wire import fields_of, picker
 
+_Fields = tuple[str, str, str, float | None, str | None, dict[str, str | None], Any]
 _fields_of: Final = fields_of
+_picked: Final[Any] = picker(TaskStep, "task_id", "step_id", "status", "progress", "message", "reads", "checkpoint")
 
 
 def decide_step(session: Session, event: TaskStep, size_bytes: int, timestamp: int) -> Fact:
     """A step of an open task. `size_bytes`: of the record's value."""
-    fields: StepFields = _fields_of(event)
-    task_id, reads = fields[4], fields[11]
+    fields: _Fields = _picked(_fields_of(event))
+    task_id, step_id, status, progress, message, reads, checkpoint = fields
     task = session.tasks.get(task_id)
     if task is None:
         return EventIgnored("task.step")
@@ -26,7 +28,7 @@ def decide_step(session: Session, event: TaskStep, size_bytes: int, timestamp: i
     estimate = room_for(session, added, adds_names=bool(reads) and not reads.keys() <= task.expected.keys())
     if estimate == NO_ROOM:
         return EventRefused("session_full", session_full(session))
-    return StepTaken(task_id, fields[5], fields[8], fields[9], fields[10], reads, fields[12], timestamp, estimate)
+    return StepTaken(task_id, step_id, status, progress, message, reads, checkpoint, timestamp, estimate)
 
 
 def decide_heartbeat(session: Session, event: TaskHeartbeat, timestamp: int) -> list[Fact]:
