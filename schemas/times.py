@@ -9,26 +9,12 @@ _MAX_SECONDS: Final = 4096
 """Whole seconds that are kept as text: an hour, as most times of a cycle are near each other."""
 
 
-class _Last:
-    def __init__(self) -> None:
-        self.timestamp_ms = -1
-        self.text = ""
-
-
-_last: Final = _Last()
-"""The time that was asked for last: of a result, it is asked for twice."""
-
-
 def rfc3339(timestamp_ms: int) -> str:
     """`1764000000123` as `2025-11-24T16:00:00.123Z`."""
-    if timestamp_ms == _last.timestamp_ms:
-        return _last.text
     seconds = timestamp_ms // 1000
     text = _seconds.get(seconds)
     if text is None:
         if len(_seconds) >= _MAX_SECONDS:
             _seconds.clear()
         text = _seconds[seconds] = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
-    text += _MILLISECONDS[timestamp_ms % 1000]
-    _last.timestamp_ms, _last.text = timestamp_ms, text
-    return text
+    return text + _MILLISECONDS[timestamp_ms % 1000]
