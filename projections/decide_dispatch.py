@@ -257,7 +257,7 @@ _NO_POLICY: Final = frozenset(
 _POLICY_FIELDS: Final = [name for name in TaskDispatched.model_fields if name not in _NO_POLICY]
 _policies_of: Final[Any] = picker(TaskDispatched, *_POLICY_FIELDS)
 _NO_POLICIES: Final = tuple([TaskDispatched.model_fields[name].default for name in _POLICY_FIELDS])
-"""Most dispatches have none: to compare these values at once costs a sixth of making a `Policy` of them."""
+"""Most dispatches have none, and comparing these values costs much less than making a `Policy` from them."""
 
 
 def _milliseconds(seconds: float | None) -> int | None:

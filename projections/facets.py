@@ -1,7 +1,7 @@
 """The facets of a session while events are folded. Each stays encoded, as it stands in the row, until it is asked for.
 
-A session has many facets, and an event concerns one or two of them. To decode, encode and free the others, too, was a
-twentieth of what an event costs.
+A session has many facets, and an event concerns one or two of them. The rest are never decoded, and are written again
+as the bytes they came in.
 """
 
 from collections.abc import Iterator, Mapping

@@ -149,7 +149,7 @@ class Partition:
         publisher.at(None, now_ms)
         store, outputs, rows = self.store, changes.outputs, changes.rows
         pending = store.begin_write()
-        while pending:  # each is let go before the next one is taken: to free what is in the cache is cheaper
+        while pending:  # each session is freed before the next one, while it is in the cache
             session = pending[-1]
             if session.status_due is not None:
                 tasks = session.tasks

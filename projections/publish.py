@@ -75,7 +75,7 @@ class Publisher:
         self._now_ms = -1
         self._now = ""
         self._now_of_task = ""
-        """The members that stand between the ids of session and task in every output."""
+        """The JSON members between the ids of session and task, the same in every output."""
         self._position: LogPosition | None = None
         self._judged = ""
 

@@ -7,7 +7,7 @@ from uuid import NAMESPACE_URL, uuid5
 NAMESPACE: Final = uuid5(NAMESPACE_URL, "urn:tidegate:v1")
 _NAMESPACE_DIGEST: Final = sha1(NAMESPACE.bytes, usedforsecurity=False)
 _BLANK_DIGEST: Final = blake2b(digest_size=8)
-"""To copy a digest costs a quarter less than to make a new one."""
+"""Copying a digest object costs about a quarter less than making a new one."""
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 

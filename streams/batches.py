@@ -1,8 +1,8 @@
 """Kafka's record batches (format 2) of the records of one transaction, for one partition of one topic.
 
 Responsible for their bytes, their size, their timestamp and how they are compressed. Built here because aiokafka's
-builder encodes the same seven headers again for every record, and takes three times as long. Checksums are those of the
-processor's own instruction, where it has one: a twelfth of what aiokafka's table costs. Rows are much alike, and
+builder encodes the same seven headers again for every record, and takes three times as long. Checksums use
+the processor's instruction, which takes a twelfth of the time of aiokafka's table. Rows are much alike, and
 nobody but the gate reads them: zstd makes a fifth of them. Its first level makes them as small as its third, in half
 the time.
 Source: https://kafka.apache.org/documentation/#recordbatch, and KIP-98.
