@@ -14,7 +14,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-COMPILER = ("mypy>=1.16,<3", "setuptools>=77", "pydantic>=2.11,<3", "msgspec>=0.20,<1")
+COMPILER = ("mypy>=2.4,<3", "setuptools>=77", "mypy-extensions>=1.1,<2", "pydantic>=2.11,<3", "msgspec>=0.20,<1")
 COMPILED = (
     "projections/*.py",
     "schemas/decode.py",

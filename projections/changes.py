@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from mypy_extensions import mypyc_attr
+
 from projections.facts import EventIgnored, EventRepeated, Fact, ResultAcknowledged, ResultJudged, TaskEnded
 from projections.gate import HELD
 from projections.publish import Output
@@ -9,6 +11,7 @@ from schemas.decode import Batch, Refusal
 from schemas.topics import Role
 
 
+@mypyc_attr(acyclic=True)
 class Verdicted:
     """One verdict, for metrics: `age_ms` from dispatch to result (None if unknown), `timestamp` of the result."""
 

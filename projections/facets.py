@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from projections.rows import Facet, StoredFacet
 
@@ -15,6 +16,7 @@ _Raw: Final = msgspec.Raw
 _decode: Final = msgspec.msgpack.Decoder(Facet).decode
 
 
+@mypyc_attr(acyclic=True)
 class Facets:
     """A view of a row's facets by name. What is set through it is set in the row."""
 

@@ -5,6 +5,8 @@ Source of the rules and their order: the design of the gate; docs/semantics.md e
 
 from typing import Any, Final, Literal
 
+from mypy_extensions import mypyc_attr
+
 from projections.expectation import differing, is_unknown
 from projections.facets import Facets
 from projections.records import change_of
@@ -25,6 +27,7 @@ HELD: Final[PartDecision] = "held"
 _FEW: Final = 8
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class PartVerdict:
     """The decision on one part. `facets` are those whose difference is reported, `omitted` how many more differ."""
 
@@ -46,6 +49,7 @@ class PartVerdict:
         self.annotated = annotated
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class Judgement:
     """The decision on one result.
 

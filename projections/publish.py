@@ -7,6 +7,8 @@ output is text that exists already (the echo of the dispatch, the producer's pay
 from typing import Final
 from zlib import crc32
 
+from mypy_extensions import mypyc_attr
+
 from projections.ended import EndedTask
 from projections.expectation import contradicted, expected_values, is_unknown
 from projections.facts import (
@@ -41,6 +43,7 @@ MAX_STATUS_GROWTH: Final = 512 * 1024
 differing facets, a message, a checkpoint."""
 
 
+@mypyc_attr(acyclic=True)
 class Output:
     """One record to write. `value` is None for a tombstone, and then `envelope`, which becomes the headers, is too."""
 

@@ -5,6 +5,8 @@ Everything here answers questions. Only `evolve` changes a session.
 
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from projections import ended
 from projections.ended import EndedTask
 from projections.facets import Facets
@@ -57,6 +59,7 @@ _NO_QUEUED: Final[dict[bytes, Arrived]] = {}
 """Of a session without events that wait. `evolve` changes copies only, see `Session.owns_waiting`."""
 
 
+@mypyc_attr(acyclic=True)
 class Session:
     """What the gate knows of one session."""
 

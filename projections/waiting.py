@@ -5,6 +5,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 import orjson
+from mypy_extensions import mypyc_attr
 
 from projections.records import UnknownFormatError
 from projections.rows import FORMAT, ResultDigests
@@ -25,6 +26,7 @@ _NEITHER: Final = b"{},null]"
 """The end of a result's content without reads and error."""
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class Arrived:
     """A result or a proposed effect with the record it came in.
 
