@@ -14,7 +14,17 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-COMPILER = ("mypy>=2.4,<3", "setuptools>=77", "mypy-extensions>=1.1,<2", "pydantic>=2.11,<3", "msgspec>=0.20,<1")
+COMPILER = (
+    "mypy>=2.4,<3",
+    "setuptools>=77",
+    # what the compiled modules import, for its types
+    "cramjam>=2.9,<3",
+    "google-crc32c>=1.7,<2",
+    "msgspec>=0.20,<1",
+    "mypy-extensions>=1.1,<2",
+    "orjson>=3.11,<4",
+    "pydantic>=2.11,<3",
+)
 COMPILED = (
     "projections/*.py",
     "schemas/decode.py",
