@@ -86,6 +86,22 @@ def worker() -> None:
 
 
 @app.command()
+def gateway(
+    unauthenticated: Annotated[
+        bool,
+        typer.Option("--unauthenticated", help="Serve everybody on this machine without a token. On localhost only."),
+    ] = False,
+) -> None:
+    """Run one gateway: HTTP and server-sent events for web and mobile applications, until SIGTERM or Ctrl-C.
+
+    Any number of them may run side by side. Configured by TIDEGATE_* variables or a file; see `tidegate config`.
+    """
+    from tidegate.commands.gateway import run_gateway
+
+    run_gateway(unauthenticated=unauthenticated)
+
+
+@app.command()
 def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     require_drained: Annotated[

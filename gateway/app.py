@@ -1,0 +1,395 @@
+"""The ASGI application: routes, who may do what, and what each request becomes.
+
+It routes on the raw path, because session ids contain slashes (`gateway.routing`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from typing import Any, Final
+from uuid import uuid4
+
+import orjson
+import structlog
+from prometheus_client.exposition import choose_encoder
+from starlette.datastructures import Headers, QueryParams
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.bodies import AcknowledgementBody, CancelBody, ContextBody, DispatchBody, parse
+from gateway.config import GatewayConfig
+from gateway.feed import Feed
+from gateway.frames import frame
+from gateway.limits import RateLimit, StreamCount
+from gateway.metrics import Metrics
+from gateway.problems import Problem
+from gateway.publisher import Position, Publisher, derived_id
+from gateway.reads import NoReader, SessionReader
+from gateway.routing import ROUTES, Route, encode_id, match
+from gateway.streaming import stream
+from gateway.subscriber import Subscriber
+from gateway.tokens import ANYONE, Grant, Tickets, Verifier, bearer, unauthorized
+from schemas.fields import MAX_NAME_BYTES
+from schemas.topics import Role
+
+_log = structlog.get_logger(__name__)
+
+MAX_KEYS: Final = 10_000
+"""Idempotency keys whose bodies this instance remembers, to find conflicts at once."""
+JSON: Final = "application/json"
+SECURITY_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+Handler = Callable[["Request"], Awaitable[Response]]
+
+
+class Request:
+    """One request to a resource of a session, with what the routes ask of it."""
+
+    def __init__(self, scope: Scope, receive: Receive, route: Route, grant: Grant) -> None:
+        self.method: str = scope["method"]
+        self.headers = Headers(scope=scope)
+        self.query = QueryParams(scope["query_string"])
+        self.route = route
+        self.grant = grant
+        self.session_id = route.session_id
+        self._receive = receive
+
+    @property
+    def resource_id(self) -> str:
+        """The id of the task or result in the path."""
+        if self.route.resource_id is None:
+            raise RuntimeError(f"{self.route.template} has no second id")
+        return self.route.resource_id
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """The `Idempotency-Key` header. Raises `Problem` if it is too long."""
+        key = self.headers.get("idempotency-key")
+        if key is not None and not 1 <= len(key.encode()) <= MAX_NAME_BYTES:
+            raise Problem("invalid_request", f"Idempotency-Key: it must have 1 to {MAX_NAME_BYTES} bytes")
+        return key
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """The whole body. Raises `Problem` if it is too large or not JSON by its type."""
+        kind = self.headers.get("content-type", JSON).split(";")[0].strip().lower()
+        if kind != JSON and not kind.endswith("+json"):
+            raise Problem("unsupported_media_type", f"Content-Type is {kind[:100]!r}; send application/json")
+        too_large = Problem(
+            "body_too_large", f"a body has at most {limit_bytes} bytes", headers={"Connection": "close"}
+        )
+        stated = self.headers.get("content-length", "0")
+        if stated.isdecimal() and int(stated) > limit_bytes:
+            raise too_large
+        body = bytearray()
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise asyncio.CancelledError
+            body += message.get("body", b"")
+            if len(body) > limit_bytes:
+                raise too_large
+            if not message.get("more_body"):
+                return bytes(body)
+
+    def seconds(self, name: str, longest: float) -> float:
+        """A query parameter that is a number of seconds, 0 if absent. Raises `Problem`."""
+        text = self.query.get(name, "0")
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= longest:
+            raise Problem("invalid_request", f"{name}: {text[:32]!r} is not a number from 0 to {longest:g}")
+        return value
+
+
+class Gateway:
+    """One instance: the ASGI application and what it holds."""
+
+    def __init__(
+        self, config: GatewayConfig, *, metrics: Metrics | None = None, reader: SessionReader | None = None
+    ) -> None:
+        self.metrics = metrics or Metrics()
+        self.feed = Feed(config, self.metrics)
+        self.publisher = Publisher(config)
+        self.reader: SessionReader = reader or NoReader()
+        self.is_draining = False
+        self._config = config
+        self._verifier = Verifier(config.tokens)
+        self._tickets = Tickets(config.ticket_secret) if config.ticket_secret else None
+        self._rates = RateLimit(config.limits.requests_per_second, config.limits.burst)
+        self._streams = StreamCount(config.limits.streams_per_token, config.limits.streams)
+        self._keys: OrderedDict[str, bytes] = OrderedDict()
+        self._handlers: dict[tuple[str, tuple[str, ...]], Handler] = {
+            ("POST", ("context",)): self._write_context,
+            ("POST", ("tasks",)): self._dispatch,
+            ("POST", ("tasks", "{task}", "cancel")): self._cancel,
+            ("POST", ("results", "{result}", "acknowledgement")): self._acknowledge,
+            ("POST", ("tickets",)): self._issue_ticket,
+        }
+
+    async def start(self) -> None:
+        """Connect to Kafka. Raises `KafkaError` if no broker answers or a topic is missing."""
+        await self.publisher.start()
+        await self.feed.start()
+
+    async def stop(self) -> None:
+        """End all streams and disconnect."""
+        await self.feed.stop()
+        await self.publisher.stop()
+        await self.reader.stop()
+
+    @property
+    def open_streams(self) -> int:
+        """How many event streams are open."""
+        return self._streams.total
+
+    def drain(self) -> None:
+        """Take no more requests, and tell every stream to connect again: another instance goes on at its cursor."""
+        self.is_draining = True
+        self.feed.close_all("drain", frame("reconnect", b'{"reason":"this instance is shutting down"}', None))
+
+    # ASGI
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        began = time.monotonic()
+        raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
+        template, status = "other", 500
+        origin = Headers(scope=scope).get("origin")
+        try:
+            route = match(raw_path)
+            if route is None:
+                response = await self._without_session(scope, raw_path)
+            else:
+                template = route.template
+                if scope["method"] == "OPTIONS":
+                    response = self._preflight(route, origin)
+                elif route.name == ("events",) and scope["method"] == "GET":
+                    await self._stream(scope, receive, send, route, origin)
+                    return
+                else:
+                    response = await self._answer(scope, receive, route)
+        except Problem as problem:
+            self.metrics.refused.labels(problem.code).inc()
+            response = problem.response()
+        except Exception as error:  # noqa: BLE001 - the last resort: the client gets no detail, the log no payload
+            _log.exception("request_failed", route=template, method=scope["method"], error=type(error).__name__)
+            response = Problem("internal", "the gateway failed; the log has the details").response()
+        status = response.status_code
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
+        self._allow_origin(response.headers, origin)
+        if scope["method"] == "HEAD":
+            response.body = b""
+        await response(scope, receive, send)
+        self.metrics.requests.labels(template, scope["method"], str(status)).observe(time.monotonic() - began)
+
+    async def _answer(self, scope: Scope, receive: Receive, route: Route) -> Response:
+        allowed = ROUTES[route.name]
+        if scope["method"] not in allowed:
+            detail = f"{scope['method']} {route.template}: allowed are {', '.join(allowed)}"
+            raise Problem("method_not_allowed", detail, headers={"Allow": ", ".join(allowed)})
+        if self.is_draining:
+            raise Problem("draining", "repeat the request; another instance answers", retry_after_seconds=1)
+        headers = Headers(scope=scope)
+        grant = await self._grant(headers)
+        self._take_one(grant, scope)
+        return await self._handlers[scope["method"], route.name](Request(scope, receive, route, grant))
+
+    async def _grant(self, headers: Headers) -> Grant:
+        if self._config.unauthenticated:
+            return ANYONE
+        return await self._verifier.grant(bearer(headers.get("authorization")))
+
+    def _take_one(self, grant: Grant, scope: Scope) -> None:
+        holder = grant.holder
+        if grant is ANYONE and scope.get("client"):
+            holder = str(scope["client"][0])
+        wait = self._rates.wait_seconds(holder, time.monotonic())
+        if wait:
+            per_second = self._config.limits.requests_per_second
+            detail = f"more than {per_second:g} requests per second; try again in {wait:.1f} s"
+            raise Problem("too_many_requests", detail, retry_after_seconds=wait)
+
+    async def _without_session(self, scope: Scope, raw_path: bytes) -> Response:
+        method = scope["method"]
+        if method in {"GET", "HEAD"}:
+            if raw_path == b"/healthz":
+                return _json({"healthy": True})
+            if raw_path == b"/readyz":
+                ready = not self.is_draining and self.feed.is_alive()
+                return _json({"ready": ready, "draining": self.is_draining}, 200 if ready else 503)
+            if raw_path == b"/metrics":
+                encode, content_type = choose_encoder(Headers(scope=scope).get("accept", ""))
+                return Response(encode(self.metrics.registry), headers={"Content-Type": content_type})
+        raise Problem("not_found", "there is nothing at this path")
+
+    # Writing
+
+    async def _write_context(self, request: Request) -> Response:
+        request.grant.require(request.session_id, "context")
+        body = parse(await request.body(self._config.limits.body_bytes), ContextBody)
+        if body.get("cause") is not None:
+            request.grant.require(request.session_id, "cause")
+        position = await self._publish(request, "context", {"type": "context.changed", **body}, "context")
+        return _json({"position": str(position)}, 200)
+
+    async def _dispatch(self, request: Request) -> Response:
+        request.grant.require(request.session_id, "dispatch")
+        raw = await request.body(self._config.limits.body_bytes)
+        body = parse(raw, DispatchBody)
+        session_id, key = request.session_id, request.idempotency_key
+        task_id = body.pop("task_id", None)
+        if task_id is None:
+            task_id = derived_id("task", session_id, key) if key is not None else str(uuid4())
+        self._require_same(f"task\0{session_id}\0{task_id}", body)
+        role: Role = "steps.cold" if body.get("lane") == "cold" else "steps"
+        event = {"type": "task.dispatched", "task_id": task_id, **body}
+        # The event id follows from the task id: a repeated dispatch is the same event.
+        event_id = derived_id("dispatch", session_id, task_id)
+        position = await self._publish(request, role, event, "dispatch", event_id)
+        location = f"/v1/sessions/{encode_id(session_id)}/tasks/{encode_id(task_id)}"
+        return _json({"task_id": task_id, "position": str(position)}, 202, {"Location": location})
+
+    async def _cancel(self, request: Request) -> Response:
+        request.grant.require(request.session_id, "cancel")
+        wait = request.seconds("wait", 60.0)
+        body = parse(await request.body(self._config.limits.body_bytes), CancelBody)
+        event = {"type": "task.cancel_requested", "task_id": request.resource_id, **body}
+        if not wait:
+            position = await self._publish(request, "context", event, "cancel")
+            return _json({"task_id": request.resource_id, "position": str(position)}, 202)
+        return await self._cancel_and_wait(request, event, wait)
+
+    async def _cancel_and_wait(self, request: Request, event: dict[str, Any], wait: float) -> Response:
+        """Follow the session before the request is written, so that its answer cannot be missed."""
+        request.grant.require(request.session_id, "read")
+        watcher = Subscriber(request.session_id, self._config.limits.buffer_bytes)
+        await self.feed.subscribe(watcher, None)
+        try:
+            position = await self._publish(request, "context", event, "cancel")
+            status = await _ended_status(watcher, request.resource_id, wait)
+        finally:
+            self.feed.unsubscribe(watcher)
+        answer = {"task_id": request.resource_id, "position": str(position)}
+        if status is None:
+            return _json(answer, 202)
+        return _json({**answer, "status": status, "receipt": status.get("receipt")}, 200)
+
+    async def _acknowledge(self, request: Request) -> Response:
+        request.grant.require(request.session_id, "acknowledge")
+        body = parse(await request.body(self._config.limits.body_bytes), AcknowledgementBody)
+        event = {"type": "result.acknowledged", "result_event_id": request.resource_id, **body}
+        position = await self._publish(request, "context", event, "acknowledge")
+        return _json({"position": str(position)}, 202)
+
+    async def _publish(
+        self, request: Request, role: Role, event: dict[str, Any], kind: str, event_id: str | None = None
+    ) -> Position:
+        key = request.idempotency_key
+        if event_id is None and key is not None:
+            self._require_same(f"{kind}\0{request.session_id}\0{key}", event)
+            event_id = derived_id(kind, request.session_id, key)
+        traceparent = request.headers.get("traceparent")
+        return await self.publisher.publish(role, request.session_id, event, event_id=event_id, traceparent=traceparent)
+
+    def _require_same(self, name: str, body: dict[str, Any]) -> None:
+        """Raise `Problem` (422) if this instance has seen another body under the same name."""
+        content = sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).digest()
+        known = self._keys.get(name)
+        if known is not None and known != content:
+            detail = "the key or task id was used with another body before; the first request stands"
+            raise Problem("idempotency_conflict", detail)
+        self._keys[name] = content
+        self._keys.move_to_end(name)
+        if len(self._keys) > MAX_KEYS:
+            self._keys.popitem(last=False)
+
+    # Streams
+
+    async def _issue_ticket(self, request: Request) -> Response:
+        request.grant.require(request.session_id, "read")
+        if self._tickets is None:
+            raise Problem("not_found", "stream tickets are turned off: no ticket secret is set")
+        ticket, expires_at = self._tickets.issue(request.grant, request.session_id)
+        return _json({"ticket": ticket, "expires_at": expires_at}, 201)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, route: Route, origin: str | None) -> None:
+        headers, query = Headers(scope=scope), QueryParams(scope["query_string"])
+        if self.is_draining:
+            raise Problem("draining", "connect again; another instance answers", retry_after_seconds=1)
+        ticket = query.get("ticket")
+        if ticket is not None and not self._config.unauthenticated:
+            if self._tickets is None:
+                raise unauthorized("stream tickets are turned off")
+            grant = self._tickets.grant(ticket)
+        else:
+            grant = await self._grant(headers)
+        grant.require(route.session_id, "read")
+        self._take_one(grant, scope)
+        if self._streams.is_full():
+            raise Problem("overloaded", "this instance has as many streams as it takes", retry_after_seconds=5)
+        if not self._streams.enter(grant.holder):
+            limit = self._config.limits.streams_per_token
+            detail = f"the token's holder has {limit} open streams; close one"
+            raise Problem("too_many_streams", detail, retry_after_seconds=5)
+        subscriber = Subscriber(route.session_id, self._config.limits.buffer_bytes, grant.expires_at)
+        cursor = headers.get("last-event-id") or query.get("last_event_id")
+        extra: dict[str, str] = {}
+        self._allow_origin(extra, origin)
+        raw = [(name.lower().encode(), value.encode()) for name, value in extra.items()]
+        try:
+            await stream(self.feed, self.metrics, subscriber, cursor, raw, receive, send)
+        finally:
+            self._streams.leave(grant.holder)
+
+    # Cross-origin requests
+
+    def _allow_origin(self, headers: Any, origin: str | None) -> None:
+        if origin is not None and origin in self._config.cors_origins:
+            headers["Access-Control-Allow-Origin"] = origin
+            headers["Access-Control-Expose-Headers"] = "Location, Retry-After, ETag"
+            headers["Vary"] = "Origin"
+
+    def _preflight(self, route: Route, origin: str | None) -> Response:
+        if origin is None or origin not in self._config.cors_origins:
+            raise Problem("forbidden", "cross-origin requests from this origin are not allowed")
+        return Response(
+            status_code=204,
+            headers={
+                "Access-Control-Allow-Methods": ", ".join(ROUTES[route.name]),
+                "Access-Control-Allow-Headers": "Authorization, Content-Type, Idempotency-Key, If-None-Match,"
+                " Last-Event-ID, traceparent",
+                "Access-Control-Max-Age": "600",
+            },
+        )
+
+
+async def _ended_status(watcher: Subscriber, task_id: str, wait_seconds: float) -> dict[str, Any] | None:
+    """The task's last status; None if it does not come in time."""
+    try:
+        async with asyncio.timeout(wait_seconds):
+            while watcher.closed is None:
+                await watcher.wait()
+                for block in watcher.take().split(b"\n\n"):
+                    name, _, data = block.partition(b"\ndata: ")
+                    if not data or b"event: running" in name:
+                        continue
+                    status: dict[str, Any] = orjson.loads(data)
+                    is_of_task = status.get("type") == "task.status" and status["task_id"] == task_id
+                    if is_of_task and status["status"] == "ended":
+                        return status
+    except TimeoutError:
+        pass
+    return None
+
+
+def _json(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), status, headers, JSON)
