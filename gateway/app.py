@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import orjson
 import structlog
+from aiokafka.errors import KafkaError
 from prometheus_client.exposition import choose_encoder
 from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
@@ -26,18 +27,23 @@ from gateway.feed import Feed
 from gateway.frames import frame
 from gateway.limits import RateLimit, StreamCount
 from gateway.metrics import Metrics
+from gateway.owners import Owners
 from gateway.problems import Problem
-from gateway.publisher import Position, Publisher, derived_id
-from gateway.reads import NoReader, SessionReader
+from gateway.publisher import Position, Publisher, derived_id, parse_position
+from gateway.reads import NoReader, SessionReader, SessionState, WorkerReader
 from gateway.routing import ROUTES, Route, encode_id, match
 from gateway.streaming import stream
 from gateway.subscriber import Subscriber
 from gateway.tokens import ANYONE, Grant, Tickets, Verifier, bearer, unauthorized
 from schemas.fields import MAX_NAME_BYTES
-from schemas.topics import Role
+from schemas.topics import Role, topic_name
 
 _log = structlog.get_logger(__name__)
 
+MAX_WAIT_SECONDS: Final = 60.0
+REREAD_SECONDS: Final = 2.0
+"""Longest time between two readings of a task that somebody waits for."""
+AT_LEAST_SECONDS: Final = 5.0
 MAX_KEYS: Final = 10_000
 """Idempotency keys whose bodies this instance remembers, to find conflicts at once."""
 JSON: Final = "application/json"
@@ -110,13 +116,11 @@ class Request:
 class Gateway:
     """One instance: the ASGI application and what it holds."""
 
-    def __init__(
-        self, config: GatewayConfig, *, metrics: Metrics | None = None, reader: SessionReader | None = None
-    ) -> None:
-        self.metrics = metrics or Metrics()
+    def __init__(self, config: GatewayConfig) -> None:
+        self.metrics = Metrics()
         self.feed = Feed(config, self.metrics)
         self.publisher = Publisher(config)
-        self.reader: SessionReader = reader or NoReader()
+        self.reader: SessionReader = NoReader()
         self.is_draining = False
         self._config = config
         self._verifier = Verifier(config.tokens)
@@ -130,12 +134,20 @@ class Gateway:
             ("POST", ("tasks", "{task}", "cancel")): self._cancel,
             ("POST", ("results", "{result}", "acknowledgement")): self._acknowledge,
             ("POST", ("tickets",)): self._issue_ticket,
+            ("GET", ("context",)): self._read_context,
+            ("GET", ("tasks",)): self._read_tasks,
+            ("GET", ("tasks", "{task}")): self._read_task,
+            ("GET", ("inbox",)): self._read_inbox,
         }
 
     async def start(self) -> None:
         """Connect to Kafka. Raises `KafkaError` if no broker answers or a topic is missing."""
         await self.publisher.start()
         await self.feed.start()
+        config = self._config
+        if config.query_secret is not None:
+            owners = Owners(self.feed.admin, config.group_id, topic_name("context", config.topic_prefix))
+            self.reader = WorkerReader(owners, config.query_secret, self.feed.partition_of)
 
     async def stop(self) -> None:
         """End all streams and disconnect."""
@@ -272,7 +284,7 @@ class Gateway:
         """Follow the session before the request is written, so that its answer cannot be missed."""
         request.grant.require(request.session_id, "read")
         watcher = Subscriber(request.session_id, self._config.limits.buffer_bytes)
-        await self.feed.subscribe(watcher, None)
+        await self._follow(watcher)
         try:
             position = await self._publish(request, "context", event, "cancel")
             status = await _ended_status(watcher, request.resource_id, wait)
@@ -311,6 +323,87 @@ class Gateway:
         self._keys.move_to_end(name)
         if len(self._keys) > MAX_KEYS:
             self._keys.popitem(last=False)
+
+    # Reading
+
+    async def _read_context(self, request: Request) -> Response:
+        state = await self._state(request)
+        names, prefix = request.query.getlist("facet"), request.query.get("prefix")
+        facets = state.facets
+        if names:
+            facets = {name: facets[name] for name in names if name in facets}
+        if prefix is not None:
+            facets = {name: value for name, value in facets.items() if name.startswith(prefix)}
+        return _tagged(request, {"facets": facets, "position": _reached(state)})
+
+    async def _read_tasks(self, request: Request) -> Response:
+        state = await self._state(request)
+        return _tagged(request, {"tasks": state.tasks, "position": _reached(state)})
+
+    async def _read_task(self, request: Request) -> Response:
+        """One task. With `wait` and the `ETag` last seen: when it has changed, or after that many seconds."""
+        wait = request.seconds("wait", MAX_WAIT_SECONDS)
+        deadline = time.monotonic() + wait
+        response = await self._task(request)
+        if not wait or response.status_code not in {304, 404}:
+            return response
+        watcher = Subscriber(request.session_id, self._config.limits.buffer_bytes)
+        await self._follow(watcher)
+        try:
+            while response.status_code in {304, 404} and time.monotonic() < deadline:
+                try:
+                    async with asyncio.timeout(min(REREAD_SECONDS, max(0.0, deadline - time.monotonic()))):
+                        await watcher.wait()
+                except TimeoutError:
+                    pass
+                watcher.take()
+                response = await self._task(request)
+        finally:
+            self.feed.unsubscribe(watcher)
+        return response
+
+    async def _task(self, request: Request) -> Response:
+        state = await self._state(request)
+        for task in state.tasks:
+            if task["task_id"] == request.resource_id:
+                held = [each for each in state.held if each["task_id"] == request.resource_id]
+                return _tagged(request, {**task, **({"held": held[0]} if held else {})})
+        detail = "the session has no such task, or it ended too long ago; a dispatch shows when it has been folded"
+        return Problem("not_found", detail).response()
+
+    async def _read_inbox(self, request: Request) -> Response:
+        """What waits for the user: results that are held, and delivered ones that nobody has acknowledged."""
+        state = await self._state(request)
+        unacknowledged = [
+            task for task in state.tasks if task.get("disposition") == "delivered" and task.get("acknowledged") is None
+        ]
+        body = {"held": state.held, "unacknowledged": unacknowledged, "position": _reached(state)}
+        return _tagged(request, body)
+
+    async def _state(self, request: Request) -> SessionState:
+        """The session's committed state. With `at_least`, only once an event at that position is in it."""
+        request.grant.require(request.session_id, "read")
+        text = request.query.get("at_least")
+        if text is None:
+            return await self.reader.read(request.session_id)
+        position = parse_position(text)
+        if position.partition != self.feed.partition_of(request.session_id):
+            raise Problem("invalid_request", "at_least: the position is of another session's partition")
+        deadline = time.monotonic() + AT_LEAST_SECONDS
+        while True:
+            state = await self.reader.read(request.session_id)
+            if state.positions.get(position.role, 0) > position.offset:
+                return state
+            if time.monotonic() > deadline:
+                detail = f"the gate has not come to {position} within {AT_LEAST_SECONDS:g} s"
+                raise Problem("state_unavailable", detail, retry_after_seconds=1)
+            await asyncio.sleep(0.02)
+
+    async def _follow(self, watcher: Subscriber) -> None:
+        try:
+            await self.feed.subscribe(watcher, None)
+        except KafkaError as error:
+            raise Problem("kafka_unavailable", "Kafka does not answer", retry_after_seconds=1) from error
 
     # Streams
 
@@ -389,6 +482,21 @@ async def _ended_status(watcher: Subscriber, task_id: str, wait_seconds: float) 
     except TimeoutError:
         pass
     return None
+
+
+def _reached(state: SessionState) -> str:
+    """The position before which every context event is in the state."""
+    return str(Position("context", state.partition, state.positions.get("context", 0)))
+
+
+def _tagged(request: Request, body: dict[str, Any]) -> Response:
+    """A response with an `ETag` of its content, or 304 if the client has it. The position does not count."""
+    content = {name: value for name, value in body.items() if name != "position"}
+    tag = f'"{sha256(orjson.dumps(content)).hexdigest()[:24]}"'
+    known = request.headers.get("if-none-match", "")
+    if tag in [each.strip().removeprefix("W/") for each in known.split(",")]:
+        return Response(status_code=304, headers={"ETag": tag})
+    return _json(body, 200, {"ETag": tag})
 
 
 def _json(body: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:

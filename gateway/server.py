@@ -17,7 +17,6 @@ from aiokafka.errors import KafkaError
 
 from gateway.app import Gateway
 from gateway.config import GatewayConfig
-from gateway.reads import SessionReader
 
 _log = structlog.get_logger(__name__)
 
@@ -34,13 +33,13 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def run(config: GatewayConfig, reader: SessionReader | None = None) -> None:
+async def run(config: GatewayConfig) -> None:
     """Serve until SIGTERM or SIGINT, then tell the streams to go elsewhere, finish what is under way, and return."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    gateway = await _connected(config, reader, stop)
+    gateway = await _connected(config, stop)
     if gateway is None:
         return
     server = _Server(
@@ -87,9 +86,9 @@ def port_of(server: uvicorn.Server) -> int:
     return int(sockets[0].getsockname()[1])
 
 
-async def _connected(config: GatewayConfig, reader: SessionReader | None, stop: asyncio.Event) -> Gateway | None:
+async def _connected(config: GatewayConfig, stop: asyncio.Event) -> Gateway | None:
     while not stop.is_set():
-        gateway = Gateway(config, reader=reader)
+        gateway = Gateway(config)
         try:
             await gateway.start()
         except (KafkaError, OSError) as error:

@@ -121,6 +121,15 @@ class Settings(BaseSettings):
     state_dir: Path = Field(default_factory=paths.state_dir, description="Files of this worker and of the local broker")
     metrics_host: str = Field(default="127.0.0.1", min_length=1, description="Address of /metrics, /healthz, /readyz")
     metrics_port: int = Field(default=9464, ge=0, le=65_535, description="Their port; 0 takes a free one")
+    query_secret: SecretStr | None = Field(
+        default=None,
+        min_length=32,
+        description="Signs the gateways' questions to workers, the same on all of both; unset: workers answer none",
+    )
+    query_host: str = Field(
+        default="127.0.0.1", min_length=1, description="Address of the worker's read endpoint, where gateways reach it"
+    )
+    query_port: int = Field(default=0, ge=0, le=65_535, description="Its port; 0 takes a free one")
     gateway_host: str = Field(default="127.0.0.1", min_length=1, description="Address the gateway listens on")
     gateway_port: int = Field(default=8080, ge=0, le=65_535, description="Its port; 0 takes a free one")
     gateway_source: str = Field(

@@ -26,6 +26,7 @@ from tidegate.settings import Settings
 
 SECRET: Final = "a secret of the tests, with more than 32 bytes"
 TICKET_SECRET: Final = "another secret of the tests, for tickets only"
+QUERY_SECRET: Final = "a third one, that workers and gateways share"  # noqa: S105
 EVERYTHING: Final = ("read", "context", "dispatch", "cancel", "acknowledge", "cause")
 
 
@@ -49,6 +50,7 @@ class GatewayProcess:
             **{
                 "gateway_port": self.port,
                 "gateway_jwt_secret": SECRET,
+                "query_secret": QUERY_SECRET,
                 "gateway_ticket_secret": TICKET_SECRET,
                 "gateway_requests_per_second": 10_000,
                 "gateway_streams_per_token": 10_000,

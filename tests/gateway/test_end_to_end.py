@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.broker.events import returned
 from tests.broker.harness import Gate
-from tests.gateway.process import GatewayProcess, Listener, listening, path, token
+from tests.gateway.process import QUERY_SECRET, GatewayProcess, Listener, listening, path, token
 from tidegate.settings import Settings
 
 SESSION = "acme/user 7/münchen"
@@ -14,12 +14,18 @@ SESSION = "acme/user 7/münchen"
 async def story(settings: Settings, directory: Path) -> None:
     bearer = token("acme/*")
     async with Gate(settings, directory) as gate, GatewayProcess("gateway", settings, directory) as gateway:
-        await gate.start("w1")
+        await gate.start("w1", query_secret=QUERY_SECRET)
         async with gateway.client(bearer) as client, listening(Listener([gateway.url], SESSION, bearer)) as ears:
             wrote = await client.post(path(SESSION, "context"), json={"set": {"view/tab": "flights"}})
             assert wrote.status_code == 200
             role, _, offset = wrote.json()["position"].split(":")
             assert (role, int(offset)) == ("context", 0)
+
+            position = wrote.json()["position"]
+            read = await client.get(path(SESSION, f"context?at_least={position}"))
+            assert read.json()["facets"] == {"view/tab": "flights"}
+            unchanged = await client.get(path(SESSION, "context"), headers={"If-None-Match": read.headers["etag"]})
+            assert unchanged.status_code == 304
 
             task = {"task_type": "search", "snapshot": {"view/tab": "flights"}}
             key = {"Idempotency-Key": "click-1"}
@@ -39,12 +45,17 @@ async def story(settings: Settings, directory: Path) -> None:
             (delivered,) = ears.of("delivered")
             assert delivered.data["result"]["event_id"] == result.event_id
             assert delivered.data["parts"][0]["verdict"]["decision"] == "delivered"
+            inbox = (await client.get(path(SESSION, "inbox"))).json()
+            assert [each["task_id"] for each in inbox["unacknowledged"]] == [task_id]
             acknowledged = await client.post(
                 path(SESSION, f"results/{delivered.data['event_id']}/acknowledgement"),
                 json={"task_id": task_id, "outcome": "shown"},
             )
             assert acknowledged.status_code == 202
             await ears.until(lambda: [each for each in ears.of("ended") if each.data.get("acknowledged")], "shown")
+
+            shown = (await client.get(path(SESSION, f"tasks/{task_id}"))).json()
+            assert (shown["disposition"], shown["acknowledged"]) == ("delivered", "shown")
 
             second = (await client.post(path(SESSION, "tasks"), json=task)).json()["task_id"]
             await client.post(path(SESSION, "context"), json={"set": {"view/tab": "hotels"}})

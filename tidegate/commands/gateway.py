@@ -29,6 +29,7 @@ def run_gateway(*, unauthenticated: bool) -> None:
 def gateway_config(settings: Settings, *, unauthenticated: bool = False, page: bool = False) -> GatewayConfig:
     """What the settings mean to the gateway. Raises `TidegateError`."""
     secret, ticket_secret = settings.gateway_jwt_secret, settings.gateway_ticket_secret
+    query_secret = settings.query_secret
     tokens = TokenConfig(
         secret=secret.get_secret_value() if secret else None,
         public_key=_read(settings.gateway_jwt_public_key_file),
@@ -54,6 +55,7 @@ def gateway_config(settings: Settings, *, unauthenticated: bool = False, page: b
             tokens=tokens,
             unauthenticated=unauthenticated,
             ticket_secret=ticket_secret.get_secret_value() if ticket_secret else None,
+            query_secret=query_secret.get_secret_value() if query_secret else None,
             cors_origins=tuple(settings.gateway_cors_origins),
             limits=limits,
             heartbeat_seconds=settings.gateway_heartbeat_seconds,
