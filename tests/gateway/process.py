@@ -26,7 +26,7 @@ from tidegate.settings import Settings
 
 SECRET: Final = "a secret of the tests, with more than 32 bytes"
 TICKET_SECRET: Final = "another secret of the tests, for tickets only"
-QUERY_SECRET: Final = "a third one, that workers and gateways share"  # noqa: S105
+QUERY_SECRET: Final = "a third one, that workers and gateways share"
 EVERYTHING: Final = ("read", "context", "dispatch", "cancel", "acknowledge", "cause")
 
 
