@@ -22,12 +22,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.bodies import AcknowledgementBody, CancelBody, ContextBody, DispatchBody, parse
-from gateway.config import GatewayConfig
+from gateway.config import LOCAL_HOSTS, GatewayConfig
 from gateway.feed import Feed
 from gateway.frames import frame
 from gateway.limits import RateLimit, StreamCount
 from gateway.metrics import Metrics
 from gateway.owners import Owners
+from gateway.page import page_file
 from gateway.problems import Problem
 from gateway.publisher import Position, Publisher, derived_id, parse_position
 from gateway.reads import NoReader, SessionReader, SessionState, WorkerReader
@@ -172,10 +173,13 @@ class Gateway:
         if scope["type"] != "http":
             return
         began = time.monotonic()
+        headers = Headers(scope=scope)
         raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
         template, status = "other", 500
-        origin = Headers(scope=scope).get("origin")
+        origin = headers.get("origin")
         try:
+            if self._config.unauthenticated:
+                self._require_local(headers)
             route = match(raw_path)
             if route is None:
                 response = await self._without_session(scope, raw_path)
@@ -202,6 +206,18 @@ class Gateway:
             response.body = b""
         await response(scope, receive, send)
         self.metrics.requests.labels(template, scope["method"], str(status)).observe(time.monotonic() - began)
+
+    def _require_local(self, headers: Headers) -> None:
+        """Without authentication, refuse what another site's page sends through this machine's browser.
+
+        It comes with that site's `Origin`, or, where a name was pointed at this machine, with its `Host`.
+        """
+        host = headers.get("host", "")
+        if _host_name(host) not in LOCAL_HOSTS:
+            raise Problem("forbidden", f"without authentication only localhost is answered, not {host[:100]!r}")
+        origin = headers.get("origin")
+        if origin is not None and origin not in {f"http://{host}", *self._config.cors_origins}:
+            raise Problem("forbidden", "a page of another origin may not use a gateway without authentication")
 
     async def _answer(self, scope: Scope, receive: Receive, route: Route) -> Response:
         allowed = ROUTES[route.name]
@@ -233,6 +249,8 @@ class Gateway:
     async def _without_session(self, scope: Scope, raw_path: bytes) -> Response:
         method = scope["method"]
         if method in {"GET", "HEAD"}:
+            if self._config.page and (file := page_file(raw_path)) is not None:
+                return file
             if raw_path == b"/healthz":
                 return _json({"healthy": True})
             if raw_path == b"/readyz":
@@ -482,6 +500,12 @@ async def _ended_status(watcher: Subscriber, task_id: str, wait_seconds: float) 
     except TimeoutError:
         pass
     return None
+
+
+def _host_name(host: str) -> str:
+    """The name in a `Host` header, without the port."""
+    name = host.rsplit(":", 1)[0] if host.rsplit(":", 1)[-1].isdecimal() else host
+    return name.strip("[]")
 
 
 def _reached(state: SessionState) -> str:

@@ -40,7 +40,7 @@ def token(*sessions: str, actions: Sequence[str] = EVERYTHING, seconds: float = 
 class GatewayProcess:
     """One `tidegate gateway`, on a port that stays the same over its starts."""
 
-    def __init__(self, name: str, settings: Settings, directory: Path, *options: str, **changes: object) -> None:
+    def __init__(self, name: str, settings: Settings, directory: Path, *options: str, **changes: Any) -> None:
         self.port = free_port()
         self.log_file = directory / f"{name}.log"
         self._options = options

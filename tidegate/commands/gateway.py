@@ -18,11 +18,11 @@ except ImportError as error:
     ) from error
 
 
-def run_gateway(*, unauthenticated: bool) -> None:
+def run_gateway(*, unauthenticated: bool, page: bool) -> None:
     """Serve until a signal comes. Raises `TidegateError` if the settings do not fit together."""
     settings = load_settings()
     configure(settings.log_level, settings.log_format)
-    config = gateway_config(settings, unauthenticated=unauthenticated)
+    config = gateway_config(settings, unauthenticated=unauthenticated, page=page)
     asyncio.run(run(config))
 
 
