@@ -16,7 +16,6 @@ from uuid import uuid4
 import orjson
 import structlog
 from aiokafka.errors import KafkaError
-from prometheus_client.exposition import choose_encoder
 from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -161,6 +160,11 @@ class Gateway:
         """How many event streams are open."""
         return self._streams.total
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes requests and its streams are fed."""
+        return not self.is_draining and self.feed.is_alive()
+
     def drain(self) -> None:
         """Take no more requests, and tell every stream to connect again: another instance goes on at its cursor."""
         self.is_draining = True
@@ -254,11 +258,8 @@ class Gateway:
             if raw_path == b"/healthz":
                 return _json({"healthy": True})
             if raw_path == b"/readyz":
-                ready = not self.is_draining and self.feed.is_alive()
+                ready = self.is_ready
                 return _json({"ready": ready, "draining": self.is_draining}, 200 if ready else 503)
-            if raw_path == b"/metrics":
-                encode, content_type = choose_encoder(Headers(scope=scope).get("accept", ""))
-                return Response(encode(self.metrics.registry), headers={"Content-Type": content_type})
         raise Problem("not_found", "there is nothing at this path")
 
     # Writing

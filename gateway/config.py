@@ -76,6 +76,8 @@ class GatewayConfig:
     idle_partition_seconds: float = 60.0
     drain_seconds: float = 5.0
     request_timeout_seconds: float = 20.0
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 9464
     page: bool = False
 
     def __post_init__(self) -> None:

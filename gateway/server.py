@@ -15,6 +15,7 @@ import structlog
 import uvicorn
 from aiokafka.errors import KafkaError
 
+from gateway import exposition
 from gateway.app import Gateway
 from gateway.config import GatewayConfig
 
@@ -34,7 +35,10 @@ class _Server(uvicorn.Server):
 
 
 async def run(config: GatewayConfig) -> None:
-    """Serve until SIGTERM or SIGINT, then tell the streams to go elsewhere, finish what is under way, and return."""
+    """Serve until SIGTERM or SIGINT, then tell the streams to go elsewhere, finish what is under way, and return.
+
+    Raises `OSError` if an address cannot be bound.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -42,6 +46,12 @@ async def run(config: GatewayConfig) -> None:
     gateway = await _connected(config, stop)
     if gateway is None:
         return
+    async with exposition.serve(config.metrics_host, config.metrics_port, gateway) as metrics_port:
+        await _serve(config, gateway, stop, metrics_port)
+    _log.info("gateway_stopped")
+
+
+async def _serve(config: GatewayConfig, gateway: Gateway, stop: asyncio.Event, metrics_port: int) -> None:
     server = _Server(
         uvicorn.Config(
             gateway,
@@ -66,7 +76,7 @@ async def run(config: GatewayConfig) -> None:
         while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(_POLL_SECONDS)
         if server.started:
-            _log.info("gateway_started", host=config.host, port=port_of(server))
+            _log.info("gateway_started", host=config.host, port=port_of(server), metrics_port=metrics_port)
         await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not serving.done():
             _log.info("gateway_draining")
@@ -77,7 +87,6 @@ async def run(config: GatewayConfig) -> None:
     finally:
         stopping.cancel()
         await gateway.stop()
-    _log.info("gateway_stopped")
 
 
 def port_of(server: uvicorn.Server) -> int:

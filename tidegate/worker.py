@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -135,7 +136,8 @@ async def _answering(app: GateApp, engine: Engine, settings: Settings) -> AsyncI
     try:
         serving = queries.serve(host, settings.query_port, secret.get_secret_value(), settings.group_id, engine.owned)
         async with serving as port:
-            app.member_url = queries.announced(app.member_url, host, port)
+            named = socket.gethostname() if host in {"0.0.0.0", "::"} else host  # noqa: S104 - not bound here
+            app.member_url = queries.announced(app.member_url, named, port)
             yield
     except OSError as error:
         raise FatalError(

@@ -23,7 +23,14 @@ def run_gateway(*, unauthenticated: bool, page: bool) -> None:
     settings = load_settings()
     configure(settings.log_level, settings.log_format)
     config = gateway_config(settings, unauthenticated=unauthenticated, page=page)
-    asyncio.run(run(config))
+    try:
+        asyncio.run(run(config))
+    except OSError as error:
+        raise TidegateError(
+            f"Cannot serve at {config.host}:{config.port}, or metrics at {config.metrics_host}:{config.metrics_port}:"
+            f" {error.strerror or error}.",
+            "Set TIDEGATE_GATEWAY_PORT and TIDEGATE_METRICS_PORT to free ports (0 takes any).",
+        ) from error
 
 
 def gateway_config(settings: Settings, *, unauthenticated: bool = False, page: bool = False) -> GatewayConfig:
@@ -61,6 +68,8 @@ def gateway_config(settings: Settings, *, unauthenticated: bool = False, page: b
             heartbeat_seconds=settings.gateway_heartbeat_seconds,
             drain_seconds=settings.gateway_drain_seconds,
             request_timeout_seconds=settings.request_timeout_seconds,
+            metrics_host=settings.metrics_host,
+            metrics_port=settings.metrics_port,
             page=page,
         )
     except ValueError as error:

@@ -1,4 +1,6 @@
-"""The web demo's agents: `python -m tidegate.demo.agents`. Real tasks over the real broker, with canned answers.
+"""The web demo's agents: `python -m tidegate.demo.agents`, or with a pace: 0.5 takes half the time.
+
+Real tasks over the real broker, with canned answers.
 
 They take seconds for each task, say how far they are, and do not listen when they are told to stop: what they return
 all the same is withheld, and that is part of what the demo shows.
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import uuid
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -47,7 +50,8 @@ _OFFERS: Final = {
 class Agents:
     """Takes up every task that is dispatched from now on."""
 
-    def __init__(self, settings: Settings, producer: AIOKafkaProducer) -> None:
+    def __init__(self, settings: Settings, producer: AIOKafkaProducer, pace: float) -> None:
+        self._pace = pace
         self._settings = settings
         self._producer = producer
         self._at_work: set[asyncio.Task[None]] = set()
@@ -65,7 +69,7 @@ class Agents:
             step = {"task_id": task["task_id"], "step_id": step_id, "kind": "tool_call"}
             begun = {"status": "started", "progress": number / len(_PLAN), "message": message}
             await self._send("steps", task, {"type": "task.step", **step, **begun})
-            await asyncio.sleep(STEP_SECONDS[kind] * random.uniform(0.8, 1.2))
+            await asyncio.sleep(STEP_SECONDS[kind] * self._pace * random.uniform(0.8, 1.2))
             done = {"status": "completed", "progress": (number + 1) / len(_PLAN)}
             await self._send("steps", task, {"type": "task.step", **step, **done})
         result = {"type": "task.result", "task_id": task["task_id"], "outcome": "completed", "parts": parts_of(task)}
@@ -126,15 +130,15 @@ def improved(text: str) -> str:
     return f"{joined[:1].upper()}{joined[1:]}." if joined else joined
 
 
-async def work(settings: Settings) -> None:
-    """Take up tasks until cancelled."""
+async def work(settings: Settings, pace: float) -> None:
+    """Take up tasks until cancelled. `pace`: how much of the usual time they take."""
     topic = topic_name("steps", settings.topic_prefix)
     options = {"isolation_level": "read_committed", "enable_auto_commit": False, "fetch_max_wait_ms": 50}
     async with (
         AIOKafkaProducer(**settings.kafka_kwargs(), enable_idempotence=True, acks="all") as producer,
         AIOKafkaConsumer(**settings.kafka_kwargs(), **options) as consumer,
     ):
-        agents = Agents(settings, producer)
+        agents = Agents(settings, producer, pace)
         tps = [TopicPartition(topic, number) for number in range(settings.partitions)]
         consumer.assign(tps)
         for tp, offset in (await consumer.end_offsets(tps)).items():
@@ -144,4 +148,4 @@ async def work(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(work(load_settings()))
+    asyncio.run(work(load_settings(), float(sys.argv[1]) if len(sys.argv) > 1 else 1.0))

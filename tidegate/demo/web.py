@@ -75,7 +75,12 @@ async def _serve(console: Console, broker: LocalBroker, directory: Path, port: i
 
     async with (
         child("worker", "-m", "tidegate", "worker") as worker,
-        child("gateway", "-m", "tidegate", "gateway", "--unauthenticated", "--demo-page") as gateway,
+        Child(
+            "gateway",
+            ["-m", "tidegate", "gateway", "--unauthenticated", "--demo-page"],
+            {**environment, "TIDEGATE_METRICS_PORT": "0"},
+            directory,
+        ) as gateway,
         child("agents", "-m", "tidegate.demo.agents") as agents,
     ):
         children = [asyncio.create_task(each.ended()) for each in (worker, gateway, agents)]
