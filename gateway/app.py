@@ -44,6 +44,7 @@ MAX_WAIT_SECONDS: Final = 60.0
 REREAD_SECONDS: Final = 2.0
 """Longest time between two readings of a task that somebody waits for."""
 AT_LEAST_SECONDS: Final = 5.0
+DISCARDED_BYTES: Final = 4 * 1024 * 1024
 MAX_KEYS: Final = 10_000
 """Idempotency keys whose bodies this instance remembers, to find conflicts at once."""
 JSON: Final = "application/json"
@@ -87,18 +88,23 @@ class Request:
         too_large = Problem(
             "body_too_large", f"a body has at most {limit_bytes} bytes", headers={"Connection": "close"}
         )
-        stated = self.headers.get("content-length", "0")
-        if stated.isdecimal() and int(stated) > limit_bytes:
-            raise too_large
         body = bytearray()
+        discarded = 0
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise asyncio.CancelledError
-            body += message.get("body", b"")
-            if len(body) > limit_bytes:
-                raise too_large
+            if discarded or len(body) + len(message.get("body", b"")) > limit_bytes:
+                # A client that is still sending does not see an answer, so a little more is read and dropped.
+                discarded += len(body) + len(message.get("body", b""))
+                body.clear()
+                if discarded > DISCARDED_BYTES:
+                    raise too_large
+            else:
+                body += message.get("body", b"")
             if not message.get("more_body"):
+                if discarded:
+                    raise too_large
                 return bytes(body)
 
     def seconds(self, name: str, longest: float) -> float:

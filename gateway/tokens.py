@@ -37,7 +37,7 @@ MAX_TOKEN_BYTES: Final = 16 * 1024
 class Grant:
     """What a token allows. `holder` identifies it for limits, without being the token.
 
-    A session pattern is a session id, or `prefix/*` for every session that begins with `prefix/`.
+    A session pattern is a session id, `prefix/*` for every session that begins with `prefix/`, or `*` for all.
     """
 
     holder: str
@@ -51,7 +51,7 @@ class Grant:
         if self.tenant is not None and not session_id.startswith(f"{self.tenant}/"):
             return False
         return any(
-            pattern == session_id or (pattern.endswith("/*") and session_id.startswith(pattern[:-1]))
+            pattern in {session_id, "*"} or (pattern.endswith("/*") and session_id.startswith(pattern[:-1]))
             for pattern in self.sessions
         )
 

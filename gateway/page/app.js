@@ -341,7 +341,7 @@ function drawChat(now) {
       box.append(button)
     }
     if (message.outdated) box.append(element('span', 'note', 'outdated: something it depends on has changed'))
-    if (message.wrong) box.append(element('span', 'note', 'nobody is waiting for this here any more'))
+    if (message.wrong) box.append(element('span', 'note', message.stale ? 'it is outdated, and nothing says so' : 'nobody is waiting for this here any more'))
     list.append(box)
   }
   if (!shown.length) list.append(element('div', 'empty', 'Nothing here yet.'))
@@ -350,7 +350,7 @@ function drawChat(now) {
 
 function drawFound({ found }) {
   for (const button of $('views').children) button.classList.toggle('on', button.dataset.view === view)
-  $('ask-search').textContent = `Search ${view}`
+  $('ask-search').title = `Search ${view}`
   const list = $('found')
   list.replaceChildren()
   const here = found[view]

@@ -26,7 +26,7 @@ function why(task) {
   const differing = [...new Set((task.differences || []).map((each) => inWords(each.facet)))].join(', ')
   if (task.stage === 'refused') return `the last check on this page: ${[...new Set(task.against.map((each) => inWords(each.facet)))].join(', ')}`
   if (task.disposition === 'cancelled') {
-    const late = task.outcome === 'withheld' ? ' Its result came all the same, and was withheld.' : ''
+    const late = task.outcome === 'withheld' ? '. Its result came all the same, and was withheld.' : ''
     return receiptInWords(task.receipt) + late
   }
   if (task.stage === 'withheld') return REASONS[task.reason] || differing || task.reason

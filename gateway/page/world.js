@@ -73,7 +73,7 @@ function applyResult(world, entry, gated, applied) {
     } else if (content.text) {
       // without a gate an answer lands in whatever conversation is open
       const conversation = gated ? content.conversation || world.conversation : world.conversation
-      world.messages.push({ conversation, text: content.text, wrong, outdated: gated && part.annotated })
+      world.messages.push({ conversation, text: content.text, wrong, stale: part.annotated, outdated: gated && part.annotated })
     }
   }
 }

@@ -42,6 +42,7 @@ class GatewayProcess:
 
     def __init__(self, name: str, settings: Settings, directory: Path, *options: str, **changes: Any) -> None:
         self.port = free_port()
+        self.metrics_port = free_port()
         self.log_file = directory / f"{name}.log"
         self._options = options
         self._directory = directory
@@ -49,6 +50,7 @@ class GatewayProcess:
             settings,
             **{
                 "gateway_port": self.port,
+                "metrics_port": self.metrics_port,
                 "gateway_jwt_secret": SECRET,
                 "query_secret": QUERY_SECRET,
                 "gateway_ticket_secret": TICKET_SECRET,
@@ -125,6 +127,11 @@ class GatewayProcess:
         """End it with SIGTERM; its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return await asyncio.to_thread(self.process.wait, 30)
+
+    async def metrics(self) -> str:
+        """What it shows to Prometheus."""
+        async with httpx.AsyncClient() as client:
+            return (await client.get(f"http://127.0.0.1:{self.metrics_port}/metrics")).text
 
     def log_text(self) -> str:
         """Everything it has printed."""

@@ -63,6 +63,13 @@ def test_grant_bounds_sessions_and_actions() -> None:
         assert session_id not in caught.value.detail
 
 
+def test_a_star_alone_is_every_session() -> None:
+    grant = asyncio.run(Verifier(HS).grant(hs256(tidegate={**GRANT, "sessions": ["*"]})))
+    assert grant.covers("anything")
+    bounded = asyncio.run(Verifier(HS).grant(hs256(tidegate={**GRANT, "sessions": ["*"], "tenant": "acme"})))
+    assert [bounded.covers(session_id) for session_id in ("acme/x", "other/x", "acmes/x")] == [True, False, False]
+
+
 def test_tenant_bounds_every_pattern() -> None:
     granted = {**GRANT, "sessions": ["other/x", "acme/x"], "tenant": "acme"}
     grant = asyncio.run(Verifier(HS).grant(hs256(tidegate=granted)))
