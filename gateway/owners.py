@@ -70,9 +70,9 @@ def addresses_of(answer: Any, topic: str) -> dict[int, str]:
 
 def announced_address(metadata: bytes) -> str | None:
     """The address in a member's metadata; None if it announces none."""
-    user_data = ConsumerProtocolMemberMetadata.decode(metadata).user_data
     try:
-        url = orjson.loads(user_data)["url"]
+        user_data = ConsumerProtocolMemberMetadata.decode(metadata).user_data
+        url = str(orjson.loads(user_data)["url"])
         return str(parse_qs(urlsplit(url).query)[READ_QUERY][0])
     except (ValueError, LookupError, TypeError):
         return None

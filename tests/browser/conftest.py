@@ -22,7 +22,7 @@ from bench.process import Worker, environment, until_ready
 from tests.broker.conftest import broker
 from tests.gateway.process import QUERY_SECRET, GatewayProcess
 from tidegate.broker import LocalBroker
-from tidegate.settings import load_settings
+from tidegate.settings import Settings, load_settings
 from tidegate.topics import create_topics
 
 __all__ = ["broker"]
@@ -66,6 +66,8 @@ class Stage:
 
     gateway: GatewayProcess
     worker: Worker
+    settings: Settings
+    directory: Path
 
     def restart_gateway(self) -> None:
         """Kill it and start it again at the same address."""
@@ -102,7 +104,7 @@ def stage(broker: LocalBroker, tmp_path_factory: pytest.TempPathFactory) -> Iter
         worker.start()
         asyncio.run(gateway.start())
         asyncio.run(until_ready([worker]))
-        yield Stage(gateway, worker)
+        yield Stage(gateway, worker, settings, directory)
         assert agents.poll() is None, (directory / "agents.log").read_text()
     finally:
         agents.kill()

@@ -11,13 +11,15 @@ from typing import Any, Final
 
 import httpx
 import orjson
+import pytest
 
 from schemas.topics import Role
 from tests.broker.events import returned
 from tests.broker.harness import Gate
 from tests.broker.waiting import wait_for
 from tests.gateway.process import QUERY_SECRET, GatewayProcess, Listener, path, token
-from tidegate.settings import Settings
+from tidegate.broker import LocalBroker
+from tidegate.settings import Settings, load_settings
 
 SESSIONS: Final = 24
 SECONDS_BETWEEN: Final = 1.2
@@ -97,7 +99,8 @@ def heard_by(listener: Listener) -> Counter[str]:
     return Counter(each.data["event_id"] for each in listener.of("delivered", "withheld", "command"))
 
 
-async def under_load(settings: Settings, directory: Path) -> None:
+async def under_load(settings: Settings, directory: Path, *, rounds: int, broker: LocalBroker | None) -> None:
+    """Kill gateways, a worker and perhaps the broker while people and agents are at work."""
     async with (
         Gate(settings, directory) as gate,
         GatewayProcess("g1", settings, directory) as one,
@@ -112,12 +115,15 @@ async def under_load(settings: Settings, directory: Path) -> None:
         load, stop = Load(gate, urls, sessions, bearer), asyncio.Event()
         async with following(listeners):
             loading = asyncio.create_task(load.run(stop))
-            for victim in (one, two, one):
+            for victim in (one, two) * rounds:
                 await asyncio.sleep(SECONDS_BETWEEN)
                 victim.kill()
                 await asyncio.sleep(0.3)
                 await victim.start()
             first.kill()
+            if broker is not None:
+                await asyncio.to_thread(broker.kill)
+                await asyncio.to_thread(broker.start)
             await asyncio.sleep(SECONDS_BETWEEN)
             assert await two.terminate() == 0, "this one is asked to stop, and drains"
             await two.start()
@@ -139,9 +145,7 @@ async def under_load(settings: Settings, directory: Path) -> None:
             assert not listener.of("reset")
             assert listener.connections > 2
         assert {session: sum(counts.values()) for session, counts in expected.items()} == dict(load.accepted)
-        second.kill()
-        await gate.start("w3")
-        await gate.drained(30)
+        assert second.is_alive
         await gate.audit(tasks=sum(load.accepted.values()))
 
 
@@ -150,4 +154,18 @@ def _missing(listeners: list[Listener], expected: dict[str, Counter[str]]) -> An
 
 
 def test_clients_that_resume_miss_and_repeat_nothing(settings: Settings, tmp_path: Path) -> None:
-    asyncio.run(under_load(settings, tmp_path))
+    asyncio.run(under_load(settings, tmp_path, rounds=1, broker=None))
+
+
+@pytest.mark.long
+def test_neither_when_the_broker_is_killed(tmp_path: Path) -> None:
+    with LocalBroker(ephemeral=True, short_lived=True) as broker:
+        settings = load_settings(
+            bootstrap_servers=broker.bootstrap_servers,
+            topic_prefix="killed",
+            group_id="killed",
+            partitions=4,
+            state_dir=tmp_path,
+            metrics_port=0,
+        )
+        asyncio.run(under_load(settings, tmp_path, rounds=3, broker=broker))
