@@ -34,6 +34,8 @@ serves them all."""
 MAX_ROUNDS: Final = 3
 """Catch-ups of one stream: the tail may lose its oldest records meanwhile."""
 RETRY_SECONDS: Final = 1.0
+ADVANCE_SECONDS: Final = 1.0
+"""Time between two looks at topics that bring nothing but markers: cursors are to pass these, too."""
 
 
 class TooFarBehindError(Exception):
@@ -65,6 +67,7 @@ class Feed:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._assigned = asyncio.Event()
         self._alive_at = time.monotonic()
+        self._advanced_at = time.monotonic()
 
     def _new_consumer(self, name: str) -> Any:
         return AIOKafkaConsumer(
@@ -238,7 +241,12 @@ class Feed:
                 handed += tail.add(role, record.offset, record.key, record.value)
             tail.trim(self._config.limits.tail_bytes // len(self._tails))
         self._metrics.events_out.inc(handed)
-        for tp in fetched or self._consumer.assignment():
+        if not fetched or time.monotonic() - self._advanced_at > ADVANCE_SECONDS:
+            self._advanced_at = time.monotonic()
+            passed = self._consumer.assignment()
+        else:
+            passed = fetched
+        for tp in passed:
             tail = self._tails.get(tp.partition)
             if tail is not None and self._consumer._subscription.is_assigned(tp):
                 tail.advance(self._index[tp.topic], await self._consumer.position(tp))

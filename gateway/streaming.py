@@ -7,6 +7,7 @@ after the request was accepted is an event.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
@@ -48,6 +49,7 @@ async def stream(
     first = f"retry: {RETRY_MS}\n\n".encode()
     await send({"type": "http.response.body", "body": first, "more_body": True})
     loop = asyncio.get_running_loop()
+    subscriber.on_slow = _abort_of(send)
     watching = loop.create_task(_watch(receive, subscriber))
     joining = loop.create_task(_join(feed, metrics, subscriber, cursor_text))
     metrics.streams.inc()
@@ -59,7 +61,7 @@ async def stream(
                 await send({"type": "http.response.body", "body": body, "more_body": True})
             elif subscriber.closed is not None:
                 break
-        if subscriber.closed in {"drain", "unauthorized"}:
+        if subscriber.closed in {"drain", "unauthorized", "failed"}:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
     finally:
         watching.cancel()
@@ -67,6 +69,12 @@ async def stream(
         feed.unsubscribe(subscriber)
         metrics.streams.dec()
         metrics.closed.labels(subscriber.closed or "gone").inc()
+
+
+def _abort_of(send: Send) -> Callable[[], None] | None:
+    """What cuts the connection at once, with uvicorn: ASGI has no way to, and `send` waits until the client reads."""
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    return transport.abort if transport is not None else None
 
 
 async def _join(feed: Feed, metrics: Metrics, subscriber: Subscriber, cursor_text: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Literal
 
 Reason = Literal["slow", "drain", "unauthorized", "gone", "failed"]
@@ -28,6 +29,7 @@ class Subscriber:
         "events_out",
         "expires_at",
         "number",
+        "on_slow",
         "session_id",
     )
 
@@ -37,6 +39,8 @@ class Subscriber:
         self.expires_at = expires_at
         self.closed: Reason | None = None
         self.events_out = 0
+        self.on_slow: Callable[[], None] | None = None
+        """Cuts the connection: whoever sends waits for a client that does not read."""
         self._limit = limit_bytes
         self._bytes = 0
         self._queue: deque[list[bytes]] = deque()
@@ -81,6 +85,8 @@ class Subscriber:
             self.closed = reason
             if reason == "slow":
                 self.take()
+                if self.on_slow is not None:
+                    self.on_slow()
         self.wake()
 
     def wake(self) -> None:
