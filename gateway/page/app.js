@@ -296,13 +296,19 @@ function drawParagraphs({ paragraphs }) {
       text.setAttribute('role', 'textbox')
       text.setAttribute('aria-label', `Paragraph ${index + 1}`)
       let timer
-      text.addEventListener('input', () => {
+      const save = () => {
         clearTimeout(timer)
-        timer = setTimeout(() => {
-          did('edit', { index, text: text.textContent })
-          tellParagraph(index)
-        }, 250)
+        if (!box.dataset.typing) return
+        delete box.dataset.typing
+        did('edit', { index, text: text.textContent })
+        tellParagraph(index)
+      }
+      text.addEventListener('input', () => {
+        box.dataset.typing = 'true'
+        clearTimeout(timer)
+        timer = setTimeout(save, 250)
       })
+      text.addEventListener('blur', save)
       const foot = element('div', 'foot')
       const improve = element('button', 'agent', 'Improve')
       improve.addEventListener('click', () => askRewrite(index))
@@ -311,7 +317,7 @@ function drawParagraphs({ paragraphs }) {
       list.append(box)
     }
     const [text, foot] = box.children
-    if (document.activeElement !== text && text.textContent !== paragraph.text) text.textContent = paragraph.text
+    if (!box.dataset.typing && text.textContent !== paragraph.text) text.textContent = paragraph.text
     const mark = foot.lastChild
     mark.hidden = !paragraph.mark
     mark.className = `mark ${paragraph.mark || ''}`

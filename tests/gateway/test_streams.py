@@ -138,10 +138,9 @@ async def behind_a_proxy(gate: Gate, gateway: GatewayProcess, bearer: str) -> No
             assert encoded.status_code == 200
             decoded = await client.post(f"/v1/sessions/{quote('acme/b', safe='')}/context", json={"set": {"a": "b"}})
             assert decoded.status_code == 404, "it is not guessed where the id ends"
-        direct = await gateway.client(bearer).post(
-            f"/v1/sessions/{quote(SESSION, safe='')}/context", json={"set": {"via": "percent"}}
-        )
-        assert direct.status_code == 200
+        async with gateway.client(bearer) as client:
+            where = f"/v1/sessions/{quote(SESSION, safe='')}/context"
+            assert (await client.post(where, json={"set": {"via": "percent"}})).status_code == 200
     finally:
         await runner.cleanup()
     written = [(record.key.decode(), orjson.loads(record.value)) for record in await gate.read("context")]
