@@ -42,7 +42,7 @@ _log = structlog.get_logger(__name__)
 
 MAX_WAIT_SECONDS: Final = 60.0
 REREAD_SECONDS: Final = 2.0
-"""Longest time between two readings of a task that somebody waits for."""
+"""Longest time between two reads of a task while a request waits for it."""
 AT_LEAST_SECONDS: Final = 5.0
 DISCARDED_BYTES: Final = 4 * 1024 * 1024
 MAX_KEYS: Final = 10_000
@@ -172,7 +172,7 @@ class Gateway:
         return not self.is_draining and self.feed.is_alive()
 
     def drain(self) -> None:
-        """Take no more requests, and tell every stream to connect again: another instance goes on at its cursor."""
+        """Accept no more requests, and send `reconnect` to every stream: another instance resumes it at its cursor."""
         self.is_draining = True
         self.feed.close_all("drain", frame("reconnect", b'{"reason":"this instance is shutting down"}', None))
 
@@ -397,7 +397,7 @@ class Gateway:
         return Problem("not_found", detail).response()
 
     async def _read_inbox(self, request: Request) -> Response:
-        """What waits for the user: results that are held, and delivered ones that nobody has acknowledged."""
+        """Results that are held, and delivered results without an acknowledgement."""
         state = await self._state(request)
         unacknowledged = [
             task for task in state.tasks if task.get("disposition") == "delivered" and task.get("acknowledged") is None
@@ -420,7 +420,7 @@ class Gateway:
             if state.positions.get(position.role, 0) > position.offset:
                 return state
             if time.monotonic() > deadline:
-                detail = f"the gate has not come to {position} within {AT_LEAST_SECONDS:g} s"
+                detail = f"the gate did not reach {position} within {AT_LEAST_SECONDS:g} s"
                 raise Problem("state_unavailable", detail, retry_after_seconds=1)
             await asyncio.sleep(0.02)
 

@@ -52,7 +52,7 @@ DispatchBody: Final = _body_of(
     doc="A task to hand to an agent. Without a `task_id` the gateway chooses one.",
 )
 CancelBody: Final = _body_of(
-    "TaskCancel", TaskCancelRequested, leave_out={"task_id"}, optional=set(), doc="Why the task is to be cancelled."
+    "TaskCancel", TaskCancelRequested, leave_out={"task_id"}, optional=set(), doc="A request to cancel the task."
 )
 AcknowledgementBody: Final = _body_of(
     "Acknowledgement",

@@ -53,7 +53,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
-    """Everything that one instance needs to know.
+    """The configuration of one instance.
 
     `kafka`: keyword arguments for any aiokafka client. `source`: the `source` of the events it writes.
     `ticket_secret` signs stream tickets and must be the same on every instance; None turns tickets off.

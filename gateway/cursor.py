@@ -1,6 +1,6 @@
 """Where a stream stands: one position on each output topic, of one partition.
 
-The text form is the id of a server-sent event, so a client that shows it again goes on after that event, on any
+The text form is the id of a server-sent event, so a client that sends it resumes after that event, on any
 instance. It names the topics by a fingerprint of their ids: a topic that was deleted and created again has other
 records at the same offsets.
 """

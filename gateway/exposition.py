@@ -1,6 +1,6 @@
-"""The gateway seen by its operator: `/metrics`, `/healthz` and `/readyz`, on an address of their own.
+"""`/metrics`, `/healthz` and `/readyz` for operators, on a separate address.
 
-The public port has the last two only: load balancers ask there.
+The public port has only the last two, for load balancers.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ MAX_ROUNDS: Final = 3
 """Catch-ups of one stream: the tail may lose its oldest records meanwhile."""
 RETRY_SECONDS: Final = 1.0
 ADVANCE_SECONDS: Final = 1.0
-"""Time between two looks at topics that bring nothing but markers: cursors are to pass these, too."""
+"""Time between two checks of topics that hold only markers, so that cursors pass these as well."""
 
 
 class TooFarBehindError(Exception):

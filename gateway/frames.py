@@ -68,7 +68,7 @@ def event_of(role: Role, value: bytes | None) -> tuple[str, bytes, str | None] |
 
 
 def status_name(status: dict[str, Any]) -> str:
-    """What a task's status means to somebody who watches it."""
+    """The event name for a task's status."""
     if status["status"] == "running":
         return "outdated" if status.get("stale") else "running"
     if status["status"] == "waiting":

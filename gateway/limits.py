@@ -18,7 +18,7 @@ class RateLimit:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def wait_seconds(self, holder: str, now: float) -> float:
-        """Take one request at the time `now`: 0.0 if it may go on, else how long to wait; then none is taken."""
+        """Take one request at the time `now`: 0.0 if it is allowed, else the time to wait, and then none is taken."""
         tokens, at = self._buckets.pop(holder, (self._burst, now))
         tokens = min(self._burst, tokens + (now - at) * self._per_second)
         allowed = tokens >= 1.0

@@ -10,7 +10,7 @@ _SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 
 
 class Metrics:
-    """The metrics of one instance, with a registry of their own."""
+    """The metrics of one instance, in a separate registry."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

@@ -71,7 +71,7 @@ _STREAM: Final = (
     f"Server-sent events, without end. Their names: {', '.join(EVENT_NAMES)}. Each `id` is a position to resume at;"
     " blocks with only an `id` are heartbeats."
 )
-# summary, body model, success status, its description, its schema, further parameters, problems besides the usual
+# summary, body model, success status, its description, its schema, further parameters, further problems
 _OPERATIONS: Final[dict[_Key, tuple[str, type[BaseModel] | None, int, str, Any, list[Any], tuple[str, ...]]]] = {
     ("POST", ("context",)): (
         "Set and unset facets",
@@ -160,7 +160,7 @@ _OPERATIONS: Final[dict[_Key, tuple[str, type[BaseModel] | None, int, str, Any, 
         "Read what waits for the user",
         None,
         200,
-        "Results that are held, and tasks whose delivered result nobody has acknowledged.",
+        "Results that are held, and tasks whose delivered result has no acknowledgement.",
         _object(held=_HELD, unacknowledged=_TASK_LIST, position=_POSITION),
         [_AT_LEAST, _TAG_HEADER],
         ("state_unavailable",),
@@ -172,7 +172,7 @@ _OPERATIONS: Final[dict[_Key, tuple[str, type[BaseModel] | None, int, str, Any, 
         _STREAM,
         None,
         [
-            _header("Last-Event-ID", "The last `id` that was received: the stream goes on after it."),
+            _header("Last-Event-ID", "The last `id` that was received: the stream resumes after it."),
             _query("last_event_id", {"type": "string"}, "The same, for clients that cannot send the header."),
             _query("ticket", {"type": "string"}, "A stream ticket, for clients that cannot send `Authorization`."),
         ],

@@ -1,7 +1,7 @@
 """Which worker owns a partition: read from the metadata of the workers' consumer group.
 
-Each member announces the address of its read endpoint beside its assignment. The addresses are only where to ask: the
-answers are signed (`schemas.queries`).
+Each member announces the address of its read endpoint with its assignment. The addresses are not trusted: the answers
+are signed (`schemas.queries`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REFRESH_SECONDS: Final = 0.5
 
 
 class Owners:
-    """The owner of each partition, as the group's coordinator last told it."""
+    """The owner of each partition, as the group's coordinator last reported it."""
 
     def __init__(self, admin: Any, group_id: str, topic: str) -> None:
         self._admin = admin
@@ -37,7 +37,7 @@ class Owners:
         self._lock = asyncio.Lock()
 
     async def address(self, partition: int, *, fresh: bool = False) -> str | None:
-        """`host:port` of the owner's read endpoint; None if there is none. `fresh`: what is known was wrong."""
+        """`host:port` of the owner's read endpoint; None if the partition has no owner. `fresh`: the known address was wrong."""
         age = time.monotonic() - self._asked_at
         if age > MAX_AGE_SECONDS or ((fresh or partition not in self._addresses) and age > REFRESH_SECONDS):
             async with self._lock:

@@ -36,7 +36,7 @@ PATHS: Final = _paths()
 
 
 def page_file(raw_path: bytes) -> Response | None:
-    """The file at a path; None if there is none."""
+    """The file at a path; None if no file is there."""
     file = PATHS.get(raw_path)
     if file is None:
         return None

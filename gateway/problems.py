@@ -34,7 +34,7 @@ TITLES: Final[dict[str, tuple[int, str]]] = {
 
 
 class Problem(Exception):  # noqa: N818 - the field calls it a problem
-    """An error that the client is told of. `detail` gives the place, the value, the limit and the remedy."""
+    """An error that is reported to the client. `detail` gives the place, the value, the limit and the remedy."""
 
     def __init__(
         self,

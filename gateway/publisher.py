@@ -1,4 +1,4 @@
-"""Writing events: each is answered for when Kafka has acknowledged it on all in-sync replicas."""
+"""Writes events, and returns when Kafka has acknowledged them on all in-sync replicas."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Publisher:
         except (KafkaError, TimeoutError) as error:
             _log.warning("event_not_acknowledged", role=role, error=type(error).__name__)
             detail = (
-                "Kafka has not acknowledged the event; it may be written or not. Repeat the request with the same"
+                "Kafka did not acknowledge the event; it may be written or not. Repeat the request with the same"
                 " Idempotency-Key."
             )
             raise Problem("kafka_unavailable", detail, retry_after_seconds=RETRY_AFTER_SECONDS) from error

@@ -41,17 +41,17 @@ class SessionReader(Protocol):
     """Answers questions about sessions from committed state."""
 
     async def read(self, session_id: str) -> SessionState:
-        """The session's state; an empty one if it is not known. Raises `Problem` (503) while nobody can tell."""
+        """The session's state; an empty one if it is not known. Raises `Problem` (503) while the state cannot be read."""
 
     async def stop(self) -> None:
         """Close what it holds open."""
 
 
 class NoReader:
-    """Where no worker may be asked."""
+    """The reader of a gateway without a query secret."""
 
     async def read(self, session_id: str) -> SessionState:
-        """Raise `Problem`: there is nobody to ask."""
+        """Raise `Problem`: no worker may be asked."""
         del session_id
         raise Problem("state_unavailable", "this gateway is not configured to ask workers", retry_after_seconds=60)
 

@@ -1,6 +1,6 @@
-"""Running one instance: uvicorn around the application, and an end that loses nothing.
+"""Runs one instance: uvicorn around the application, with a drain at the end.
 
-uvicorn, not granian: see docs/gateway.md for the measurement.
+uvicorn with httptools, because an idle stream costs 12 KiB there, and its ASGI objects allow cutting a connection.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Server(uvicorn.Server):
 
 
 async def run(config: GatewayConfig) -> None:
-    """Serve until SIGTERM or SIGINT, then tell the streams to go elsewhere, finish what is under way, and return.
+    """Serve until SIGTERM or SIGINT, then drain: end the streams, finish running requests, and return.
 
     Raises `OSError` if an address cannot be bound.
     """

@@ -69,7 +69,7 @@ class Tail:
         return len(following)
 
     def advance(self, role: int, position: int) -> None:
-        """Note that there is nothing more below `position`: markers and aborted records take offsets, too."""
+        """Move past offsets without records: markers and aborted records also take offsets."""
         self.positions[role] = max(self.positions[role], position)
 
     def trim(self, limit_bytes: int) -> None:
@@ -80,7 +80,7 @@ class Tail:
             self.start[dropped.role] = dropped.offset + 1
 
     def covers(self, positions: Iterable[int]) -> bool:
-        """Whether a stream at these positions can go on from the tail alone."""
+        """Whether a stream at these positions can resume from the tail alone."""
         return all(position >= start for position, start in zip(positions, self.start, strict=True))
 
     def since(self, session_id: str, positions: Iterable[int]) -> Iterator[tuple[int, int, bytes | None]]:

@@ -58,7 +58,7 @@ class Grant:
     def require(self, session_id: str, action: Action) -> None:
         """Raise `Problem` unless the token allows `action` in the session."""
         if not self.covers(session_id) or action not in self.actions:
-            # one text for both: it does not say which sessions a token has
+            # one text for both cases, so that it does not reveal which sessions a token covers
             raise Problem("forbidden", f"the token does not allow {action!r} in this session")
 
 
@@ -100,7 +100,7 @@ class KeySet:
         self._lock = asyncio.Lock()
 
     async def key(self, key_id: str, now: float) -> Any:
-        """The key with an id; None if there is none. Known keys are used while the address does not answer."""
+        """The key with an id; None if it is unknown. Known keys are used while the address does not answer."""
         if key_id not in self._keys or now - self._fetched_at > self._max_age:
             await self._refresh(key_id, now)
         return self._keys.get(key_id)
@@ -128,7 +128,7 @@ class Verifier:
         self._key_set = KeySet(config.jwks_url, config.jwks_max_age_seconds, fetch) if config.jwks_url else None
 
     async def grant(self, token: str) -> Grant:
-        """What the token allows. Raises `Problem` (401) if it is not valid, expired, or meant for somebody else."""
+        """What the token allows. Raises `Problem` (401) if it is not valid, expired, or has another audience."""
         if len(token) > MAX_TOKEN_BYTES:
             raise unauthorized("the token is too long")
         try:
