@@ -37,7 +37,7 @@ class Owners:
         self._lock = asyncio.Lock()
 
     async def address(self, partition: int, *, fresh: bool = False) -> str | None:
-        """`host:port` of the owner's read endpoint; None if the partition has no owner. `fresh`: the known address was wrong."""
+        """`host:port` of the owner's read endpoint, None without an owner. `fresh`: the known address was wrong."""
         age = time.monotonic() - self._asked_at
         if age > MAX_AGE_SECONDS or ((fresh or partition not in self._addresses) and age > REFRESH_SECONDS):
             async with self._lock:

@@ -41,7 +41,7 @@ class SessionReader(Protocol):
     """Answers questions about sessions from committed state."""
 
     async def read(self, session_id: str) -> SessionState:
-        """The session's state; an empty one if it is not known. Raises `Problem` (503) while the state cannot be read."""
+        """The session's state, empty if it is not known. Raises `Problem` (503) while it cannot be read."""
 
     async def stop(self) -> None:
         """Close what it holds open."""

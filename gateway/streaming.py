@@ -1,7 +1,7 @@
 """The response of an event stream: from a subscriber to a connection.
 
-Source: HTML Living Standard, section 9.2. `EventSource` gives up for good on any status but 200, so errors after the request
-was accepted are events.
+Source: HTML Living Standard, section 9.2. `EventSource` gives up for good on any status but 200, so later errors
+are events.
 """
 
 from __future__ import annotations
