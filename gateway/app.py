@@ -20,7 +20,7 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.bodies import AcknowledgementBody, CancelBody, ContextBody, DispatchBody, parse
+from gateway.bodies import LEASES, AcknowledgementBody, CancelBody, CancelManyBody, ContextBody, DispatchBody, parse
 from gateway.config import LOCAL_HOSTS, GatewayConfig
 from gateway.feed import Feed
 from gateway.frames import frame
@@ -44,6 +44,8 @@ MAX_WAIT_SECONDS: Final = 60.0
 REREAD_SECONDS: Final = 2.0
 """Longest time between two reads of a task while a request waits for it."""
 AT_LEAST_SECONDS: Final = 5.0
+PRESENCE_SECONDS: Final = 60.0
+"""The lease on presence that an open stream renews three times as often."""
 DISCARDED_BYTES: Final = 4 * 1024 * 1024
 MAX_KEYS: Final = 10_000
 """Idempotency keys whose bodies this instance remembers, to find conflicts at once."""
@@ -138,6 +140,7 @@ class Gateway:
             ("POST", ("context",)): self._write_context,
             ("POST", ("tasks",)): self._dispatch,
             ("POST", ("tasks", "{task}", "cancel")): self._cancel,
+            ("POST", ("cancel",)): self._cancel_many,
             ("POST", ("results", "{result}", "acknowledgement")): self._acknowledge,
             ("POST", ("tickets",)): self._issue_ticket,
             ("GET", ("context",)): self._read_context,
@@ -305,6 +308,12 @@ class Gateway:
             return _json({"task_id": request.resource_id, "position": str(position)}, 202)
         return await self._cancel_and_wait(request, event, wait)
 
+    async def _cancel_many(self, request: Request) -> Response:
+        request.grant.require(request.session_id, "cancel")
+        body = parse(await request.body(self._config.limits.body_bytes), CancelManyBody)
+        position = await self._publish(request, "context", {"type": "task.cancel_requested", **body}, "cancel")
+        return _json({"position": str(position)}, 202)
+
     async def _cancel_and_wait(self, request: Request, event: dict[str, Any], wait: float) -> Response:
         """Follow the session before the request is written, so that its answer cannot be missed."""
         request.grant.require(request.session_id, "read")
@@ -463,10 +472,30 @@ class Gateway:
         extra: dict[str, str] = {}
         self._allow_origin(extra, origin)
         raw = [(name.lower().encode(), value.encode()) for name, value in extra.items()]
+        client = query.get("client")
+        presence: asyncio.Task[None] | None = None
+        if LEASES and client and "context" in grant.actions:
+            presence = asyncio.get_running_loop().create_task(self._keep_present(route.session_id, client))
         try:
             await stream(self.feed, self.metrics, subscriber, cursor, raw, receive, send)
         finally:
             self._streams.leave(grant.holder)
+            if presence is not None:
+                presence.cancel()
+
+    async def _keep_present(self, session_id: str, client: str) -> None:
+        """Renew the lease on `presence/<client>` until cancelled. Then nothing is written: the lease lapses.
+
+        A grace period here could write `absent` after the client has connected to another instance.
+        """
+        facet = f"presence/{client}"
+        event = {"type": "context.changed", "set": {facet: "present"}, "expires_in_seconds": {facet: PRESENCE_SECONDS}}
+        while True:
+            try:
+                await self.publisher.publish("context", session_id, event, event_id=None, traceparent=None)
+            except Problem as problem:
+                _log.info("presence_not_renewed", problem=problem.code)
+            await asyncio.sleep(PRESENCE_SECONDS / 3)
 
     # Cross-origin requests
 

@@ -51,8 +51,23 @@ DispatchBody: Final = _body_of(
     optional={"task_id"},
     doc="A task to hand to an agent. Without a `task_id` the gateway chooses one.",
 )
+CANCELS_MANY: Final = "slot" in TaskCancelRequested.model_fields
+"""Whether the contract can cancel by request, by slot, and everything in a session."""
+LEASES: Final = "expires_in_seconds" in ContextChanged.model_fields
+"""Whether the contract has leases on facets."""
+CancelManyBody: Final = _body_of(
+    "TasksCancel",
+    TaskCancelRequested,
+    leave_out={"task_id"},
+    optional=set(),
+    doc="Which tasks to cancel: exactly one of `request_id`, `slot` and `all`.",
+)
 CancelBody: Final = _body_of(
-    "TaskCancel", TaskCancelRequested, leave_out={"task_id"}, optional=set(), doc="A request to cancel the task."
+    "TaskCancel",
+    TaskCancelRequested,
+    leave_out={"task_id", "request_id", "slot", "all"},
+    optional=set(),
+    doc="A request to cancel the task.",
 )
 AcknowledgementBody: Final = _body_of(
     "Acknowledgement",

@@ -15,13 +15,14 @@ EVENT_NAMES: Final = (
     "delivered",
     "withheld",
     "running",
-    "outdated",
+    "stale",
     "held",
     "ended",
     "cancelled",
     "expired",
     "rejected",
     "command",
+    "outdated",
     "reset",
     "reconnect",
     "unauthorized",
@@ -29,6 +30,7 @@ EVENT_NAMES: Final = (
 """The names of all events of a stream; the last three are the gateway's own."""
 
 _ENVELOPE: Final = ("source", "session_id")
+_COMMAND_NAMES: Final = {"result.outdated": "outdated"}
 _STATUS_ENDS: Final = {"cancelled": "cancelled", "expired": "expired", "rejected": "rejected"}
 
 
@@ -60,7 +62,7 @@ def event_of(role: Role, value: bytes | None) -> tuple[str, bytes, str | None] |
         replaces = str(body["task_id"]) if name == "running" else None
         return name, orjson.dumps(body), replaces
     if role == "commands":
-        return "command", orjson.dumps(body), None
+        return _COMMAND_NAMES.get(str(body.get("type")), "command"), orjson.dumps(body), None
     verdicts = {each["part_id"]: each for each in body["verdict"]["parts"]}
     for part in body["parts"]:
         part["verdict"] = verdicts.get(part["part_id"])
@@ -70,7 +72,7 @@ def event_of(role: Role, value: bytes | None) -> tuple[str, bytes, str | None] |
 def status_name(status: dict[str, Any]) -> str:
     """The event name for a task's status."""
     if status["status"] == "running":
-        return "outdated" if status.get("stale") else "running"
+        return "stale" if status.get("stale") else "running"
     if status["status"] == "waiting":
         return "held"
     return _STATUS_ENDS.get(str(status.get("disposition")), "ended")

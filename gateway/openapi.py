@@ -13,7 +13,15 @@ import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from gateway.bodies import AcknowledgementBody, CancelBody, ContextBody, DispatchBody
+from gateway.bodies import (
+    CANCELS_MANY,
+    LEASES,
+    AcknowledgementBody,
+    CancelBody,
+    CancelManyBody,
+    ContextBody,
+    DispatchBody,
+)
 from gateway.frames import EVENT_NAMES
 from gateway.problems import MEDIA_TYPE, TITLES
 from gateway.routing import ROUTES
@@ -147,6 +155,15 @@ _OPERATIONS: Final[dict[_Key, tuple[str, type[BaseModel] | None, int, str, Any, 
         ],
         ("invalid_event", "idempotency_conflict", "kafka_unavailable"),
     ),
+    ("POST", ("cancel",)): (
+        "Cancel all tasks of a request or slot, or of the session",
+        CancelManyBody,
+        202,
+        "Kafka has acknowledged the request.",
+        _object(position=_POSITION),
+        [_KEY_HEADER],
+        ("invalid_event", "idempotency_conflict", "kafka_unavailable"),
+    ),
     ("POST", ("results", "{result}", "acknowledgement")): (
         "Say what became of a delivered result",
         AcknowledgementBody,
@@ -174,6 +191,11 @@ _OPERATIONS: Final[dict[_Key, tuple[str, type[BaseModel] | None, int, str, Any, 
         [
             _header("Last-Event-ID", "The last `id` that was received: the stream resumes after it."),
             _query("last_event_id", {"type": "string"}, "The same, for clients that cannot send the header."),
+            *(
+                (_query("client", _TEXT, "Renew a lease on `presence/<client>` while the stream is open."),)
+                if LEASES
+                else ()
+            ),
             _query("ticket", {"type": "string"}, "A stream ticket, for clients that cannot send `Authorization`."),
         ],
         ("too_many_streams",),
@@ -188,6 +210,13 @@ _OPERATIONS: Final[dict[_Key, tuple[str, type[BaseModel] | None, int, str, Any, 
         (),
     ),
 }
+_BODIES: Final = (
+    ContextBody,
+    DispatchBody,
+    CancelBody,
+    *((CancelManyBody,) if CANCELS_MANY else ()),
+    AcknowledgementBody,
+)
 _ALWAYS: Final = ("invalid_request", "unauthorized", "forbidden", "not_found", "too_many_requests", "overloaded")
 _WITH_BODY: Final = ("body_too_large", "unsupported_media_type")
 
@@ -265,7 +294,7 @@ def _operation(method: str, name: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    models = [(each, "validation") for each in (ContextBody, DispatchBody, CancelBody, AcknowledgementBody)]
+    models = [(each, "validation") for each in _BODIES]
     _, definitions = models_json_schema(models, ref_template=_REFERENCE)  # type: ignore[arg-type]
     found: dict[str, Any] = definitions["$defs"]
     return found

@@ -177,6 +177,8 @@ async function take({ type, data, released }) {
       if (!entry.refused && data.task_type === 'book') tellCalendar()
       if (!entry.refused && data.task_type === 'rewrite') tellParagraph(data.metadata.index)
     }
+  } else if (type === 'outdated') {
+    note(data.task_id, { since: data.differences })
   } else if (type === 'reset') {
     for (const status of await (await session.tasks()).tasks) await takeStatus(status)
   } else if (data?.type === 'task.status') {

@@ -32,11 +32,12 @@ function why(task) {
   if (task.stage === 'withheld') return REASONS[task.reason] || differing || task.reason
   if (task.stage === 'delivered') {
     if (task.mixed) return `the message, marked as outdated; the change was withheld: ${differing}`
+    if (task.since) return `delivered, and outdated since: ${[...new Set(task.since.map((each) => inWords(each.facet)))].join(', ')}`
     if (task.outdated) return `marked as outdated: ${differing}`
     return task.released ? 'it waited, and was released' : 'everything it depends on is as it was'
   }
   if (task.stage === 'held') return WAITING[task.waiting_for] || 'waits'
-  if (task.stage === 'outdated') return `${(task.stale_facets || []).map(inWords).join(', ')}; it works on all the same`
+  if (task.stage === 'stale') return `${(task.stale_facets || []).map(inWords).join(', ')}; it works on all the same`
   return task.message || 'at work'
 }
 
@@ -53,9 +54,9 @@ export function taskRow(task, element, cancel) {
   row.dataset.task = task.id
   row.dataset.stage = stage
   const title = element('div', 'title', task.title || task.type)
-  const chip = element('div', `chip ${stage}`, stage === 'running' ? 'working' : stage)
+  const chip = element('div', `chip ${stage}`, { running: 'working', stale: 'outdated' }[stage] || stage)
   const words = element('div', 'why', why(task))
-  if (stage === 'running' || stage === 'outdated') {
+  if (stage === 'running' || stage === 'stale') {
     const bar = element('div', 'bar')
     const done = element('i')
     done.style.width = `${Math.round((task.progress || 0.03) * 100)}%`
@@ -63,7 +64,7 @@ export function taskRow(task, element, cancel) {
     words.append(bar)
   }
   row.append(title, chip, words)
-  if (['running', 'outdated', 'held'].includes(stage)) {
+  if (['running', 'stale', 'held'].includes(stage)) {
     const button = element('button', 'quiet', task.cancelling ? 'cancelling…' : 'Cancel')
     button.disabled = !!task.cancelling
     button.addEventListener('click', () => cancel(task))

@@ -2,6 +2,7 @@ from typing import Any
 
 import orjson
 
+from gateway.bodies import CANCELS_MANY
 from gateway.openapi import _OPERATIONS, FILE, document, text
 from gateway.routing import ROUTES
 
@@ -11,7 +12,8 @@ def test_committed_document_is_current() -> None:
 
 
 def test_every_route_and_method_is_described() -> None:
-    assert set(_OPERATIONS) == {(method, name) for name, methods in ROUTES.items() for method in methods}
+    described = {name for name in _OPERATIONS if CANCELS_MANY or name[1] != ("cancel",)}
+    assert described == {(method, name) for name, methods in ROUTES.items() for method in methods}
 
 
 def test_references_lead_somewhere() -> None:

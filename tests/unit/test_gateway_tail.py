@@ -66,7 +66,7 @@ def test_statuses_have_the_names_of_what_happened() -> None:
     for offset, fields in enumerate(statuses):
         tail.add(TASKS, offset, *status("t", **fields))
     names = [name for _, name, _ in told(stream.take())]
-    assert names == ["running", "outdated", "held", "ended", "cancelled", "expired", "rejected"]
+    assert names == ["running", "stale", "held", "ended", "cancelled", "expired", "rejected"]
 
 
 def test_only_the_latest_progress_of_a_task_waits_for_a_slow_client() -> None:

@@ -97,6 +97,13 @@ export interface JudgedResult extends TaskEcho {
   shadow?: { decision: 'delivered' | 'withheld' | 'held'; reason: string } | null
 }
 
+/** What was delivered has become outdated since. */
+export interface Outdated extends TaskEcho {
+  result: JudgedResult['result']
+  part_ids: string[]
+  differences: Difference[]
+}
+
 export interface Receipt {
   done: string[]
   failed: string[]
@@ -146,7 +153,8 @@ interface At {
 
 export type SessionEvent =
   | (At & { type: 'delivered' | 'withheld'; data: JudgedResult; released: boolean })
-  | (At & { type: 'running' | 'outdated' | 'held' | 'ended' | 'cancelled' | 'expired' | 'rejected'; data: TaskStatus })
+  | (At & { type: 'running' | 'stale' | 'held' | 'ended' | 'cancelled' | 'expired' | 'rejected'; data: TaskStatus })
+  | (At & { type: 'outdated'; data: Outdated })
   | (At & { type: 'command'; data: TaskEcho & { type: string; [member: string]: unknown } })
   | { type: 'reset'; data: { reason: string }; snapshot: Snapshot; cursor?: string }
 
@@ -174,6 +182,13 @@ export class Session {
   absent(options?: { leaving?: boolean }): Promise<unknown>
   dispatch(task: Dispatch, options?: { key?: string; signal?: AbortSignal }): Promise<Task>
   task(id: string): Task
+  cancel(options: {
+    request?: string
+    slot?: string
+    all?: boolean
+    reason?: string
+    signal?: AbortSignal
+  }): Promise<string>
   acknowledge(
     delivery: Pick<JudgedResult, 'event_id' | 'task_id'>,
     outcome: 'shown' | 'applied' | 'refused',

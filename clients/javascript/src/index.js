@@ -88,6 +88,13 @@ export class Session {
     return new Task(this, id, null)
   }
 
+  /** Cancel every task of a request or a slot, or all of the session's: `{ request }`, `{ slot }` or `{ all: true }`. */
+  async cancel({ request, slot, all, reason, signal } = {}) {
+    const body = request !== undefined ? { request_id: request } : slot !== undefined ? { slot } : { all }
+    const { answer } = await this._http.json('POST', `${this._path}/cancel`, { body: reason ? { ...body, reason } : body, signal })
+    return answer.position
+  }
+
   /** Say what became of a delivery, or of some of its parts: `shown`, `applied` or `refused`. */
   async acknowledge(delivery, outcome, { parts, reason, signal } = {}) {
     const path = `${this._path}/results/${segment(delivery.event_id)}/acknowledgement`
@@ -150,7 +157,7 @@ export class Session {
     const held = new Set()
     const following = follow({
       http: this._http,
-      path: `${this._path}/events`,
+      path: `${this._path}/events?client=${encodeURIComponent(this.client)}`,
       name: `tidegate:${this._http.url}:${this.id}`,
       cursor,
       shared: shared ?? (typeof BroadcastChannel !== 'undefined' && !!globalThis.navigator?.locks),

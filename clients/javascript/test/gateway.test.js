@@ -31,8 +31,8 @@ test('a session from the first facet to a receipt', { skip, timeout: 60_000 }, a
   const task = await session.dispatch({ task_type: 'search', snapshot: { 'view/node': 'flights' }, plan: ['one', 'two'] })
   await until((event) => event.type === 'running' && event.data.task_id === task.id)
   await session.navigated('hotels')
-  await until((event) => event.type === 'outdated')
-  assert.deepEqual(found.find((event) => event.type === 'outdated').data.stale_facets, ['view/node'])
+  await until((event) => event.type === 'stale')
+  assert.deepEqual(found.find((event) => event.type === 'stale').data.stale_facets, ['view/node'])
 
   const { receipt } = await task.cancel({ reason: 'no more', wait: 20 })
   assert.deepEqual(receipt.not_attempted, ['one', 'two'])
