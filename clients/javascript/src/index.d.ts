@@ -176,7 +176,15 @@ export class Tidegate {
 export class Session {
   readonly id: string
   readonly client: string
-  set(facets: Record<string, string>, options?: { unset?: string[]; signal?: AbortSignal }): Promise<string>
+  set(
+    facets: Record<string, string>,
+    options?: {
+      unset?: string[]
+      versions?: Record<string, number>
+      expiresInSeconds?: Record<string, number>
+      signal?: AbortSignal
+    },
+  ): Promise<string>
   navigated(view: string): Promise<string>
   present(): Promise<string>
   absent(options?: { leaving?: boolean }): Promise<unknown>

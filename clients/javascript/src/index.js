@@ -38,12 +38,15 @@ export class Session {
 
   /**
    * Set and unset facets. Writes leave one at a time, in the order of the calls; each is repeated until Kafka has it.
-   * Resolves with the position, after which `context({ atLeast })` knows them.
+   * Resolves with the position, after which `context({ atLeast })` knows them. `versions` and `expiresInSeconds`, by
+   * facet, need a contract that has them.
    */
-  set(facets, { unset = [], signal } = {}) {
+  set(facets, { unset = [], versions, expiresInSeconds, signal } = {}) {
     const acknowledged = this._written.begin(facets, unset)
     const write = this._last.then(async () => {
       const body = { set: facets, ...(unset.length ? { unset } : {}) }
+      if (versions) body.versions = versions
+      if (expiresInSeconds) body.expires_in_seconds = expiresInSeconds
       const { answer } = await this._http.json('POST', `${this._path}/context`, { body, signal })
       acknowledged(Number(answer.position.split(':')[2]))
       return answer.position
