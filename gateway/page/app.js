@@ -11,9 +11,9 @@ const element = (tag, className, text) => {
 }
 
 // Which session: the same for every tab of this browser, a new one after "Start afresh".
-const sessionId = location.hash.slice(1) || localStorage.getItem('session') || `demo/${crypto.randomUUID().slice(0, 8)}`
+const sessionId = decodeURIComponent(location.hash.slice(1)) || localStorage.getItem('session') || `demo/${crypto.randomUUID().slice(0, 8)}`
 localStorage.setItem('session', sessionId)
-history.replaceState(null, '', `#${sessionId}`)
+history.replaceState(null, '', `#${encodeURIComponent(sessionId)}`)
 const client = sessionStorage.getItem('client') || `tab-${crypto.randomUUID().slice(0, 4)}`
 sessionStorage.setItem('client', client)
 
@@ -209,6 +209,15 @@ async function takeStatus(status, type = status.status) {
 
 // Drawing.
 
+// Only what has changed is drawn again: a button that is replaced between press and release loses the click.
+const drawn = new Map()
+function isDrawn(name, ...content) {
+  const text = JSON.stringify(content)
+  if (drawn.get(name) === text) return true
+  drawn.set(name, text)
+  return false
+}
+
 let drawing = false
 function draw() {
   if (drawing) return
@@ -230,7 +239,7 @@ function draw() {
 
 let dragged = null
 function drawDay({ meetings }) {
-  if (dragged) return
+  if (dragged || isDrawn('day', meetings)) return
   const day = $('day')
   day.replaceChildren()
   const at = (hour) => `${((hour - HOURS[0]) / (HOURS[1] - HOURS[0])) * 100}%`
@@ -276,6 +285,7 @@ function startDrag(event, box, meeting) {
   const drop = () => {
     box.removeEventListener('pointermove', move)
     dragged = null
+    drawn.delete('day')
     if (start !== meeting.start) {
       did('meeting', { id: meeting.id, title: meeting.title, start, end: start + length })
       tellCalendar()
@@ -329,6 +339,7 @@ function drawParagraphs({ paragraphs }) {
 }
 
 function drawChat(now) {
+  if (isDrawn('chat', now.conversations, now.conversation, now.messages, [...now.archived])) return
   const tabs = $('conversations')
   tabs.replaceChildren()
   for (const { id, title } of now.conversations.slice(-4)) {
@@ -357,6 +368,7 @@ function drawChat(now) {
 }
 
 function drawFound({ found }) {
+  if (isDrawn('found', view, found[view])) return
   for (const button of $('views').children) button.classList.toggle('on', button.dataset.view === view)
   $('ask-search').title = `Search ${view}`
   const list = $('found')
@@ -370,10 +382,15 @@ function drawFound({ found }) {
   }
 }
 
+const taskRows = new Map()
 function drawTasks() {
   const list = $('tasks')
   const sorted = [...tasks.values()].filter((each) => each.title || each.type).sort((one, other) => other.began - one.began)
-  list.replaceChildren(...sorted.slice(0, 30).map((task) => taskRow(task, element, cancel)))
+  const rows = sorted.slice(0, 30).map((task) => {
+    if (!isDrawn(`task ${task.id}`, task)) taskRows.set(task.id, taskRow(task, element, cancel))
+    return taskRows.get(task.id)
+  })
+  if (rows.length !== list.children.length || rows.some((row, index) => list.children[index] !== row)) list.replaceChildren(...rows)
   if (!sorted.length) list.append(element('div', 'empty', 'Nothing yet. Buttons with ✦ give an agent something to do.'))
 }
 
@@ -402,7 +419,7 @@ $('composer').addEventListener('submit', (event) => {
   $('question').value = ''
 })
 for (const button of $('views').children) button.addEventListener('click', () => goTo(button.dataset.view))
-$('second').href = `${location.pathname}#${sessionId}`
+$('second').href = `${location.pathname}#${encodeURIComponent(sessionId)}`
 $('leave').addEventListener('click', () => {
   $('away').hidden = false
   session.absent().catch(failed)

@@ -19,7 +19,7 @@ class Page:
 
     def __init__(self, browser: webdriver.Chrome, url: str, session_id: str) -> None:
         self._browser = browser
-        self._address = f"{url}/#{quote(session_id)}"
+        self._address = f"{url}/#{quote(session_id, safe='')}"
         self.handle = ""
 
     def open(self, *, new_tab: bool = False) -> Self:
