@@ -81,6 +81,8 @@ _DECODE: Final = decoder((*CONTEXT_EVENTS, *STEP_EVENTS)).decode
 
 def parse(body: bytes, model: type[BaseModel]) -> dict[str, Any]:
     """The fields that a body states. Raises `Problem`: 400 if it is not JSON, 422 if it breaks the contract."""
+    if not body and model is not CancelBody:
+        raise Problem("invalid_request", "the body is missing; send a JSON object")
     try:
         fields = orjson.loads(body or b"{}")
     except orjson.JSONDecodeError as error:

@@ -61,7 +61,10 @@ def _header(name: str, description: str) -> dict[str, Any]:
 _KEY_HEADER: Final = _header(
     "Idempotency-Key", "The same key in a session is the same event, however often it is sent."
 )
-_TAG_HEADER: Final = _header("If-None-Match", "The `ETag` last seen: 304 if nothing has changed.")
+_TAG_HEADER: Final = {
+    **_header("If-None-Match", "The `ETag` last seen: 304 if nothing has changed."),
+    "schema": {"type": "string"},
+}
 _AT_LEAST: Final = _query(
     "at_least", _POSITION, "A position from an earlier answer: answered once the event there is in the state."
 )
@@ -288,7 +291,7 @@ def _operation(method: str, name: tuple[str, ...]) -> dict[str, Any]:
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}}
         operation["requestBody"] = {
             "content": content,
-            "required": body in {ContextBody, DispatchBody, AcknowledgementBody},
+            "required": body is not CancelBody,
         }
     return operation
 
