@@ -19,13 +19,10 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
 from bench.process import Worker, environment, until_ready
-from tests.broker.conftest import broker
 from tests.gateway.process import QUERY_SECRET, GatewayProcess
 from tidegate.broker import LocalBroker
 from tidegate.settings import Settings, load_settings
 from tidegate.topics import create_topics
-
-__all__ = ["broker"]
 
 HERE: Final = Path(__file__).parent
 PACE: Final = "0.35"

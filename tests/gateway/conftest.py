@@ -1,14 +1,10 @@
-"""A real broker for the gateway's tests, and topics of their own for each."""
+"""Marks the gateway's tests: they need a broker."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-
-from tests.broker.conftest import broker, make_settings, settings
-
-__all__ = ["broker", "make_settings", "settings"]
 
 HERE = Path(__file__).parent
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tests.broker.events import returned
 from tests.broker.harness import Gate
+from tests.gateway.node import needs_node, run_tests
 from tests.gateway.process import QUERY_SECRET, GatewayProcess, Listener, listening, path, token
 from tidegate.settings import Settings
 
@@ -72,6 +73,18 @@ async def story(settings: Settings, directory: Path) -> None:
         assert await gateway.terminate() == 0
         await gate.drained(20)
         await gate.audit(tasks=3)
+
+
+async def node_story(settings: Settings, directory: Path) -> None:
+    async with Gate(settings, directory) as gate, GatewayProcess("gateway", settings, directory) as gateway:
+        await gate.start("w1", query_secret=QUERY_SECRET)
+        variables = {"TIDEGATE_URL": gateway.url, "TIDEGATE_TOKEN": token("acme/*"), "TIDEGATE_SESSION": "acme/node 1"}
+        await asyncio.to_thread(run_tests, "gateway", passed=1, **variables)
+
+
+@needs_node
+def test_javascript_client(settings: Settings, tmp_path: Path) -> None:
+    asyncio.run(node_story(settings, tmp_path))
 
 
 def test_story(settings: Settings, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+from aiohttp import ClientSession
+from yarl import URL
 
 from bench.workload import partition_of
 from gateway.routing import ROUTES, encode_id
@@ -87,27 +89,37 @@ async def everything_refused(settings: Settings, directory: Path) -> None:
             "none": None,
         }
         tried = 0
-        async with httpx.AsyncClient(base_url=gateway.url, timeout=10) as http:
-            for (why, bearer), segment, name in itertools.product(bearers.items(), spellings(VICTIM), ROUTES):
-                inner = result_id if name[0] == "results" else "t"
-                rest = "/".join(inner if part.startswith("{") else part for part in name)
-                headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
-                for method in METHODS:
-                    cursors = {"last_event_id": cursor or ""} if name == ("events",) else {}
-                    body = BODIES[tried % len(BODIES)]
-                    where = f"/v1/sessions/{segment}/{rest}"
-                    answer = await http.request(method, where, json=body, headers=headers, params=cursors)
-                    tried += 1
-                    assert answer.status_code in {400, 401, 403, 404, 405}, (why, method, segment, rest, answer.text)
-                    assert MARK not in answer.text
+
+        async def refused(
+            http: ClientSession, why: str, bearer: str | None, segment: str, name: tuple[str, ...]
+        ) -> None:
+            nonlocal tried
+            inner = result_id if name[0] == "results" else "t"
+            rest = "/".join(inner if part.startswith("{") else part for part in name)
+            query = f"?last_event_id={cursor}" if name == ("events",) else ""
+            where = URL(f"{gateway.url}/v1/sessions/{segment}/{rest}{query}", encoded=True)  # sent as it is
+            headers = {"Authorization": f"Bearer {bearer}"} if bearer else {}
+            for method in METHODS:
+                tried += 1
+                sent = http.request(method, where, json=BODIES[tried % len(BODIES)], headers=headers)
+                async with sent as answer:
+                    text = await answer.text()
+                    assert answer.status in {400, 401, 403, 404, 405}, (why, method, str(where), text)
+                    assert MARK not in text
+
+        async with ClientSession() as http:
+            for why, bearer in bearers.items():
+                pairs = itertools.product(spellings(VICTIM), ROUTES)
+                await asyncio.gather(*[refused(http, why, bearer, segment, name) for segment, name in pairs])
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=10) as client:
             # the ticket of one session, its cursor, and a ticket that the spy makes for itself
-            own = (await http.post(path(SPY, "tickets"), headers={"Authorization": f"Bearer {spy}"})).json()["ticket"]
+            own = (await client.post(path(SPY, "tickets"), headers={"Authorization": f"Bearer {spy}"})).json()["ticket"]
             for shown in (own, owner, spy, ""):
                 for cursors in ({}, {"last_event_id": cursor or ""}):
-                    answer = await http.get(path(VICTIM, "events"), params={"ticket": shown, **cursors})
+                    answer = await client.get(path(VICTIM, "events"), params={"ticket": shown, **cursors})
                     assert answer.status_code in {401, 403}, shown
             for rest in ("context", "tasks", "inbox"):
-                assert (await http.get(path(VICTIM, rest), params={"ticket": ticket})).status_code == 401
+                assert (await client.get(path(VICTIM, rest), params={"ticket": ticket})).status_code == 401
         assert tried > 3000
 
         # a cursor of the victim's, shown for the spy's own session: nothing but the spy's events

@@ -49,5 +49,5 @@ def test_short_secrets_are_refused(name: str) -> None:
 
 
 def test_a_key_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TidegateError, match="missing.pem"):
+    with pytest.raises(TidegateError, match=r"missing\.pem"):
         config(gateway_jwt_public_key_file=tmp_path / "missing.pem")
