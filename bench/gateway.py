@@ -22,13 +22,14 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 import psutil
+from aiohttp import ClientSession, TCPConnector
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from bench.process import environment
@@ -304,6 +305,55 @@ async def measure(
         await clients.stop()
 
 
+async def submissions(settings: Settings, port: int, rate: int, seconds: float) -> dict[str, Any]:
+    """Tasks submitted by HTTP in an open loop, and the same events produced directly: how late is the answer?"""
+
+    async def paced(send: Callable[[int], Awaitable[None]]) -> list[float]:
+        latencies: list[float] = []
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def one(number: int, due: float) -> None:
+            await send(number)
+            latencies.append((time.monotonic() - due) * 1000)
+
+        began = time.monotonic()
+        for number in range(int(rate * seconds)):
+            due = began + number / rate
+            if (pause := due - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
+            tasks.add(asyncio.create_task(one(number, due)))
+        await asyncio.gather(*tasks)
+        return latencies
+
+    body = {"task_type": "search", "snapshot": {"view/laptop": "flights"}}
+    async with ClientSession(connector=TCPConnector(limit=200)) as http:
+
+        async def submit(number: int) -> None:
+            url = f"http://127.0.0.1:{port}/v1/sessions/{session(number % 5000)}/tasks"
+            async with http.post(url, json=body) as answer:
+                await answer.read()
+                if answer.status != 202:
+                    raise RuntimeError(f"status {answer.status}")
+
+        await paced(submit)  # a warm-up
+        through = await paced(submit)
+    async with AIOKafkaProducer(**settings.kafka_kwargs(), enable_idempotence=True, acks="all") as producer:
+
+        async def produce(number: int) -> None:
+            key = session(number % 5000).encode()
+            await producer.send_and_wait(topic_name("steps", settings.topic_prefix), orjson.dumps(body), key=key)
+
+        await paced(produce)
+        direct = await paced(produce)
+    return {
+        "submissions_per_second": rate,
+        "submit_p50_ms": percentile(through, 0.5),
+        "submit_p99_ms": percentile(through, 0.99),
+        "produce_p50_ms": percentile(direct, 0.5),
+        "produce_p99_ms": percentile(direct, 0.99),
+    }
+
+
 def rss(process: subprocess.Popen[bytes]) -> int:
     """Memory that a process holds."""
     return int(psutil.Process(process.pid).memory_info().rss)
@@ -347,6 +397,8 @@ async def run(streams: int, rate: int, seconds: float, partitions: int) -> dict[
 
         try:
             await answering(processes[0], ready)
+            found["submissions"] = await submissions(settings, port, 2 * rate, min(5.0, seconds))
+            sys.stdout.write(f"{found['submissions']}\n")
             found["gateway"] = await measure(settings, processes[0], port, streams, rate, seconds, restart)
         finally:
             processes[-1].kill()
