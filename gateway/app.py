@@ -20,6 +20,7 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.agui import Translator
 from gateway.bodies import LEASES, AcknowledgementBody, CancelBody, CancelManyBody, ContextBody, DispatchBody, parse
 from gateway.config import LOCAL_HOSTS, GatewayConfig
 from gateway.feed import Feed
@@ -467,6 +468,10 @@ class Gateway:
             limit = self._config.limits.streams_per_token
             detail = f"the token's holder has {limit} open streams; close one"
             raise Problem("too_many_streams", detail, retry_after_seconds=5)
+        form = query.get("format", "tidegate")
+        if form not in {"tidegate", "ag-ui"} or (form == "ag-ui" and not query.get("task")):
+            raise Problem("invalid_request", "format: `tidegate`, or `ag-ui` with a `task`")
+        translator = Translator(route.session_id, query["task"]) if form == "ag-ui" else None
         subscriber = Subscriber(route.session_id, self._config.limits.buffer_bytes, grant.expires_at)
         cursor = headers.get("last-event-id") or query.get("last_event_id")
         extra: dict[str, str] = {}
@@ -477,7 +482,7 @@ class Gateway:
         if LEASES and client and "context" in grant.actions:
             presence = asyncio.get_running_loop().create_task(self._keep_present(route.session_id, client))
         try:
-            await stream(self.feed, self.metrics, subscriber, cursor, raw, receive, send)
+            await stream(self.feed, self.metrics, subscriber, cursor, raw, receive, send, translator)
         finally:
             self._streams.leave(grant.holder)
             if presence is not None:
