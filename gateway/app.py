@@ -462,16 +462,16 @@ class Gateway:
             grant = await self._grant(headers)
         grant.require(route.session_id, "read")
         self._take_one(grant, scope)
+        form = query.get("format", "tidegate")
+        if form not in {"tidegate", "ag-ui"} or (form == "ag-ui" and not query.get("task")):
+            raise Problem("invalid_request", "format: `tidegate`, or `ag-ui` with a `task`")
+        translator = Translator(route.session_id, query["task"]) if form == "ag-ui" else None
         if self._streams.is_full():
             raise Problem("overloaded", "this instance has as many streams as it takes", retry_after_seconds=5)
         if not self._streams.enter(grant.holder):
             limit = self._config.limits.streams_per_token
             detail = f"the token's holder has {limit} open streams; close one"
             raise Problem("too_many_streams", detail, retry_after_seconds=5)
-        form = query.get("format", "tidegate")
-        if form not in {"tidegate", "ag-ui"} or (form == "ag-ui" and not query.get("task")):
-            raise Problem("invalid_request", "format: `tidegate`, or `ag-ui` with a `task`")
-        translator = Translator(route.session_id, query["task"]) if form == "ag-ui" else None
         subscriber = Subscriber(route.session_id, self._config.limits.buffer_bytes, grant.expires_at)
         cursor = headers.get("last-event-id") or query.get("last_event_id")
         extra: dict[str, str] = {}
