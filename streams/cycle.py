@@ -481,6 +481,13 @@ class Cycle:
         )
 
     @property
+    def committed(self) -> tuple[Partition, dict[Role, int]] | None:
+        """The partition and the positions its committed rows reach; None while it is not running."""
+        if self._partition is None or self.state != "running":
+            return None
+        return self._partition, self._committed
+
+    @property
     def positions(self) -> dict[str, int]:
         """The position folded up to, by topic."""
         return {self._topics[role]: position for role, position in self._applied.items()}

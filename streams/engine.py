@@ -1,14 +1,16 @@
 """Which partitions this worker owns, and what they share. Batches come in here and go to their partition's cycle."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from projections.partition import Partition
 from schemas.decode import Batch
+from schemas.topics import Role
 from streams.barrier import Barrier
 from streams.cold import ColdConsumer
 from streams.config import FOLDED_ROLES, EngineConfig
@@ -145,6 +147,11 @@ class Engine:
             self.fatal.set_exception(error)
 
     # What the worker tells
+
+    def owned(self, number: int) -> tuple[Partition, Mapping[Role, int]] | None:
+        """A partition that is running here, with the positions its committed rows reach; None if it is not."""
+        cycle = self._cycles.get(number)
+        return None if cycle is None else cycle.committed
 
     def healthy(self) -> tuple[bool, str]:
         """Whether nothing fatal has happened, and what has."""
