@@ -19,7 +19,6 @@ from projections.ended import task_of
 from projections.partition import Partition
 from projections.publish import Publisher
 from projections.records import row_from_bytes
-from projections.rows import SessionRow
 from projections.session import Session
 from projections.store import Kept, Store
 from schemas.queries import MAX_AGE_MS, PATH, READ_QUERY, SIGNATURE_HEADER, is_signature, sign_answer, sign_request
@@ -81,7 +80,7 @@ def state_of(store: Store, session_id: str, positions: Mapping[Role, int], sourc
     told: dict[str, Any] = {
         "session_id": session_id,
         "positions": dict(positions),
-        "facets": _facets(session.row) if session is not None else {},
+        "facets": _facets(session) if session is not None else {},
         "tasks": [*(_open_tasks(session, source) if session is not None else []), *_ended_tasks(lines)],
         "held": _held(session, kept) if session is not None and kept is not None else [],
     }
@@ -104,9 +103,9 @@ def _committed(store: Store, session_id: str) -> tuple[bytes | None, dict[str, b
     return row, tasks, lines, kept
 
 
-def _facets(row: SessionRow) -> dict[str, str | None]:
+def _facets(session: Session) -> dict[str, str | None]:
     # without a change nobody knows the value (the session was full)
-    return {name: facet.value for name, facet in row.facets.items() if facet.change}
+    return {name: facet.value for name, facet in session.facets.items() if facet.change}
 
 
 def _open_tasks(session: Session, source: str) -> list[dict[str, Any]]:
