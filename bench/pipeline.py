@@ -138,7 +138,7 @@ class Run:
                 if batch.role == "context":
                     partition.fold_context(batch, now_ms)
                 elif batch.role == "steps":
-                    partition.fold_steps(batch, now_ms)
+                    partition.fold_steps(batch, place, now_ms)
                 else:
                     partition.judge(batch, place, now_ms)
         with self.stage("encode"):

@@ -2,12 +2,12 @@
 
 from projections.budget import NAME_BYTES, NO_ROOM, room_for
 from projections.ended import task_ids
-from projections.ending import stop
 from projections.expectation import is_unknown
 from projections.facts import (
-    CancelRemembered,
+    CancelRequested,
     EventIgnored,
     EventRefused,
+    EventRepeated,
     FacetChange,
     FacetsChanged,
     FacetsLost,
@@ -89,7 +89,7 @@ def _added_bytes(
 ) -> int:
     """About what the change adds: itself, with its source and id for each facet, and what of it is own work."""
     others = len(changes) - 1
-    added = 2 * size_bytes
+    added = 2 * size_bytes + sum(len(change.name) + 4 * len(change.before or "") + 16 for change in changes)
     if others:
         added += others * max(len(event.source) + len(event.event_id) + 64, NAME_BYTES)
     if holder is not None:
@@ -108,13 +108,17 @@ def _is_known(session: Session, name: str) -> bool:
 
 
 def decide_cancel(session: Session, event: events.TaskCancelRequested, timestamp: int) -> list[Fact]:
-    """A task is to be cancelled. Cancelling a task that has ended changes nothing."""
+    """A task is to be cancelled. Cancelling a task that has ended changes nothing.
+
+    From now on nothing of it is delivered. It is stopped when the steps below the cut have been folded: its receipt
+    lists every step that was acknowledged before the broker was asked.
+    """
     task_id = event.task_id
-    if task_id in session.tasks:
-        return stop(session, task_id, "cancelled", "cancelled", timestamp)
-    if session.ended_task(task_id) is not None:
+    if task_id in session.row.cancels:
+        return [EventRepeated("task.cancel_requested")]
+    if task_id not in session.tasks and session.ended_task(task_id) is not None:
         return [EventIgnored("task.cancel_requested")]
-    return [CancelRemembered(task_id, timestamp)]
+    return [CancelRequested(task_id, timestamp)]
 
 
 def decide_acknowledgement(session: Session, event: events.ResultAcknowledged, offset: int) -> list[Fact]:

@@ -8,8 +8,9 @@ import msgspec
 from projections.budget import MAX_ROW_BYTES, NAME_BYTES, NO_ROOM, added_above, own_bytes, room_for
 from projections.ended import EndedTask
 from projections.ending import stop
+from projections.expectation import is_unknown
 from projections.facts import EventRefused, EventRepeated, Fact, TaskEnded, TaskOpened
-from projections.rows import FORMAT, DispatchOrder, Policy, ResultDigests, Scope, Task
+from projections.rows import FORMAT, KNOWN, UNKNOWN, DispatchOrder, Policy, ResultDigests, Scope, Task
 from projections.rules import Rules
 from projections.session import Session, order_of
 from projections.text import json_of, members_of
@@ -57,18 +58,20 @@ def decide_dispatch(
     return [TaskOpened(task_id, opened, estimate)]
 
 
-def decide_after_opening(session: Session, fact: TaskOpened, *, cancelled: bool) -> list[Fact]:
-    """What the opened task, now part of the session, means for itself and for the older tasks of its slot."""
+def decide_after_opening(session: Session, fact: TaskOpened) -> list[Fact]:
+    """What the opened task, now part of the session, means for the older tasks of its slot."""
     task_id, task = fact.task_id, fact.task
     timestamp = task.dispatched_at
-    if cancelled:
-        return stop(session, task_id, "cancelled", "cancelled", timestamp)
+    if session.pending_cancel(task_id) is not None:
+        return []  # it takes nobody's place
     if task.slot is None or task.policy is None or task.policy.on_newer != "interrupt":
         return []
     facts: list[Fact] = []
     stopped: set[str] = set()
     for older_id in session.older_in_slot(task_id, task.slot, order_of(task), protected=False):
         if older_id in stopped:  # with its parent
+            continue
+        if session.pending_cancel(older_id) is not None:  # the user's word counts first
             continue
         found = stop(session, older_id, "cancelled", "superseded", timestamp)
         for each in found:
@@ -147,6 +150,9 @@ def _reason_to_reject(
     task_id, parent_id, tasks = event.task_id, event.parent_task_id, session.tasks
     if not has_room:
         return "session_full", f"session: with it, its row would have more than {MAX_ROW_BYTES} bytes"
+    for name in event.depends_on if session.replaced else ():
+        if session.value_at(name, timestamp)[1] == UNKNOWN and not _is_lost(session, name):
+            return "session_full", f"depends_on: too many changes followed to know the value that {name!r} had"
     if parent_id is not None:
         if task_id == parent_id or (session.parentless_children(task_id) and _is_above(session, task_id, parent_id)):
             return "unknown_parent", "parent_task_id: a task cannot be above itself"
@@ -154,12 +160,23 @@ def _reason_to_reject(
             ended = session.ended_task(parent_id)
             if ended is not None:
                 return "parent_ended", f"parent_task_id: {parent_id!r} has ended ({ended.disposition})"
+        elif session.pending_cancel(parent_id) is not None:
+            return "parent_ended", f"parent_task_id: {parent_id!r} has ended (cancelled)"
     if event.slot is not None and event.on_newer == "reject":
         order = DispatchOrder(timestamp, offset, event.lane == "cold")
         taken_by = session.first_older_in_slot(task_id, event.slot, order)
+        if taken_by is not None and session.row.cancels:
+            older = session.older_in_slot(task_id, event.slot, order)
+            taken_by = next((each for each in older if session.pending_cancel(each) is None), None)
         if taken_by is not None:
             return "slot_taken", f"slot: {event.slot!r} is taken by {taken_by!r}"
     return None
+
+
+def _is_lost(session: Session, name: str) -> bool:
+    """Whether the facet's value was lost for want of room, and has not been set since."""
+    facet = session.facets.get(name)
+    return facet is not None and is_unknown(facet)
 
 
 def _is_above(session: Session, task_id: str, below_id: str) -> bool:
@@ -184,9 +201,10 @@ def _task_of(
     expected: dict[str, str | None] = dict(event.snapshot)
     taken: dict[str, str | None] = {}
     for name in event.depends_on:
-        known = session.facets.get(name)
-        if known is not None and known.change and name not in expected:
-            taken[name] = expected[name] = known.value
+        if name not in expected:
+            value, seen = session.value_at(name, timestamp)
+            if seen == KNOWN:
+                taken[name] = expected[name] = value
     policy = _policy_of(event)
     scope: Scope | None = None
     parent_id = event.parent_task_id

@@ -28,13 +28,16 @@ def decide_proposal_past_barrier(session: Session, proposal: Arrived, judged: st
     event: TaskEffectProposed = proposal.event
     task_id = event.task_id
     task = session.tasks.get(task_id)
+    if task is not None and session.pending_cancel(task_id) is not None:
+        task = None
     known = session.row.effects.get(event.idempotency_key)
     if known is not None:
         answer = EffectAnswered(proposal, known.members, "", task, 0, cleared=known.cleared, is_new=False)
         return [EventRepeated("task.effect_proposed"), answer]
     members = f'"idempotency_key":{quoted(event.idempotency_key)},"effect":{quoted(event.effect)},"judged":{judged}'
     if task is None:
-        reason: Reason = "late" if session.ended_task(task_id) is not None else "unknown_task"
+        is_known = task_id in session.tasks or session.ended_task(task_id) is not None
+        reason: Reason = "late" if is_known else "unknown_task"
         return [_answer(session, proposal, None, members, reason, "", 0)]
     facts: list[Fact] = []
     seen, added = task, 0

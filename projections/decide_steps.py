@@ -1,10 +1,9 @@
-"""What steps, heartbeats and proposed effects establish before their barrier."""
+"""What steps and heartbeats establish."""
 
-from projections.budget import NAME_BYTES, NO_ROOM, added_above, has_room_to_wait, room_for
-from projections.facts import EffectProposed, EventIgnored, EventRefused, Fact, HeartbeatReceived, StepTaken
-from projections.refusing import session_full, too_many_waiting
+from projections.budget import NAME_BYTES, NO_ROOM, added_above, room_for
+from projections.facts import EventIgnored, EventRefused, Fact, HeartbeatReceived, StepTaken
+from projections.refusing import session_full
 from projections.session import Session
-from projections.waiting import Arrived
 from schemas.events import TaskHeartbeat, TaskStep
 
 
@@ -32,11 +31,3 @@ def decide_heartbeat(session: Session, event: TaskHeartbeat, timestamp: int) -> 
     if task.policy is None or task.policy.heartbeat_timeout_ms is None:
         return []
     return [HeartbeatReceived(event.task_id, timestamp)]
-
-
-def decide_proposal(session: Session, proposal: Arrived) -> list[Fact]:
-    """A proposed effect waits for its barrier."""
-    size_bytes = proposal.size_bytes
-    if not has_room_to_wait(session, size_bytes):
-        return [EventRefused("session_full", too_many_waiting(session, size_bytes))]
-    return [EffectProposed(proposal)]

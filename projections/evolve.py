@@ -8,9 +8,8 @@ from projections import ended
 from projections.ended import EndedTask
 from projections.expectation import ABSENT
 from projections.facts import (
-    CancelRemembered,
+    CancelRequested,
     EffectAnswered,
-    EffectProposed,
     FacetsChanged,
     FacetsLost,
     Fact,
@@ -33,11 +32,13 @@ from projections.facts import (
 from projections.keys import ENDED_KEY, WAITING_KEY, ended_record_key
 from projections.rows import (
     KNOWN,
+    UNKNOWN,
     Checkpoint,
     EffectAnswer,
     Facet,
     OwnChange,
     OwnChanges,
+    Replaced,
     Scope,
     Task,
     Wait,
@@ -58,6 +59,8 @@ MAX_UNDISPATCHED: Final = 32
 MAX_STEPS: Final = 64
 """Ids of steps that are kept of a task: the last ones, by how they ended."""
 MAX_SLOTS: Final = 64
+MAX_REPLACED: Final = 256
+"""Former values that are kept of a session, until the dispatches that were sent before have been folded."""
 MAX_CANCELS: Final = 32
 MAX_EFFECTS: Final = 256
 MAX_FORWARDED: Final = 32
@@ -91,9 +94,6 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
         _result_dropped(session, fact)
     elif isinstance(fact, LaterResultKnown):
         _later_result_known(session, fact, rules)
-    elif isinstance(fact, EffectProposed):
-        proposal = _keep(session, "effect", fact.proposal)
-        session.queued[_kept_as(proposal)] = proposal
     elif isinstance(fact, EffectAnswered):
         _effect_answered(session, fact)
     elif isinstance(fact, WaitingJudged):
@@ -104,7 +104,7 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
         _unpark(session, fact.task_id)
     elif isinstance(fact, WaitExpired):
         _wait_expired(session, fact)
-    elif isinstance(fact, CancelRemembered):
+    elif isinstance(fact, CancelRequested):
         cancels = session.row.cancels
         cancels[fact.task_id] = fact.timestamp
         if len(cancels) > MAX_CANCELS:
@@ -138,6 +138,7 @@ def _facets_changed(session: Session, fact: FacetsChanged) -> None:
         _line_changed(session, fact.holder, holder)
     for change in fact.changes:
         name = change.name
+        _remember_replaced(session, Replaced(name, fact.timestamp, change.before, change.seen))
         facets[name] = Facet(change.value, change.cause, fact.change)
         if holders or fact.undispatched is not None:
             own = OwnChange(fact.offset, change.before, change.value, change.seen)  # type: ignore[arg-type]
@@ -154,8 +155,27 @@ def _facets_changed(session: Session, fact: FacetsChanged) -> None:
     _row_changed(session, fact.timestamp)
 
 
+def _remember_replaced(session: Session, replaced: Replaced) -> None:
+    """Keep the value that a facet had for dispatches that were sent before its change, and have not been folded."""
+    known = session.replaced
+    known.append(replaced)
+    if len(known) > MAX_REPLACED:
+        forgotten = known[1]
+        known[:2] = [Replaced("", forgotten.until, None, UNKNOWN)]
+
+
+def forget_replaced(session: Session, folded_ms: int) -> None:
+    """Every dispatch up to this time has been folded: older values are not asked for any more."""
+    known = session.replaced
+    if known[0].until <= folded_ms:
+        session.replaced = [each for each in known if each.until > folded_ms]
+
+
 def _facets_lost(session: Session, fact: FacetsLost) -> None:
     for name in fact.names:
+        known = session.facets.get(name)
+        if known is not None:
+            _remember_replaced(session, Replaced(name, fact.timestamp, None, UNKNOWN))
         session.facets[name] = _LOST
         _restale_all(session, name, fact.timestamp)
         if session.waiting:
@@ -224,7 +244,6 @@ def _task_opened(session: Session, fact: TaskOpened) -> None:
     row, task_id, task = session.row, fact.task_id, fact.task
     assert task_id not in session.tasks, "the task is open already"
     session.size_estimate = fact.size_estimate
-    row.cancels.pop(task_id, None)
     own = row.undispatched.pop(task_id, None)
     if own is not None:
         task.own = own
@@ -402,8 +421,8 @@ def _reads_stated(session: Session, task_id: str, task: Task, reads: dict[str, s
 def _task_ended(session: Session, fact: TaskEnded, rules: Rules) -> None:
     row, task_id, task, end = session.row, fact.task_id, fact.task, fact.ended
     own = row.undispatched.pop(task_id, None)
+    row.cancels.pop(task_id, None)
     if task is None:
-        row.cancels.pop(task_id, None)
         if own is not None and fact.holder is not None:  # as if the changes had come after the dispatch
             _own_of_rejected(session, own, fact.holder, end.ended_at)
     else:
@@ -742,7 +761,7 @@ def _session_forgotten(session: Session) -> None:
         _records(session)[ended_record_key(session.id, task_id)] = None
     _tasks_to_write(session, list(session.tasks))
     session.row = row = new_row()
-    session.facets, session.tasks = row.facets, row.tasks
+    session.facets, session.tasks, session.replaced = row.facets, row.tasks, row.replaced
     session.size_estimate = session.last_event_at = 0
     session.ended = b""
     session.index = None

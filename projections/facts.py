@@ -69,8 +69,8 @@ class FacetsLost(Fact):
         self.timestamp = timestamp
 
 
-class CancelRemembered(Fact):
-    """A task is to be cancelled whose dispatch has not been folded."""
+class CancelRequested(Fact):
+    """A task is to be cancelled. Its dispatch may not have been folded."""
 
     def __init__(self, task_id: str, timestamp: int) -> None:
         self.task_id = task_id
@@ -270,13 +270,6 @@ class AttemptCommanded(Fact):
         self.task = task
         self.new_task_id = new_task_id
         self.attempt = attempt
-
-
-class EffectProposed(Fact):
-    """A proposed effect waits for its barrier."""
-
-    def __init__(self, proposal: Arrived) -> None:
-        self.proposal = proposal
 
 
 class EffectAnswered(Fact):

@@ -1,4 +1,10 @@
-"""One partition: what its events make of it, in the order context, steps, results, timers.
+"""One partition: what its events make of it.
+
+Context is folded ahead. Steps and results are decided below a cut: the end offsets of the context, the steps and the
+results, as the broker told them after the records were fetched. Context below the cut counts for every decision,
+whatever its timestamp; steps and results come in the order of the broker's timestamps (see `projections.merge`), and so
+do timers. What a record frees is decided before the next record. So the outcome does not depend on how the records were
+fetched, nor on when.
 
 Every record takes one path: it is decoded, a `decide` function says what it establishes, `publish` builds the records
 that report this, and `evolve` applies it to the session. What follows from it (a waiting result may be decided, a task
@@ -17,10 +23,11 @@ from projections.decide_context import decide_acknowledgement, decide_cancel, de
 from projections.decide_dispatch import decide_after_opening, decide_dispatch, dispatch_digest, ended_at_once
 from projections.decide_effects import decide_proposal_past_barrier
 from projections.decide_results import decide_late, decide_open, decide_result, decide_stopped, unknown_task
-from projections.decide_steps import decide_heartbeat, decide_proposal, decide_step
+from projections.decide_steps import decide_heartbeat, decide_step
 from projections.decide_time import decide_due
 from projections.due_queue import DueQueue
-from projections.evolve import evolve
+from projections.ending import stop
+from projections.evolve import evolve, forget_replaced
 from projections.facts import (
     AttemptCommanded,
     EventRefused,
@@ -30,6 +37,7 @@ from projections.facts import (
     GraceExpired,
     QuietFact,
     ResultDropped,
+    ResultJudged,
     ResultParked,
     SessionForgotten,
     TaskOpened,
@@ -38,7 +46,7 @@ from projections.facts import (
 from projections.log_position import LogPosition
 from projections.publish import Publisher, TooLargeError
 from projections.rules import Rules
-from projections.session import Session
+from projections.session import Parked, Session
 from projections.store import Store
 from projections.timers import awaits_both_lanes, dues_of
 from projections.waiting import Arrived, arrived, identity_of
@@ -93,6 +101,10 @@ class Partition:
         """The same of the other tasks."""
         self._unknown = DueQueue()
         """When the grace of results without a dispatch ends, by session and task."""
+        self._cold_unknown = DueQueue()
+        """The same of results on the cold lane's topic."""
+        self._cancels: dict[tuple[str, str], None] = {}
+        """Sessions and open tasks that are to be cancelled when the steps below the cut have been folded."""
         self._proposals: dict[bytes, Arrived] = {}
         self._ready: dict[bytes, Arrived] = {}
         """Results whose dispatch has come."""
@@ -104,6 +116,8 @@ class Partition:
         self._in_round: set[tuple[str, str]] = set()
         self._at: Place | None = None
         """Of the waiting result that is being looked at."""
+        self._folded_ms = 0
+        """Steps that have not been folded were sent at this time or later."""
         self._sweep: Iterator[str] = iter(())
         self._idle: list[tuple[str, bytes]] = []
 
@@ -112,7 +126,15 @@ class Partition:
     @property
     def has_ready(self) -> bool:
         """Whether results that waited can be judged at the next barrier."""
-        return bool(self._ready or self._pending or self._stopped)
+        return bool(self._ready or self._pending or self._stopped or self._proposals)
+
+    def has_cancels(self, *, cold: bool) -> bool:
+        """Whether open tasks of the lane are to be cancelled at the next cut."""
+        return any(self._is_cold(name) == cold for name in self._cancels)
+
+    def _is_cold(self, name: tuple[str, str]) -> bool:
+        task = self.store.session(name[0]).tasks.get(name[1])
+        return task is not None and task.is_cold
 
     @property
     def has_idle(self) -> bool:
@@ -124,9 +146,9 @@ class Partition:
         """Whether there is anything to write."""
         return bool(self.store.changed) or not self._changes.is_empty
 
-    def has_proposals(self, role: Role) -> bool:
-        """Whether effects proposed on this steps topic wait for a barrier."""
-        return any(proposal.role == role for proposal in self._proposals.values())
+    def has_folded(self, folded_ms: int) -> None:
+        """Every step of both lanes with an earlier timestamp has been folded."""
+        self._folded_ms = max(self._folded_ms, folded_ms)
 
     # Restoring and writing
 
@@ -139,7 +161,9 @@ class Partition:
         self.store.settle()
         self._queue_what_waits()
         for session_id in self.store.session_ids_with_open_tasks():
-            self._set_timers(self.store.session(session_id))
+            session = self.store.session(session_id)
+            self._set_timers(session)
+            self._note_cancels(session)
             self.store.let_go()
 
     def take(self, now_ms: int) -> Changes:
@@ -155,6 +179,8 @@ class Partition:
                     if task is not None:
                         changes.outputs.append(publisher.open_status(session, task_id, task))
                 session.status_due = None
+            if session.replaced:
+                forget_replaced(session, self._folded_ms)
             self._set_timers(session)
         self.store.write(changes.rows)
         return changes
@@ -170,12 +196,18 @@ class Partition:
             session = self.store.known(session_id)
             if session is not None:
                 self._set_timers(session)
+                self._note_cancels(session)
             else:
                 self._timers.set(session_id, None)
                 self._cold_timers.set(session_id, None)
-        self._unknown = DueQueue()
+        self._unknown, self._cold_unknown = DueQueue(), DueQueue()
         self._idle = []
         self._queue_what_waits()
+
+    def _note_cancels(self, session: Session) -> None:
+        for task_id in session.row.cancels:
+            if task_id in session.tasks:
+                self._cancels[session.id, task_id] = None
 
     def _queue_what_waits(self) -> None:
         self._proposals, self._ready, self._stopped, self._pending = {}, {}, {}, {}
@@ -189,8 +221,7 @@ class Partition:
             for task_id in kept.waiting:
                 self._pending[session_id, task_id] = None
             for task_id, parked in kept.parked.items():
-                due = parked.results[0].timestamp + self._rules.unknown_task_grace_ms
-                self._unknown.set((session_id, task_id), due)
+                self._set_grace(session_id, task_id, parked)
         queued.sort(key=_arrival)
         for event in queued:
             self._queue(event)
@@ -225,6 +256,8 @@ class Partition:
                 facts = decide_change(session, event, len(values[index] or b""), offsets[index], timestamp)
             elif kind is _CANCEL:
                 facts = decide_cancel(session, event, timestamp)
+                if event.task_id in session.tasks:
+                    self._cancels[session.id, event.task_id] = None
             elif kind is _ACKNOWLEDGED:
                 facts = decide_acknowledgement(session, event, offsets[index])
             else:
@@ -232,12 +265,17 @@ class Partition:
                 self._unqueue(session)
             self._apply(session, facts, batch, index, _NOTHING)
 
-    def fold_steps(self, batch: Batch, now_ms: int) -> None:
-        """Decode and fold a batch of dispatches, steps, heartbeats and proposed effects, of one lane."""
+    def fold_steps(
+        self, batch: Batch, position: LogPosition, now_ms: int, start: int = 0, stop: int | None = None
+    ) -> None:
+        """Decode and decide dispatches, steps, heartbeats and proposed effects of one lane: records of a batch.
+
+        The caller has folded the context up to the cut.
+        """
         decoder, refusals, counts = self._decoders["steps"], self._changes.refusals, self._counts(batch.role)
-        self._publisher.at(None, now_ms)
-        values, timestamps = batch.values, batch.timestamps
-        for index in range(len(values)):
+        self._begin(position, now_ms)
+        values, offsets, timestamps, is_cold = batch.values, batch.offsets, batch.timestamps, batch.role == "steps.cold"
+        for index in range(start, len(values) if stop is None else stop):
             event = decoder.event(batch, index, refusals)
             if event is None:
                 continue
@@ -246,34 +284,38 @@ class Partition:
             session = self._admit(batch, index, event)
             if session is None:
                 continue
+            timestamp = timestamps[index]
+            position.steps_offset = offsets[index] + 1
+            if session.tasks or session.parked:
+                self._let_time_pass(session, event.task_id, timestamp, is_cold=is_cold)
             if kind is _STEP:
-                facts = decide_step(session, event, len(values[index] or b""), timestamps[index])
+                facts = decide_step(session, event, len(values[index] or b""), timestamp)
             elif kind is _DISPATCHED:
-                self._fold_dispatch(session, event, batch, index)
-                continue
+                facts = self._decide_dispatch(session, event, batch, index)
             elif kind is _HEARTBEAT:
-                facts = decide_heartbeat(session, event, timestamps[index])
+                facts = decide_heartbeat(session, event, timestamp)
             else:
-                proposal = arrived(batch, index, event)
-                facts = decide_proposal(session, proposal)
-                self._apply(session, facts, batch, index, _NOTHING)
-                if proposal.kept_as is not None:
-                    self._proposals[proposal.kept_as] = proposal
-                continue
+                facts = decide_proposal_past_barrier(session, arrived(batch, index, event), self._publisher.judged)
             self._apply(session, facts, batch, index, _NOTHING)
+            if kind is _DISPATCHED:
+                self._after_dispatch(session, event.task_id, facts, batch, index)
+            if self._pending or self._ready or self._stopped:
+                self._decide_waiting()
 
-    def _fold_dispatch(self, session: Session, event: TaskDispatched, batch: Batch, index: int) -> None:
+    def _decide_dispatch(self, session: Session, event: TaskDispatched, batch: Batch, index: int) -> list[Fact]:
         lane = "cold" if batch.role == "steps.cold" else "hot"
         offset, timestamp = batch.offsets[index], batch.timestamps[index]
         size, headers = len(batch.values[index] or b""), batch.headers[index]
-        facts = decide_dispatch(session, event, size, offset, timestamp, headers, lane, self._rules)
+        return decide_dispatch(session, event, size, offset, timestamp, headers, lane, self._rules)
+
+    def _after_dispatch(self, session: Session, task_id: str, facts: list[Fact], batch: Batch, index: int) -> None:
+        if task_id not in session.parked:
+            self._unset_grace(session.id, task_id)
         opened = facts[0]
-        cancelled = event.task_id in session.row.cancels
-        self._apply(session, facts, batch, index, _NOTHING)
-        if len(self._unknown) and event.task_id not in session.parked:
-            self._unknown.set((session.id, event.task_id), None)
-        if isinstance(opened, TaskOpened) and event.task_id in session.tasks:
-            after = decide_after_opening(session, opened, cancelled=cancelled)
+        if isinstance(opened, TaskOpened) and task_id in session.tasks:
+            if task_id in session.row.cancels:
+                self._cancels[session.id, task_id] = None
+            after = decide_after_opening(session, opened)
             if after:
                 self._apply(session, after, batch, index, _NOTHING)
 
@@ -395,22 +437,22 @@ class Partition:
         for task_id in session.waiting:
             self._pending.pop((session.id, task_id), None)
         for task_id in session.parked:
-            self._unknown.set((session.id, task_id), None)
+            self._unset_grace(session.id, task_id)
+        for task_id in session.row.cancels:
+            self._cancels.pop((session.id, task_id), None)
         self._timers.set(session.id, None)
         self._cold_timers.set(session.id, None)
 
     # Judging
 
-    def judge(self, batch: Batch, position: LogPosition, now_ms: int) -> None:
-        """Decode and judge a batch of results. The caller has folded up to the barrier that `position` tells of.
-
-        What waited comes first, and what a result frees comes before the next one, in whatever batches they arrive.
-        """
-        if self.has_ready or self._proposals:
-            self.judge_ready(position, now_ms)
+    def judge(
+        self, batch: Batch, position: LogPosition, now_ms: int, start: int = 0, stop: int | None = None
+    ) -> None:
+        """Decode and judge results: records of a batch. The caller has folded the context up to the cut."""
         decoder, refusals, counts = self._decoders["results"], self._changes.refusals, self._counts(batch.role)
-        self._publisher.at(position, now_ms)
-        for index in range(len(batch.values)):
+        self._begin(position, now_ms)
+        offsets, timestamps, is_cold = batch.offsets, batch.timestamps, batch.role == "results.cold"
+        for index in range(start, len(batch.values) if stop is None else stop):
             event = decoder.event(batch, index, refusals)
             if event is None:
                 continue
@@ -419,34 +461,76 @@ class Partition:
             session = self._home(batch, index, event.session_id)
             if session is None:
                 continue
-            facts = decide_result(session, arrived(batch, index, event), self._rules)
+            position.results_offset = offsets[index] + 1
+            if session.tasks or session.parked:
+                self._let_time_pass(session, event.task_id, timestamps[index], is_cold=is_cold)
+            facts = self._decide_result(session, arrived(batch, index, event))
             self._apply(session, facts, batch, index, _NOTHING)
             first = facts[0] if facts else None
             if isinstance(first, ResultParked):
                 self._start_grace(session, event.task_id)
-            if self._pending or self._stopped:
-                self.judge_ready(position, now_ms)
+            if self._pending or self._ready or self._stopped:
+                self._decide_waiting()
 
-    def judge_ready(self, position: LogPosition, now_ms: int) -> None:
-        """Judge what waited and waits no more: for its dispatch, for other tasks, for the context, for its barrier."""
+    def judge_ready(self, position: LogPosition, now_ms: int, *, cold: bool | None = None) -> None:
+        """A cut has been reached, and every record below it decided: cancel what is to be cancelled.
+
+        Judge what waited and waits no more. `cold`: of which lane the cut is; None if of both.
+        """
         self._publisher.at(position, now_ms)
-        self._answer_proposals(position)
-        while self.has_ready:
+        self._decide_waiting()
+        for name in list(self._cancels):
+            if cold is None or self._is_cold(name) == cold:
+                del self._cancels[name]
+                session = self.store.session(name[0])
+                cancelled_at = session.row.cancels.get(name[1])
+                if cancelled_at is not None and name[1] in session.tasks:
+                    facts = stop(session, name[1], "cancelled", "cancelled", cancelled_at)
+                    self._apply(session, facts, None, 0, _NOTHING)
+                    self._decide_waiting()
+
+    def _begin(self, position: LogPosition, now_ms: int) -> None:
+        """Decide what follows from the context that was folded since, before the next record."""
+        self._publisher.at(position, now_ms)
+        if self.has_ready:
+            self._decide_waiting()
+
+    def _decide_result(self, session: Session, result: Arrived) -> list[Fact]:
+        """Decide a result. If its task is to be cancelled, it comes too late, unless it waits for other tasks."""
+        facts = decide_result(session, result, self._rules)
+        task_id: str = result.event.task_id
+        cancel = session.pending_cancel(task_id)
+        if cancel is None or not any(isinstance(fact, ResultJudged) and fact.task is not None for fact in facts):
+            return facts
+        reason, cancelled_at = cancel
+        self._apply(session, stop(session, task_id, "cancelled", reason, cancelled_at), None, 0, _NOTHING)
+        self._decide_stopped()
+        return decide_result(session, result, self._rules)
+
+    def _decide_waiting(self) -> None:
+        """Judge what waited and waits no more: for its dispatch, for other tasks, for the context."""
+        if self._proposals:
+            self._answer_proposals()
+        while self._ready or self._pending or self._stopped:
             ready, self._ready = sorted(self._ready.values(), key=_offset), {}
             for result in ready:
                 session = self.store.session(result.event.session_id)
                 self._apply(session, [WaitingJudged(result)], None, 0, _NOTHING)
-                facts = decide_result(session, result, self._rules)
+                facts = self._decide_result(session, result)
                 self._apply(session, facts, result.as_batch(), 0, _NOTHING)
                 if facts and isinstance(facts[0], ResultParked):
                     self._start_grace(session, result.event.task_id)
             self._reconsider()
-            stopped, self._stopped = self._stopped, {}
-            for result in stopped.values():
-                session = self.store.session(result.event.session_id)
-                self._apply(session, [WaitingJudged(result)], None, 0, _NOTHING)
-                facts = decide_stopped(session, result)
-                self._apply(session, facts, result.as_batch(), 0, facts[1:])
+            self._decide_stopped()
+
+    def _decide_stopped(self) -> None:
+        """Withhold the results that waited when their tasks were stopped."""
+        stopped, self._stopped = self._stopped, {}
+        for result in stopped.values():
+            session = self.store.session(result.event.session_id)
+            self._apply(session, [WaitingJudged(result)], None, 0, _NOTHING)
+            facts = decide_stopped(session, result)
+            self._apply(session, facts, result.as_batch(), 0, facts[1:])
 
     def _reconsider(self) -> None:
         """Look at the waiting results that may be decided now, in the order of their dispatches.
@@ -466,19 +550,15 @@ class Partition:
             self._in_round.discard((session_id, task_id))
             session = self.store.session(session_id)
             result, task = session.waiting.get(task_id), session.tasks.get(task_id)
-            if result is not None and task is not None:
+            if result is not None and task is not None and session.pending_cancel(task_id) is None:
                 facts = decide_open(session, result, task, task, self._rules, [])
                 self._apply(session, facts, result.as_batch() if facts else None, 0, [ResultDropped(task_id)])
         self._at = None
 
-    def _answer_proposals(self, position: LogPosition) -> None:
-        if not self._proposals:
-            return
+    def _answer_proposals(self) -> None:
+        """Those that a worker of an earlier version kept: today an effect is answered when its record is decided."""
         proposals, self._proposals = self._proposals, {}
-        for key, proposal in proposals.items():
-            if not position.covers(proposal.role, proposal.offset):
-                self._proposals[key] = proposal
-                continue
+        for proposal in proposals.values():
             session = self.store.session(proposal.event.session_id)
             self._apply(session, [WaitingJudged(proposal)], None, 0, _NOTHING)
             facts = decide_proposal_past_barrier(session, proposal, self._publisher.judged)
@@ -493,11 +573,12 @@ class Partition:
         """
         dues: list[int] = []
         if hot_only is not False:
-            hot = self._timers.next_due_ms()
-            if hot is not None:
-                dues.append(hot)
+            for queue in (self._timers, self._unknown):
+                due = queue.next_due_ms()
+                if due is not None:
+                    dues.append(due)
         if hot_only is not True:
-            for queue in (self._unknown, self._cold_timers):
+            for queue in (self._cold_unknown, self._cold_timers):
                 due = queue.next_due_ms()
                 if due is not None:
                     dues.append(due)
@@ -509,9 +590,10 @@ class Partition:
         The caller has folded and judged everything that was on the topics of both lanes at that time, with `hot_only`
         on those of the hot one, so what is on them already cannot be missed.
         """
-        self.judge_ready(position, now_ms)  # nothing expires whose result or proposed effect is there
+        self.judge_ready(position, now_ms, cold=False if hot_only else None)  # nothing expires whose result is there
+        self._give_up(self._unknown, now_ms)
         if not hot_only:
-            self._give_up_unknown(now_ms)
+            self._give_up(self._cold_unknown, now_ms)
         for session in self.store.changed.values():
             self._set_timers(session)
         due = self._timers.take_due(now_ms)
@@ -521,7 +603,26 @@ class Partition:
             session = self.store.session(session_id)
             self._fall_due(session, now_ms, hot_only=hot_only)
             self._set_timers(session)
-        self.judge_ready(position, now_ms)
+        self._decide_waiting()
+
+    def _let_time_pass(self, session: Session, task_id: str, timestamp: int, *, is_cold: bool) -> None:
+        """Act on what fell due in the session before a record with this timestamp."""
+        if session.tasks:
+            index = session.index
+            hot, other = dues_of(session.tasks) if index is None else index.dues()
+            if hot is not None and hot < timestamp:
+                self._fall_due(session, timestamp - 1, hot_only=True)
+                self._decide_waiting()
+            if is_cold and other is not None and other < timestamp:
+                self._fall_due(session, timestamp - 1, hot_only=False)
+                self._decide_waiting()
+        if task_id in session.parked:
+            graces = self._cold_unknown if is_cold else self._unknown
+            due = graces.get((session.id, task_id))
+            if due is not None and due < timestamp:
+                graces.set((session.id, task_id), None)
+                self._give_up_results(session, task_id)
+                self._decide_waiting()
 
     def _fall_due(self, session: Session, now_ms: int, *, hot_only: bool) -> None:
         tasks, index = session.tasks, session.index
@@ -539,25 +640,36 @@ class Partition:
     def _start_grace(self, session: Session, task_id: str) -> None:
         parked = session.parked.get(task_id)
         if parked is not None and len(parked.results) == 1:
-            due = parked.results[0].timestamp + self._rules.unknown_task_grace_ms
-            self._unknown.set((session.id, task_id), due)
+            self._set_grace(session.id, task_id, parked)
 
-    def _give_up_unknown(self, now_ms: int) -> None:
+    def _set_grace(self, session_id: str, task_id: str, parked: Parked) -> None:
+        first = parked.results[0]
+        graces = self._cold_unknown if first.role == "results.cold" else self._unknown
+        graces.set((session_id, task_id), first.timestamp + self._rules.unknown_task_grace_ms)
+
+    def _unset_grace(self, session_id: str, task_id: str) -> None:
+        for graces in (self._unknown, self._cold_unknown):
+            if len(graces):
+                graces.set((session_id, task_id), None)
+
+    def _give_up(self, graces: DueQueue, now_ms: int) -> None:
         """Withhold the results whose dispatch has not come within its grace."""
         due: list[tuple[int, int, str, str, str]] = []
-        for session_id, task_id in self._unknown.take_due(now_ms):
+        for session_id, task_id in graces.take_due(now_ms):
             first = self.store.session(session_id).parked[task_id].results[0]
             due.append((first.timestamp, first.offset, first.role, session_id, task_id))
         for _, _, _, session_id, task_id in sorted(due):
-            session = self.store.session(session_id)
-            results = session.parked[task_id].results
-            self._apply(session, [GraceExpired(task_id)], None, 0, _NOTHING)
-            for result in results:
-                self._ready.pop(result.kept_as or b"", None)
-                self._apply(session, [WaitingJudged(result)], None, 0, _NOTHING)
-                ended = session.ended_task(task_id)
-                facts = decide_late(result, unknown_task(result) if ended is None else ended, self._rules)
-                self._apply(session, facts, result.as_batch(), 0, _NOTHING)
+            self._give_up_results(self.store.session(session_id), task_id)
+
+    def _give_up_results(self, session: Session, task_id: str) -> None:
+        results = session.parked[task_id].results
+        self._apply(session, [GraceExpired(task_id)], None, 0, _NOTHING)
+        for result in results:
+            self._ready.pop(result.kept_as or b"", None)
+            self._apply(session, [WaitingJudged(result)], None, 0, _NOTHING)
+            ended = session.ended_task(task_id)
+            facts = decide_late(result, unknown_task(result) if ended is None else ended, self._rules)
+            self._apply(session, facts, result.as_batch(), 0, _NOTHING)
 
     def _set_timers(self, session: Session) -> None:
         index, tasks = session.index, session.tasks

@@ -74,25 +74,23 @@ class Publisher:
         self._now_ms = -1
         self._now = ""
         self._position: LogPosition | None = None
-        self._judged = ""
 
     def at(self, position: LogPosition | None, now_ms: int) -> None:
-        """What is published from now on was decided at this position (None: while folding) and this time."""
+        """What is published from now on was decided at this position (None: while folding context) and this time."""
         if now_ms != self._now_ms:
             self._now_ms = now_ms
             self._now = rfc3339(now_ms)
-            self._position = None
-        if position is not None and position is not self._position:
-            self._position = position
-            self._judged = (
-                f'{{"partition":{position.partition},"context_offset":{position.context_offset},'
-                f'"steps_offset":{position.steps_offset},"at":"{self._now}"}}'
-            )
+        self._position = position
 
     @property
     def judged(self) -> str:
         """`judged` of what is decided now, as JSON."""
-        return self._judged
+        position = self._position
+        assert position is not None, "context decides nothing"
+        return (
+            f'{{"partition":{position.partition},"context_offset":{position.context_offset},'
+            f'"steps_offset":{position.steps_offset},"results_offset":{position.results_offset},"at":"{self._now}"}}'
+        )
 
     def publish(self, session: Session, fact: Fact, outputs: list[Output]) -> None:
         """Add the records that report the fact. The session is as it was when the fact was decided.
@@ -214,7 +212,7 @@ class Publisher:
         parts = ",".join([self._part_verdict(session, fact, each) for each in judgement.parts])
         return (
             f'{{"decision":"{decision}","reason":"{judgement.reason}","parts":[{parts}],'
-            f'"judged":{self._judged},"disposition":{disposition}}}'
+            f'"judged":{self.judged},"disposition":{disposition}}}'
         )
 
     def _part_verdict(self, session: Session, fact: ResultJudged, verdict: PartVerdict) -> str:

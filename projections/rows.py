@@ -204,6 +204,15 @@ class EffectAnswer(msgspec.Struct, array_like=True, gc=False, frozen=True):
     members: str
 
 
+class Replaced(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A value that a facet had until it was changed at this time. `seen` says whether it was known."""
+
+    name: str
+    until: int
+    value: str | None
+    seen: int
+
+
 class SessionRow(msgspec.Struct, array_like=True, gc=False):
     """Everything kept of one session, except its ended tasks and the events that wait."""
 
@@ -221,11 +230,14 @@ class SessionRow(msgspec.Struct, array_like=True, gc=False):
     slots: dict[str, DispatchOrder]
     """By slot, the newest dispatch whose result was delivered into it."""
     cancels: dict[str, int]
-    """Tasks that were cancelled before their dispatch was folded, with the time."""
+    """Tasks that are to be cancelled, with the time: open ones, and those whose dispatch has not been folded."""
     effects: dict[str, EffectAnswer]
     """By idempotency key."""
     forwarded: list[str]
     """Identities of the last events that were sent on from a wrong partition: a crash in between sends one twice."""
+    replaced: list[Replaced] = []
+    """Values that facets had before, in the order of their changes: a dispatch that has not been folded may have been
+    sent before the change. One without a name says until when values have been forgotten."""
 
 
 class RowHead(msgspec.Struct, array_like=True, gc=False, frozen=True):

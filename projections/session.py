@@ -7,10 +7,12 @@ from typing import Final
 
 from projections import ended
 from projections.ended import EndedTask
-from projections.rows import DispatchOrder, ResultDigests, SessionRow, Task
+from projections.expectation import is_unknown
+from projections.rows import KNOWN, UNKNOWN, UNSEEN, DispatchOrder, ResultDigests, SessionRow, Task
 from projections.task_index import TaskIndex
 from projections.text import quoted
 from projections.waiting import Arrived
+from schemas.fields import Reason
 
 MAX_TASKS_INSIDE = 8
 """Open tasks that are part of the row's own record. When there are more, each has a record of its own until none is
@@ -70,6 +72,8 @@ class Session:
         self.size_estimate = row.size_estimate
         self.last_event_at = row.last_event_at
         """These two stand in the row only once it is to be written: reading a native attribute is ten times cheaper."""
+        self.replaced = row.replaced
+        """Values that facets had before."""
         self.ended = b""
         """Lines of its ended tasks, see `projections.ended`."""
         self.waiting: dict[str, Arrived] = _NO_WAITING
@@ -127,7 +131,21 @@ class Session:
         row.size_estimate = self.size_estimate
         row.last_event_at = self.last_event_at
         row.open_tasks = len(self.tasks)
+        row.replaced = self.replaced
         return row
+
+    def value_at(self, name: str, timestamp: int) -> tuple[str | None, int]:
+        """The value that a facet had at a time, and whether it was known then (`KNOWN`, `UNKNOWN`, `UNSEEN`)."""
+        for each in self.replaced:
+            if each.until > timestamp:
+                if each.name == name:
+                    return each.value, each.seen
+                if not each.name:
+                    return None, UNKNOWN
+        facet = self.facets.get(name)
+        if facet is None:
+            return None, UNSEEN
+        return (None, UNKNOWN) if is_unknown(facet) else (facet.value, KNOWN)
 
     # The tree of tasks
 
@@ -192,6 +210,29 @@ class Session:
             if scope is not None and scope.parentless_until is not None and scope.parent == task_id:
                 found.append(child_id)
         return found
+
+    def pending_cancel(self, task_id: str) -> tuple[Reason, int] | None:
+        """Why and since when an open task is to be stopped: it was cancelled, or one above it was. None if it is not."""
+        cancels, tasks = self.row.cancels, self.tasks
+        if not cancels:
+            return None
+        at = cancels.get(task_id)
+        if at is not None:
+            return "cancelled", at
+        task = tasks.get(task_id)
+        scope = task.scope if task is not None else None
+        looked_at = 0
+        while scope is not None and scope.parent is not None:
+            above = tasks.get(scope.parent)
+            if above is None:
+                return None
+            at = cancels.get(scope.parent)
+            if at is not None:
+                return "parent_ended", at
+            looked_at += 1
+            assert looked_at <= len(tasks), "a task is its own ancestor"
+            scope = above.scope
+        return None
 
     # Finding tasks
 

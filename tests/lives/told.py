@@ -20,7 +20,6 @@ ENDS: Final = frozenset(
         "withheld, superseded",
         "withheld, session_closed",
         "withheld, request_archived",
-        "withheld, deadline_passed",
         "withheld, unknown_task",
         "cancelled, cancelled",
         "cancelled, superseded",

@@ -364,7 +364,7 @@ def feed_ops(partition: Partition, ops: Sequence[Op]) -> None:
     if last.role == "context":
         partition.fold_context(batch, START_MS)
     elif last.role == "steps":
-        partition.fold_steps(batch, START_MS)
+        partition.fold_steps(batch, last.position, START_MS)
     else:
         partition.judge(batch, last.position, START_MS)
 

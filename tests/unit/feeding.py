@@ -115,9 +115,10 @@ class Feed:
         if batch.role == "context":
             self.partition.fold_context(batch, self.now_ms)
         elif batch.role.startswith("steps"):
-            self.partition.fold_steps(batch, self.now_ms)
+            self.partition.fold_steps(batch, self.position, self.now_ms)
         else:
             self.partition.judge(batch, self.position, self.now_ms)
+        self.partition.judge_ready(self.position, self.now_ms)
 
     @property
     def position(self) -> LogPosition:

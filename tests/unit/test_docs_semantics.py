@@ -106,7 +106,7 @@ class Story:
         if role == "context":
             self._partition.fold_context(batch, self._now_ms)
         elif role.startswith("steps"):
-            self._partition.fold_steps(batch, self._now_ms)
+            self._partition.fold_steps(batch, self._position, self._now_ms)
         else:
             self._partition.judge(batch, self._position, self._now_ms)
         self._commit()

@@ -249,7 +249,7 @@ class Written:
         if role == "context":
             self.partition.fold_context(batch, self.now_ms)
         elif role == "steps":
-            self.partition.fold_steps(batch, self.now_ms)
+            self.partition.fold_steps(batch, LogPosition(0, self._ends["context"], self._ends["steps"]), self.now_ms)
         else:
             self.partition.judge(batch, LogPosition(0, self._ends["context"], self._ends["steps"]), self.now_ms)
         self.commit()

@@ -231,7 +231,7 @@ def test_records_of_other_partitions_are_sent_on_and_not_folded() -> None:
         if role == "context":
             partition.fold_context(batch, 0)
         elif role == "steps":
-            partition.fold_steps(batch, 0)
+            partition.fold_steps(batch, LogPosition(0, 1, 1), 0)
         else:
             partition.judge(batch, LogPosition(0, 1, 1), 0)
     changes = partition.take(0)
