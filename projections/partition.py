@@ -48,7 +48,7 @@ from projections.publish import Publisher, TooLargeError
 from projections.rules import Rules
 from projections.session import Parked, Session
 from projections.store import Store
-from projections.timers import awaits_both_lanes, dues_of
+from projections.timers import dues_of
 from projections.waiting import Arrived, arrived, identity_of
 from schemas.decode import Batch, Decoder, Refusal
 from schemas.envelope import was_forwarded
@@ -603,7 +603,6 @@ class Partition:
             session = self.store.session(session_id)
             self._fall_due(session, now_ms, hot_only=hot_only)
             self._set_timers(session)
-        self._decide_waiting()
 
     def _let_time_pass(self, session: Session, task_id: str, timestamp: int, *, is_cold: bool) -> None:
         """Act on what fell due in the session before a record with this timestamp."""
@@ -612,10 +611,8 @@ class Partition:
             hot, other = dues_of(session.tasks) if index is None else index.dues()
             if hot is not None and hot < timestamp:
                 self._fall_due(session, timestamp - 1, hot_only=True)
-                self._decide_waiting()
             if is_cold and other is not None and other < timestamp:
                 self._fall_due(session, timestamp - 1, hot_only=False)
-                self._decide_waiting()
         if task_id in session.parked:
             graces = self._cold_unknown if is_cold else self._unknown
             due = graces.get((session.id, task_id))
@@ -625,17 +622,15 @@ class Partition:
                 self._decide_waiting()
 
     def _fall_due(self, session: Session, now_ms: int, *, hot_only: bool) -> None:
-        tasks, index = session.tasks, session.index
-        due = list(tasks) if index is None else index.take_due(now_ms, hot_only=hot_only)
-        for task_id in due:
-            task = tasks.get(task_id)
-            if task is not None and not (hot_only and awaits_both_lanes(tasks, task)):
-                self._apply(session, decide_due(session, task_id, now_ms), None, 0, _NOTHING)
-        if index is not None:
-            for task_id in due:
-                task = tasks.get(task_id)
-                if task is not None:
-                    index.set_due(task_id, task)
+        """Act on what is due in the session, in the order of the due times, and on what follows from each."""
+        while True:
+            task_id = session.first_due(now_ms, hot_only=hot_only)
+            if task_id is None:
+                return
+            facts = decide_due(session, task_id, now_ms)
+            assert facts, "what is due happens"
+            self._apply(session, facts, None, 0, _NOTHING)
+            self._decide_waiting()
 
     def _start_grace(self, session: Session, task_id: str) -> None:
         parked = session.parked.get(task_id)

@@ -11,6 +11,7 @@ from projections.expectation import is_unknown
 from projections.rows import KNOWN, UNKNOWN, UNSEEN, DispatchOrder, ResultDigests, SessionRow, Task
 from projections.task_index import TaskIndex
 from projections.text import quoted
+from projections.timers import awaits_both_lanes, due_ms
 from projections.waiting import Arrived
 from schemas.fields import Reason
 
@@ -233,6 +234,23 @@ class Session:
             assert looked_at <= len(tasks), "a task is its own ancestor"
             scope = above.scope
         return None
+
+    def first_due(self, now_ms: int, *, hot_only: bool) -> str | None:
+        """The task that falls due first, if that is at `now_ms` or before.
+
+        `hot_only`: of those that no record of the cold lane can keep from it.
+        """
+        if self.index is not None:
+            return self.index.first_due(now_ms, hot_only=hot_only)
+        first: str | None = None
+        first_ms = now_ms + 1
+        for task_id, task in self.tasks.items():
+            if task.policy is None and task.wait is None and task.scope is None:
+                continue
+            due = due_ms(task)
+            if due is not None and due < first_ms and not (hot_only and awaits_both_lanes(self.tasks, task)):
+                first, first_ms = task_id, due
+        return first
 
     # Finding tasks
 

@@ -204,12 +204,13 @@ class TaskIndex:
         """When the first task falls due, see `timers.Due`."""
         return self._dues.next_due_ms(), self._cold_dues.next_due_ms()
 
-    def take_due(self, now_ms: int, *, hot_only: bool) -> list[str]:
-        """The tasks that are due at `now_ms`, in the order of their dispatches. Each must be `set_due` again."""
-        found = self._dues.take_due(now_ms)
-        if not hot_only:
-            found += self._cold_dues.take_due(now_ms)
-        return self.in_order(self._tasks, found)
+    def first_due(self, now_ms: int, *, hot_only: bool) -> str | None:
+        """The task that falls due first, if that is at `now_ms` or before."""
+        found = [each for each in (self._dues.first(), None if hot_only else self._cold_dues.first()) if each is not None]
+        if not found:
+            return None
+        due, task_id = min(found)
+        return task_id if due <= now_ms else None
 
     def _add(self, task_id: str, task: Task) -> None:
         if task.slot is not None:

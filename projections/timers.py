@@ -29,7 +29,7 @@ def due_ms(task: Task) -> int | None:
         return due
     if policy is not None:
         if policy.deadline_ms is not None:
-            due = policy.deadline_ms + 1 if due is None else min(due, policy.deadline_ms + 1)
+            due = policy.deadline_ms if due is None else min(due, policy.deadline_ms)
         if policy.heartbeat_timeout_ms is not None:
             silent = task.last_heartbeat + policy.heartbeat_timeout_ms
             due = silent if due is None else min(due, silent)

@@ -189,7 +189,7 @@ def _due_for(task: Task, due: int) -> str:
     if task.wait is not None:
         return f"waits for {task.wait.why}"
     policy = task.policy if task.policy is not None else DEFAULT_POLICY
-    if policy.deadline_ms == due - 1:
+    if policy.deadline_ms == due:
         return "deadline"
     if policy.heartbeat_timeout_ms is not None and task.last_heartbeat + policy.heartbeat_timeout_ms == due:
         return "heartbeat"

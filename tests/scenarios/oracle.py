@@ -73,7 +73,7 @@ class Truth:
         self._forget_erased(place)
         task_id = result.said.body["task_id"]
         dispatch = self._dispatch(task_id, place)
-        if dispatch is None:
+        if dispatch is None or dispatch.at - result.at > UNKNOWN_TASK_GRACE:
             return "nobody knows the task"
         first = self.first_result(task_id)
         if first is not None and first.position < result.position:

@@ -61,7 +61,6 @@ class _Gate:
         self.run = Run()
         self._session_id = session_of(case.name)
         self._lane = lane
-        self._steps: Role = "steps.cold" if lane == "cold" else "steps"
         self._rules = rules
         self._partition = Partition(0, rules)
         self._ends: Counter[str] = Counter()
@@ -75,7 +74,7 @@ class _Gate:
         """Put an event on its topic."""
         self._now_ms += round(EVENT_SECONDS * 1000)
         kind, key = moment.said.role, self._session_id.encode()
-        role: Role = self._steps if kind == "steps" else kind
+        role: Role = kind if self._lane == "hot" or kind == "context" else f"{kind}.cold"  # type: ignore[assignment]
         value = value_of(moment, self._session_id, BEGAN, self._lane)
         offset = self._ends[kind]
         self._ends[kind] += 1

@@ -87,6 +87,8 @@ class Feed:
         self.outputs: list[Output] = []
         self.changes: list[Changes] = []
         self._sent = 0
+        self.reaches_cuts = True
+        """Whether every record has a cut of its own, right after it."""
 
     # Sending
 
@@ -118,7 +120,8 @@ class Feed:
             self.partition.fold_steps(batch, self.position, self.now_ms)
         else:
             self.partition.judge(batch, self.position, self.now_ms)
-        self.partition.judge_ready(self.position, self.now_ms)
+        if self.reaches_cuts:
+            self.partition.judge_ready(self.position, self.now_ms)
 
     @property
     def position(self) -> LogPosition:

@@ -328,18 +328,3 @@ def test_headers_of_what_waits_count() -> None:
     feed.result("t", headers=[("traceparent", b"x" * 100_000), ("null", None)])
     feed.take()
     assert 100_000 < feed.partition.store.waiting_bytes < 101_000
-
-
-def test_proposed_effects_that_would_wait_without_room_are_refused() -> None:
-    feed = Feed()
-    feed.dispatched("t")
-    dead: list[str] = []
-    number = 0
-    while not dead:
-        reads = {f"doc/{each}": "v" * 1000 for each in range(14)}
-        feed.send("task.effect_proposed", task_id="t", idempotency_key=f"k{number}", effect="book", reads=reads)
-        dead = refused(feed)
-        number += 1
-        assert number < 400
-    assert dead == ["session_full"]
-    assert feed.partition.store.waiting_bytes <= MAX_WAITING_BYTES

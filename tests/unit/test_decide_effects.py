@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from projections.evolve import MAX_EFFECTS
-from projections.log_position import LogPosition
 from projections.rows import EffectAnswer
 from tests.unit.event_logs import full_rows
 from tests.unit.feeding import Feed
@@ -23,20 +22,18 @@ def answers(feed: Feed) -> list[tuple[str, str, str | None]]:
     return [(body["idempotency_key"], body["type"].removeprefix("effect."), body.get("reason")) for body in told]
 
 
-def test_it_waits_until_what_was_there_when_the_barrier_was_asked_for_is_folded() -> None:
+def test_it_is_answered_when_its_record_is_decided_and_says_at_which_place() -> None:
     feed = Feed()
+    feed.reaches_cuts = False
+    feed.changed({"doc/1": "a"})
     feed.dispatched("t")
-    proposed(feed, "early")
-    proposed(feed, "late")
-    position = LogPosition(0, 0, steps_offset=3, asked_offset=2)
-    feed.partition.judge_ready(position, feed.now_ms)
-    assert answers(feed) == [("early", "cleared", None)]
-    assert feed.partition.has_proposals("steps")
-    assert not feed.partition.has_proposals("steps.cold")
-    feed.restart()
-    feed.barrier()
-    assert answers(feed) == [("late", "cleared", None)]
-    assert not feed.partition.has_proposals("steps")
+    proposed(feed, "one")
+    proposed(feed, "another")
+    places = [body["judged"] for body in feed.take() if body["type"].startswith("effect.")]
+    assert [(place["context_offset"], place["steps_offset"], place["results_offset"]) for place in places] == [
+        (1, 2, 0),
+        (1, 3, 0),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -120,9 +117,8 @@ def test_so_many_answers_are_remembered() -> None:
 def test_without_room_to_remember_its_answer_an_effect_may_not_happen() -> None:
     feed = Feed()
     feed.dispatched("t")
-    proposed(feed)
     with full_rows(10):
-        feed.barrier()
+        proposed(feed)
     assert answers(feed) == [("k", "refused", "session_full")]
     assert feed.row.effects == {}
     proposed(feed)

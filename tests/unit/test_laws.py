@@ -137,7 +137,7 @@ def kept_of_all(partition: Partition) -> dict[str, Any]:
 
 def dues_of(partition: Partition) -> list[Any]:
     dues = [partition.next_due_ms(hot_only=hot_only) for hot_only in (True, False, None)]
-    return [*dues, partition.has_ready, partition.has_proposals("steps")]
+    return [*dues, partition.has_ready, *(partition.has_cancels(cold=cold) for cold in (False, True))]
 
 
 # (b) No verdict depends on how the topics interleaved

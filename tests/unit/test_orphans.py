@@ -96,7 +96,7 @@ def test_a_parent_that_waits_for_nobody() -> None:
 @pytest.mark.parametrize(
     ("fields", "detail"),
     [
-        (lambda due: {"policy": Policy(deadline_ms=due - 1)}, "deadline"),
+        (lambda due: {"policy": Policy(deadline_ms=due)}, "deadline"),
         (lambda due: {"policy": Policy(heartbeat_timeout_ms=5000), "last_heartbeat": due - 5000}, "heartbeat"),
         (
             lambda due: {"policy": Policy(while_stale_grace_ms=500), "stale_since": due - 500},

@@ -160,17 +160,6 @@ def test_what_comes_after_erasing_finds_an_empty_session(
     assert decided(feed) == [("t", "delivered", "fresh")]
 
 
-def test_a_result_whose_dispatch_came_is_not_judged_when_the_session_was_erased_since() -> None:
-    feed = Feed()
-    feed.result("t")
-    feed.dispatched("t")
-    feed.send("session.erased")
-    feed.barrier()
-    feed.wait(3600)
-    assert decided(feed) == []
-    assert feed.partition.store.waiting_count == 0
-
-
 @pytest.mark.parametrize("metadata", [{}, {"tasks": {}}, {"x": '"tasks":{}'}])
 def test_idle_sessions_are_forgotten_but_not_those_with_open_tasks(metadata: dict[str, Any]) -> None:
     feed = Feed(Rules(session_ttl_ms=3_600_000))

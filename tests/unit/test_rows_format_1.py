@@ -1,6 +1,8 @@
-"""Rows of format 1, as commit 47d38fc wrote them: after a restore the gate decides what that commit decided.
+"""Rows of format 1, as commit 47d38fc wrote them: after a restore the gate decides as if it had written them itself.
 
-`fixtures/write_rows_format_1.py` generates them against a checkout of that commit.
+`fixtures/write_rows_format_1.py` generates the rows against a checkout of that commit. The outcomes were that commit's,
+until decisions were made below a cut: since then results are judged, tasks cancelled and timers acted on at their own
+place. `python -m tests.unit.test_rows_format_1` writes the outcomes anew; look at what changes.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import pytest
 
 from projections.rules import Rules
 from tests.unit.feeding import Feed
-from tests.unit.fixtures.write_rows_format_1 import FILE, outcome_of
+from tests.unit.fixtures.write_rows_format_1 import FILE, as_text, outcome_of
 
 STORIES: list[dict[str, Any]] = orjson.loads(FILE.read_bytes())
 
@@ -44,7 +46,7 @@ def go_on(feed: Feed, steps: list[list[Any]]) -> None:
 
 @pytest.mark.parametrize("compacted", [False, True])
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story["story"])
-def test_restored_rows_of_format_1_give_the_outputs_of_the_version_that_wrote_them(
+def test_restored_rows_of_format_1_give_the_outcome_that_was_looked_at(
     story: dict[str, Any], *, compacted: bool
 ) -> None:
     feed = restored(story, compacted=compacted)
@@ -67,3 +69,16 @@ def final(transactions: list[dict[str, Any]]) -> list[Any]:
     outputs = [output for each in transactions for output in each["outputs"]]
     ended = [each for each in outputs if each[0] != "tasks" or each[2] is None or each[2]["status"] == "ended"]
     return sorted(orjson.loads(orjson.dumps(ended)), key=lambda each: each[:2])
+
+
+def write_outcomes() -> None:
+    """Write what comes of the stories now."""
+    for story in STORIES:
+        feed = restored(story, compacted=False)
+        go_on(feed, story["then"])
+        story["outcome"] = orjson.loads(orjson.dumps(outcome_of(feed.changes)))
+    FILE.write_text(as_text(STORIES))
+
+
+if __name__ == "__main__":
+    write_outcomes()
