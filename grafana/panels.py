@@ -319,7 +319,7 @@ TROUBLE = Row(
         ),
         Panel(
             "Failed transactions",
-            "By class of the error. After each the partition is fenced and restored.",
+            "By class of the error. After each the worker restores all its partitions.",
             "graph",
             "ops",
             (Query(rate("tidegate_transaction_failures_total", by="error"), "{{error}}"),),

@@ -1,4 +1,4 @@
-"""The changelog of one partition: its rows, its parked results, and one progress row that says how far they reach."""
+"""The changelog: rows, parked results, and for each partition one progress row that says how far they reach."""
 
 import time
 from collections.abc import Callable
@@ -8,56 +8,61 @@ import orjson
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from schemas.topics import Role
 from streams.config import EngineConfig
+from streams.interfaces import Progress
 
 _log = structlog.get_logger(__name__)
 
 PROGRESS_KEY: Final = b"p"
 TELL_SECONDS: Final = 5.0
 
-Progress = dict[Role, int]
-"""The position folded up to, by the role of the input topic."""
-
 
 def progress_to_bytes(progress: Progress) -> bytes:
     """The progress row's value."""
-    return orjson.dumps(progress)
+    return orjson.dumps(dict(progress))
 
 
-async def restore(
-    config: EngineConfig, partition: int, take: Callable[[bytes, bytes | None], None]
-) -> tuple[Progress | None, int]:
-    """Read the partition's changelog from its beginning to its end, giving every record but the progress row to `take`.
+class KafkaChangelog:
+    """Reads partitions of the changelog topic, each with a consumer of its own."""
 
-    Returns the last progress row (None where there is none) and the number of records read. The caller has fenced the
-    last owner, so nothing is added meanwhile and no transaction is open. Raises `KafkaError`. Cancelled, it closes its
-    connection; `take` has then seen a part.
-    """
-    tp = TopicPartition(config.topic("sessions.changelog"), partition)
-    consumer = AIOKafkaConsumer(
-        **config.kafka,
-        client_id=f"{config.group_id}-restore-{partition}",
-        isolation_level="read_committed",
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        max_partition_fetch_bytes=4 * 1024 * 1024,
-        request_timeout_ms=int(config.request_timeout_seconds * 1000),
-        retry_backoff_ms=20,
-    )
-    await consumer.start()
-    try:
-        return await _read(consumer, tp, take)
-    finally:
-        await consumer.stop()
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+
+    async def read(
+        self, partition: int, end: int, take: Callable[[bytes, bytes | None], None]
+    ) -> tuple[Progress | None, int]:
+        """Give every committed record of the partition below `end` but the progress row to `take`.
+
+        `end` is the high watermark: the markers of the last owner's transactions may not be written yet, and the last
+        stable offset would leave out what they commit. So this waits for every transaction below `end`.
+
+        Returns the last progress row (None where there is none) and the number of records read. Raises `KafkaError`.
+        Cancelled, it closes its connection; `take` has then seen a part.
+        """
+        config = self._config
+        consumer = AIOKafkaConsumer(
+            **config.kafka,
+            client_id=f"{config.group_id}-restore-{partition}",
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            fetch_max_wait_ms=20,  # it waits for markers only, and they wake nobody
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+            request_timeout_ms=int(config.request_timeout_seconds * 1000),
+            retry_backoff_ms=20,
+        )
+        await consumer.start()
+        try:
+            return await _read(consumer, TopicPartition(config.topic("sessions.changelog"), partition), end, take)
+        finally:
+            await consumer.stop()
 
 
 async def _read(
-    consumer: AIOKafkaConsumer, tp: TopicPartition, take: Callable[[bytes, bytes | None], None]
+    consumer: AIOKafkaConsumer, tp: TopicPartition, end: int, take: Callable[[bytes, bytes | None], None]
 ) -> tuple[Progress | None, int]:
     consumer.assign([tp])
     begin = (await consumer.beginning_offsets([tp]))[tp]
-    end = (await consumer.end_offsets([tp]))[tp]
     # an explicit place: seek_to_beginning races the reset policy and now and then restores nothing
     consumer.seek(tp, begin)
     progress: Progress | None = None

@@ -12,6 +12,7 @@ from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.errors import (
     ConsumerStoppedError,
     CorruptRecordException,
+    InconsistentGroupProtocolError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
 )
@@ -88,8 +89,8 @@ async def fetch_batches(
         if subscriptions.reassignment_in_progress:
             waiter = subscriptions.wait_for_assignment()
             await asyncio.wait([waiter], timeout=timeout_seconds)
-            if waiter.done():
-                waiter.result()
+            if waiter.done() and not isinstance(waiter.exception(), InconsistentGroupProtocolError):
+                waiter.result()  # the watchdog looks after workers of an older version
             return []
         for tp, offset in flow.take_seeks(cold=cold).items():
             if subscriptions.is_assigned(tp):

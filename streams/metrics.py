@@ -218,7 +218,7 @@ class Metrics:
             "tidegate_restored_rows", "Session rows restored from the changelog", registry=registry
         )
         self.handovers_total: Final = Counter(
-            "tidegate_handovers", "Partitions taken over: fenced, restored, and running again", registry=registry
+            "tidegate_handovers", "Partitions taken over: restored, and running again", registry=registry
         )
         self.rebalances_total: Final = Counter(
             "tidegate_rebalances", "Rebalances of the consumer group this worker took part in", registry=registry

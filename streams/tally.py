@@ -35,10 +35,9 @@ class Tally:
         if batch.role in COLD_ROLES:
             self.cold_records += len(batch)
 
-    def tell(self, metrics: Metrics, topics: Mapping[Role, str], changes: Changes, seconds: float) -> None:
-        """Tell everything, and `changes`, to the metrics: a transaction that took `seconds` has committed it."""
+    def tell(self, metrics: Metrics, topics: Mapping[Role, str], changes: Changes) -> None:
+        """Tell everything, and `changes`, to the metrics: a transaction has committed it."""
         now_ms = time.time_ns() // 1_000_000
-        metrics.transaction(seconds, self.records)
         for role, counts in changes.events.items():
             metrics.events(topics[role], {event_type(kind): count for kind, count in counts.items()})
         metrics.duplicates(changes.duplicates)
