@@ -39,6 +39,8 @@ class Network:
         """Of requests that get lost, before or after they took effect."""
         self.loses_an_answer = False
         """Whether the next request of a transaction takes effect, and its sender does not hear so."""
+        self.loses_a_timer = False
+        """The same of the end of the next transaction that moves no offset: one of a timer."""
         self.is_writing = False
         self.trap: tuple[int, Callable[[], None]] | None = None
         """What happens to the worker within a transaction, after so many more of its requests."""
@@ -131,6 +133,9 @@ class SimulatedLog:
             await ask(lambda tp=tp, sent=records: self._broker.produce(name, epoch, tp, sent))  # type: ignore[misc]
         if offsets:
             await ask(lambda: self._broker.commit_offsets(name, epoch, dict(offsets), member))
+        is_timer = all(self._broker.offsets.get(tp) == at for tp, at in offsets.items())
+        if self._network.loses_a_timer and is_timer:
+            self._network.loses_a_timer, self._network.loses_an_answer = False, True
         await ask(lambda: self._broker.end_transaction(name, epoch, commit=True))
         self._begun = None
 

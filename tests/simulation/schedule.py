@@ -168,11 +168,12 @@ class _Schedule:
     @staticmethod
     def _leave_unanswered(worker: SimulatedWorker) -> None:
         worker.network.loses_an_answer = True
+        worker.network.loses_a_timer = True
 
     @staticmethod
     def _heal(worker: SimulatedWorker) -> None:
         worker.network.lost_share = 0.0
-        worker.network.loses_an_answer = False
+        worker.network.loses_an_answer = worker.network.loses_a_timer = False
 
     def _join(self) -> None:
         name = f"w{next(self._names)}"
