@@ -319,7 +319,7 @@ TROUBLE = Row(
         ),
         Panel(
             "Failed transactions",
-            "By class of the error. After each the worker restores all its partitions.",
+            "By class of the error. After each the worker goes back to what was committed.",
             "graph",
             "ops",
             (Query(rate("tidegate_transaction_failures_total", by="error"), "{{error}}"),),

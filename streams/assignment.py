@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 import structlog
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from streams.context import WorkerContext
@@ -17,6 +18,8 @@ from streams.task import PartitionTask
 
 _log = structlog.get_logger(__name__)
 
+LOOK_SECONDS: Final = 5.0
+"""Between two looks at the changelogs of partitions that are marked as failed."""
 RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -45,6 +48,26 @@ class Assignment:
     def running(self) -> list[PartitionTask]:
         """The partitions that have been taken over."""
         return [task for task in self.tasks.values() if task.is_running]
+
+    async def watch_failed(self) -> None:
+        """Take partitions that are marked as failed over again, once their changelog says something new.
+
+        Runs until cancelled.
+        """
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            failed = {self._changelog(task.number): task for task in self.tasks.values() if task.state == "failed"}
+            if not failed:
+                continue
+            ends = await self._context.end_offsets.end_offsets(failed)
+            for tp, task in failed.items():
+                handover = self._handovers.get(task.number)
+                is_here = self.tasks.get(task.number) is task and task.state == "failed"
+                if is_here and ends[tp] != task.known_end and (handover is None or handover.done()):
+                    self._take_over(task.number)
+
+    def _changelog(self, number: int) -> TopicPartition:
+        return TopicPartition(self._context.config.topic("sessions.changelog"), number)
 
     def revoke(self) -> None:
         """The group rebalances: begin no transaction until partitions are assigned."""
@@ -90,7 +113,7 @@ class Assignment:
         """Go on with every partition; take those over again whose rows may not be what is committed."""
         for number, task in self.tasks.items():
             handover = self._handovers.get(number)
-            if not task.is_running and (handover is None or handover.done()):
+            if not (task.is_running or task.state == "failed") and (handover is None or handover.done()):
                 self._take_over(number)
 
     async def close(self) -> None:
@@ -144,7 +167,8 @@ class Assignment:
                 break
         await self.may_write.wait()
         task.begin(taken)
-        self._context.metrics.handover()
+        if task.is_running:
+            self._context.metrics.handover()
 
     def _ended(self, handover: asyncio.Task[None]) -> None:
         if not handover.cancelled() and (error := handover.exception()) is not None:

@@ -7,8 +7,9 @@ one partition does is `streams.task`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
 
 import structlog
 from aiokafka import TopicPartition
@@ -21,13 +22,16 @@ from streams.batches import RecordBatch
 from streams.config import DELIVERED
 from streams.context import WorkerContext
 from streams.errors import NOT_ALLOWED, FatalError, not_allowed
+from streams.failure import Failure
 from streams.interfaces import TransactionLog
 from streams.kafka_protocol import FencedInstanceIdError
 from streams.member import GroupMember
 from streams.sender import MEMBER_FENCED
-from streams.task import PartitionTask, StagedWork
+from streams.task import PartitionTask
+from streams.work import StagedWork
 
 _log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 FOLDED_AT_ONCE: Final = 128
 """Records of one topic partition, rounded up to whole batches, before the next one has its turn. Dividing the large
@@ -95,6 +99,16 @@ class WorkerCycle:
                 await self._not_writing.wait()
         except TimeoutError:
             _log.warning("transaction_still_running")
+
+    # What one partition's work raises
+
+    def _isolated(self, task: PartitionTask, work: Callable[[], T], otherwise: T) -> T:
+        """What the work returns. If it raises, only this partition goes back to what it has committed."""
+        try:
+            return work()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the other partitions
+            task.isolate(Failure.of(error))
+            return otherwise
 
     # Starting afresh
 
@@ -171,7 +185,7 @@ class WorkerCycle:
             worked = self._judge_hot() or worked
             worked = await self._work_cold() or worked
             for task in self._assignment.running:
-                worked = task.act_on_time() or worked
+                worked = self._isolated(task, task.act_on_time, True) or worked
             if due := self._due():
                 await self._commit(due)
             elif self._log.is_overdue:
@@ -219,7 +233,7 @@ class WorkerCycle:
             if not self._not_writing.is_set():
                 break
             if task.is_running:  # it may have been given up while others had their turn
-                folded += task.fold("context", FOLDED_AT_ONCE) + task.fold("steps", FOLDED_AT_ONCE)
+                folded += self._isolated(task, partial(_fold_hot, task), 1)
             await self._turn()
         return folded > 0
 
@@ -248,7 +262,7 @@ class WorkerCycle:
                 break
             if task.is_running:
                 piece = min(self._config.cold_max_records, left)
-                done = task.fold("steps.cold", piece) + (task.judge("cold", piece) or 0)
+                done = self._isolated(task, partial(_work_cold, task, piece), 1)
                 left -= done
                 worked += done
             await self._turn()
@@ -260,7 +274,9 @@ class WorkerCycle:
         """Ask for every barrier that is needed, in one question for all partitions."""
         asked: list[tuple[PendingBarrier, dict[Role, TopicPartition]]] = []
         for task in self._assignment.running:
-            asked += [(barrier, {role: task.input(role) for role in barrier.roles}) for barrier in task.new_barriers()]
+            nothing: list[PendingBarrier] = []
+            new = self._isolated(task, partial(_new_barriers, task), nothing)
+            asked += [(barrier, {role: task.input(role) for role in barrier.roles}) for barrier in new]
         if asked:
             question = asyncio.get_running_loop().create_task(self._fill_in(asked))
             self._asking.add(question)
@@ -295,7 +311,7 @@ class WorkerCycle:
         for task in self._in_turn():
             if left <= 0:
                 break
-            judged = task.judge("hot", left)
+            judged = self._isolated(task, partial(task.judge, "hot", left), None)
             if judged is not None:
                 judged_any = True
                 left -= judged
@@ -325,7 +341,9 @@ class WorkerCycle:
         self._not_writing.clear()
         try:
             began = self._clock.monotonic()
-            staged = [task.stage() for task in due]
+            staged = [work for task in due if (work := self._isolated(task, task.stage, None)) is not None]
+            if not staged:
+                return
             batches, offsets = _merged(staged)
             await self._log.write(batches, offsets, member)
             for work in staged:
@@ -335,6 +353,18 @@ class WorkerCycle:
         self._failures = 0
         seconds = self._clock.monotonic() - began
         self._context.metrics.transaction(seconds, sum(work.tally.records for work in staged))
+
+
+def _fold_hot(task: PartitionTask) -> int:
+    return task.fold("context", FOLDED_AT_ONCE) + task.fold("steps", FOLDED_AT_ONCE)
+
+
+def _work_cold(task: PartitionTask, piece: int) -> int:
+    return task.fold("steps.cold", piece) + (task.judge("cold", piece) or 0)
+
+
+def _new_barriers(task: PartitionTask) -> list[PendingBarrier]:
+    return list(task.new_barriers())
 
 
 def _merged(

@@ -80,7 +80,9 @@ class Engine:
         )
         self._assignment = Assignment(context, self._failed)
         self._cycle = WorkerCycle(context, self._assignment, self._transactions)
-        self._supervise(self._cycle.run(), self._cold.run(), self._tell_lag(self._assignment))
+        self._supervise(
+            self._cycle.run(), self._cold.run(), self._assignment.watch_failed(), self._tell_lag(self._assignment)
+        )
         self._metrics.worker("starting")
 
     async def _connect(self) -> int:
@@ -163,11 +165,14 @@ class Engine:
         return True, "ok"
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
-        """Whether the group has assigned partitions (perhaps none) and all of them are running."""
+        """Whether the group has assigned partitions (perhaps none) and all of them are running, or marked as failed.
+
+        A failed partition is told by a metric and an alert; it must not hold up a rollout.
+        """
         tasks = self._assignment.tasks if self._assignment is not None else {}
         states = {str(number): task.state for number, task in sorted(tasks.items())}
         is_known = self._assignment is not None and self._assignment.is_known
-        ready = is_known and all(state == "running" for state in states.values())
+        ready = is_known and all(state in {"running", "failed"} for state in states.values())
         return ready, {"assigned": is_known, "partitions": states}
 
     def _tell_state(self) -> None:

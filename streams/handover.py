@@ -29,6 +29,7 @@ from schemas.topics import Role
 from streams.config import FOLDED_ROLES, EngineConfig
 from streams.context import WorkerContext
 from streams.errors import LostInputError, RestoreError
+from streams.failure import Failure
 from streams.home import home_check
 from streams.interfaces import Progress
 from streams.kafka_protocol import UnstableOffsetCommitError
@@ -56,11 +57,16 @@ class OwnedByAnotherError(KafkaError):
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
-    """A partition taken over: its rows, and by role the positions folded up to and committed."""
+    """A partition taken over: its rows, and by role the positions folded up to and committed.
+
+    With a `failure`, nobody may work on it until an operator asks for it. `end` is where its changelog was read to.
+    """
 
     partition: Partition
     applied: dict[Role, int]
     committed: dict[Role, int]
+    failure: Failure | None = None
+    end: int = 0
 
 
 async def take_over(context: WorkerContext, number: int) -> TakenOver:
@@ -81,13 +87,15 @@ async def take_over(context: WorkerContext, number: int) -> TakenOver:
     partition = Partition(number, config.rules, home_check(number, context.partition_count))
     try:
         read = context.changelog.read(number, end, partition.restore)
-        progress, records = await _unblocked(context, changelog, read)
+        restored = await _unblocked(context, changelog, read)
     except UnknownFormatError as error:
         raise RestoreError(f"partition {number} of {changelog.topic}: {error}") from error
     begin = await context.committed_offsets.beginning_offsets(list(inputs.values()))
     try:
         _settle(config, partition)
-        applied = _starting_point(config, number, progress, committed, {role: begin[tp] for role, tp in inputs.items()})
+        applied = _starting_point(
+            config, number, restored.progress, committed, {role: begin[tp] for role, tp in inputs.items()}
+        )
     except (RestoreError, LostInputError) as error:
         if await stable_offsets(context, number) != stable:
             raise OwnedByAnotherError(f"partition {number}: somebody else commits offsets") from error
@@ -98,11 +106,11 @@ async def take_over(context: WorkerContext, number: int) -> TakenOver:
         "partition_taken_over",
         partition=number,
         sessions=partition.store.session_count,
-        changelog_records=records,
+        changelog_records=restored.records,
         seconds=round(seconds, 3),
         **applied,
     )
-    return TakenOver(partition, applied, committed)
+    return TakenOver(partition, applied, committed, restored.failure, end)
 
 
 def _transactional_id_of_old_workers(config: EngineConfig, number: int) -> str:

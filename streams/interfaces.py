@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from aiokafka import TopicPartition
 
 from schemas.topics import Role
 from streams.batches import RecordBatch
+from streams.failure import Failure
 from streams.member import GroupMember
 
 Progress = Mapping[Role, int]
 """The position folded up to, by the role of the input topic."""
+
+
+class Restored(NamedTuple):
+    """What a partition's changelog says beside its rows.
+
+    `progress` is None where no transaction was ever committed; with a `failure`, nobody may work on the partition.
+    """
+
+    progress: Progress | None
+    failure: Failure | None
+    records: int
 
 
 class Clock(Protocol):
@@ -103,11 +115,8 @@ class OpenTransactions(Protocol):
 class Changelog(Protocol):
     """The rows of partitions, as records."""
 
-    async def read(
-        self, partition: int, end: int, take: Callable[[bytes, bytes | None], None]
-    ) -> tuple[Progress | None, int]:
-        """Give every committed record below `end` but the progress row to `take`.
+    async def read(self, partition: int, end: int, take: Callable[[bytes, bytes | None], None]) -> Restored:
+        """Give every committed record below `end` but those about progress to `take`.
 
-        Returns the last progress row (None where there is none) and the number of records read. Raises `KafkaError`.
-        Cancelled, it closes its connection; `take` has then seen a part.
+        Raises `KafkaError`. Cancelled, it closes its connection; `take` has then seen a part.
         """

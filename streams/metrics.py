@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter as Counts
 from collections.abc import Iterable, Mapping
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, ProcessCollector
 
@@ -17,13 +17,14 @@ from projections.changes import Verdicted
 from schemas.fields import Lane
 from streams.distribution import Distribution
 
-State = Literal["starting", "restoring", "running", "stopping"]
-"""Where a partition, or the worker, stands. `running` is the only state in which results are judged."""
+State = Literal["starting", "restoring", "running", "failed", "stopping"]
+"""Where a partition, or the worker, stands. `running` is the only state in which results are judged; only partitions
+can be `failed`."""
 
 Stage = Literal["fold", "judge", "commit"]
 """What a cycle spends CPU on. Folding and judging decode each record when its turn comes."""
 
-STATES: Final[tuple[State, ...]] = ("starting", "restoring", "running", "stopping")
+STATES: Final[tuple[State, ...]] = get_args(State)
 STAGES: Final[tuple[Stage, ...]] = ("fold", "judge", "commit")
 LANES: Final[tuple[Lane, ...]] = ("hot", "cold")
 

@@ -24,6 +24,7 @@ from streams.batches import (
 )
 from streams.changelog import PROGRESS_KEY, progress_to_bytes
 from streams.config import EngineConfig
+from streams.failure import Failure
 from streams.home import partition_of
 from streams.interfaces import Progress
 
@@ -73,6 +74,12 @@ class Stager:
                 self._forward(writers, batch, index)
             _log_misrouted(self._config, changes.misrouted)
         return {tp: writer.batches() for tp, writer in writers.items()}
+
+    def mark(self, progress: Progress, failure: Failure) -> StagedBatches:
+        """The progress row of a partition that has failed."""
+        rows = BatchWriter(ROWS)
+        rows.add(PROGRESS_KEY, progress_to_bytes(progress, failure), NO_HEADERS)
+        return {self._outputs["sessions.changelog"]: rows.batches()}
 
     def _forward(self, writers: dict[TopicPartition, BatchWriter], batch: Batch, index: int) -> None:
         """A misrouted record goes home in the transaction that commits its offset: exactly once."""

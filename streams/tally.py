@@ -5,12 +5,26 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from projections.changes import Changes
+from projections.store import Store
 from schemas.decode import Batch
 from schemas.fields import Lane
 from schemas.topics import Role
 from schemas.wire import event_type
 from streams.config import COLD_ROLES
 from streams.metrics import Metrics, Stage
+
+
+def tell_kept(metrics: Metrics, partition: int, store: Store, queued_bytes: int) -> None:
+    """Tell the metrics what is kept of a partition, and what waits."""
+    metrics.partition(
+        partition,
+        sessions=store.session_count,
+        row_bytes=store.row_bytes,
+        ended_task_bytes=store.ended_bytes,
+        waiting_bytes=store.waiting_bytes,
+        parked_results=store.waiting_count,
+        queued_bytes=queued_bytes,
+    )
 
 
 class Tally:

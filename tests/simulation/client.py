@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
 from typing import TypeVar, cast
 
-import orjson
 from aiokafka import TopicPartition
 from aiokafka.errors import ConcurrentTransactions, KafkaConnectionError
 from aiokafka.record.memory_records import MemoryRecords
@@ -19,9 +18,9 @@ from aiokafka.record.memory_records import MemoryRecords
 from schemas.decode import Batch
 from schemas.topics import Role
 from streams.batches import RecordBatch
-from streams.changelog import PROGRESS_KEY
+from streams.changelog import ChangelogReader
 from streams.config import FOLDED_ROLES, EngineConfig
-from streams.interfaces import Progress
+from streams.interfaces import Restored
 from streams.member import GroupMember
 from tests.simulation.broker import Broker, Record
 
@@ -191,23 +190,16 @@ class SimulatedCluster:
             if transactional_id != self._own_id:
                 await self.fence(transactional_id)
 
-    async def read(
-        self, partition: int, end: int, take: Callable[[bytes, bytes | None], None]
-    ) -> tuple[Progress | None, int]:
+    async def read(self, partition: int, end: int, take: Callable[[bytes, bytes | None], None]) -> Restored:
         log = self._broker.log(TopicPartition(self._config.topic("sessions.changelog"), partition))
-        progress: Progress | None = None
-        position = count = 0
+        reader, position = ChangelogReader(take), 0
         while position < end:
             begin = position
             position = await self._network.ask(lambda: log.stable_end)
             for entry in log.committed(begin, position):
-                count += 1
-                if entry.key == PROGRESS_KEY:
-                    progress = orjson.loads(entry.value or b"null")
-                else:
-                    take(entry.key or b"", entry.value)
+                reader.read(entry.key or b"", entry.value)
             await asyncio.sleep(0.02)
-        return progress, count
+        return reader.restored()
 
 
 class SimulatedFetches:

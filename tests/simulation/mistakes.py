@@ -10,12 +10,16 @@ from unittest.mock import patch
 
 from aiokafka import TopicPartition
 
+from projections.partition import Partition
 from schemas.decode import Batch
 from streams.assignment import Assignment
 from streams.barrier import PendingBarrier
 from streams.cycle import WorkerCycle
+from streams.intake import Intake
 from streams.member import GroupMember
-from streams.task import PartitionTask, StagedWork
+from streams.probing import Search
+from streams.task import PartitionTask
+from streams.work import StagedWork
 from tests.simulation.client import SimulatedCluster, SimulatedFetches, SimulatedLog
 
 
@@ -127,6 +131,21 @@ def _go_on(task: PartitionTask, _stable: Mapping[TopicPartition, int]) -> bool:
     return True
 
 
+def keeps_what_was_folded_before_a_record_raised() -> AbstractContextManager[Any]:
+    """Its neighbours are folded twice, and half of what it led to is written."""
+    return patch.object(Partition, "roll_back", lambda _partition: None)
+
+
+def blames_the_last_record_of_a_piece() -> AbstractContextManager[Any]:
+    """Any other record of the piece may be the one that raises, or the state that they lead to together."""
+    failed = Search.failed
+
+    def hasty(search: Search, work: Any, records: int, reached: Any, failure: Any) -> bool:
+        return failed(search, work, min(records, 1), reached, failure)
+
+    return patch.object(Search, "failed", hasty)
+
+
 def _nothing(_assignment: Assignment) -> None:
     return
 
@@ -172,13 +191,13 @@ def asks_the_barrier_for_the_last_stable_offset() -> AbstractContextManager[Any]
 def folds_whatever_comes() -> AbstractContextManager[Any]:
     """Batches are taken for a continuation of what is queued, whatever position they begin at."""
 
-    def any_batch(task: PartitionTask, batch: Batch) -> None:
-        if task.is_running:
-            task._queues[batch.role].append(batch)
-            task._next[batch.role] = batch.end
-            task._queue_changed(batch.role, batch.size_bytes)
+    def any_batch(intake: Intake, batch: Batch) -> None:
+        if intake.ends:
+            intake._queues[batch.role].append(batch)
+            intake.ends[batch.role] = batch.end
+            intake._changed(batch.role, batch.size_bytes)
 
-    return patch.object(PartitionTask, "offer", any_batch)
+    return patch.object(Intake, "offer", any_batch)
 
 
 @contextmanager
@@ -193,7 +212,7 @@ def forgets_to_seek_after_a_rebalance() -> Iterator[None]:
         for role, tp in task._inputs.items():
             if role == "steps":
                 fetches._positions[tp] += 1
-                task._next[role] += 1
+                task._intake.ends[role] += 1
 
     with patch.object(PartitionTask, "seek", badly):
         yield
@@ -211,6 +230,8 @@ MISTAKES: Final[Mapping[str, Mistake]] = {
         (keeps_rows_after_a_failed_transaction, 4),
         (puts_rows_back_after_a_commit, 0),
         (believes_offsets_that_did_not_move, 0),
+        (keeps_what_was_folded_before_a_record_raised, 3),
+        (blames_the_last_record_of_a_piece, 4),
         (goes_on_without_opening_again, 0),
         (keeps_partitions_over_a_gap, 51),
         (leaves_open_transactions_alone, 5),

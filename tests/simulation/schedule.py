@@ -17,7 +17,7 @@ from projections.rules import Rules
 from schemas.topics import INPUT_ROLES, Role
 from streams.config import EngineConfig
 from tests.broker.events import body, changed, dispatched, role_of
-from tests.simulation import virtual
+from tests.simulation import poison, virtual
 from tests.simulation.broker import Broker, Log
 from tests.simulation.group import SESSION_SECONDS, Group
 from tests.simulation.worker import SimulatedWorker
@@ -42,13 +42,16 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     results: int = 0
+    poison: int = 0
+    """Records that break the core. Each has to be refused, and nothing else."""
 
 
 def simulate(seed: int) -> Outcome:
     """Run the schedule of a seed. The same seed gives the same outcome."""
     outcome = Outcome(seed)
     try:
-        virtual.run(_Schedule(seed, outcome).run())
+        with poison.planted():
+            virtual.run(_Schedule(seed, outcome).run())
     except Exception as error:  # noqa: BLE001 - whatever breaks the engine is what is looked for
         outcome.problems.append(f"{type(error).__name__}: {error}")
     return outcome
@@ -94,6 +97,7 @@ class _Schedule:
         workload = Workload(sessions=20, partitions=PARTITIONS, seed=random.randint(0, 10**9), open_tasks=5)
         records: Iterator[Record] = itertools.chain(workload.opening(), workload.records(random.randint(100, 500)))
         pause = SECONDS / 500
+        has_poison = random.random() < 0.3
         for record in records:
             if record.role == "context" and random.random() < 0.03:
                 self._open_for_a_while(record)
@@ -101,9 +105,18 @@ class _Schedule:
                 self._log(record.role, record.partition).append([(record.key, record.value, [])])
             if random.random() < 0.02:
                 self._silent_task()
+            if has_poison and random.random() < 0.02:
+                self._write_poison(random.choice(("folded", "judged", "encoded")))
             if random.random() < 0.5:
                 await asyncio.sleep(random.uniform(0.0, 4 * pause))
         self._outcome.results = workload.results
+
+    def _write_poison(self, kind: str) -> None:
+        session = f"poisoned-{next(self._numbers)}"
+        self._outcome.poison += 1
+        for event in poison.poisonous(session, kind):
+            key = session.encode()
+            self._log(role_of(event), partition_of(key, PARTITIONS)).append([(key, body(event), [])])
 
     def _silent_task(self) -> None:
         """A task whose agent never says anything: only its timer ends it."""
@@ -229,6 +242,13 @@ class _Schedule:
 
     def _audit(self) -> None:
         """By the independent audit, on what `read_committed` readers see."""
+        refused = sum(
+            ("tidegate_error", b"processing_failed") in entry.headers
+            for number in range(PARTITIONS)
+            for entry in self._log("dlq", number).committed(0, self._log("dlq", number).end)
+        )
+        if refused != self._outcome.poison:
+            self._outcome.problems.append(f"{refused} records refused, {self._outcome.poison} were poison")
         for number in range(PARTITIONS):
             findings = Findings()
             roles: tuple[Role, ...] = (*OUTPUT_ROLES, *INPUT_ROLES)

@@ -45,7 +45,7 @@ class SimulatedWorker:
         )
         self.assignment = Assignment(context, self._failed)
         self.cycle = WorkerCycle(context, self.assignment, self._log)
-        self._tasks = [self._start(self._run()), self._start(self._fetch())]
+        self._tasks = [self._start(work) for work in (self._run(), self._fetch(), self.assignment.watch_failed())]
 
     def kill(self) -> None:
         """End it: no request arrives any more."""
