@@ -45,6 +45,12 @@ class PendingBarrier:
         """Whether everything below the ends has been applied."""
         return self.ends is not None and all(applied[role] >= end for role, end in self.ends.items())
 
+    def waits_for(self, applied: Mapping[Role, int]) -> str:
+        """`answer` of the broker, the role of a topic that has not been applied up to its end, or its `turn`."""
+        if self.ends is None:
+            return "answer"
+        return next((role for role, end in self.ends.items() if applied[role] < end), "turn")
+
     def is_blocked(self, applied: Mapping[Role, int]) -> bool:
         """Whether the broker has answered and something below the ends has not been applied yet."""
         return self.ends is not None and not self.is_reached(applied)
@@ -52,6 +58,14 @@ class PendingBarrier:
 
 class Barriers:
     """Those of one partition."""
+
+    def oldest(self, applied: Mapping[Role, int]) -> tuple[str, float] | None:
+        """What the oldest barrier waits for (`answer`, a topic's role, or `turn`), and when it was asked for."""
+        pending = [*self.of_lane.values(), *self.of_timers.values()]
+        if not pending:
+            return None
+        barrier = min(pending, key=lambda each: each.asked_at)
+        return barrier.waits_for(applied), barrier.asked_at
 
     def __init__(self, clock: Clock) -> None:
         self.of_lane: dict[Lane, PendingBarrier] = {}

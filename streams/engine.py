@@ -1,6 +1,7 @@
 """One worker's engine: its connections, and who is told what of Faust's callbacks and fetched batches."""
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -150,7 +151,8 @@ class Engine:
         """Keep what stays, drop what went, take over what is new (in the background)."""
         if self._assignment is None:
             raise RuntimeError("the engine has not been started")
-        self._metrics.rebalance()
+        if member != self._assignment.member:
+            self._metrics.rebalance()
         self._cold.assign(partitions)
         self._assignment.assign(partitions, member)
         self._tell_state()
@@ -183,6 +185,10 @@ class Engine:
         while True:
             await asyncio.sleep(LAG_SECONDS)
             self._tell_state()
+            now = time.monotonic()
+            for number, task in assignment.tasks.items():
+                waits_for, since = task.oldest_decision or (None, now)
+                self._metrics.oldest_decision(number, waits_for, now - since)
             partitions = [
                 TopicPartition(self._config.topic(role), number) for number in assignment.tasks for role in FOLDED_ROLES
             ]

@@ -24,7 +24,7 @@ from streams.context import WorkerContext
 from streams.failure import Failure
 from streams.handover import TakenOver
 from streams.intake import Intake
-from streams.metrics import State
+from streams.partition_metrics import State
 from streams.probing import Search, Work
 from streams.staging import Stager
 from streams.tally import Tally, tell_kept
@@ -377,6 +377,11 @@ class PartitionTask:
         tell_kept(self._context.metrics, self.number, self._known.store, self._intake.size_bytes)
 
     # Waiting
+
+    @property
+    def oldest_decision(self) -> tuple[str, float] | None:
+        """What the oldest decision that waits is waiting for, and when its barrier was asked for."""
+        return self._barriers.oldest(self._applied)
 
     def seconds_to_next(self, now: float) -> float:
         """How long nothing has to be done here, unless something comes in."""
