@@ -18,7 +18,6 @@ from streams.batches import (
     UNTOUCHED,
     BatchWriter,
     EnvelopeEncoder,
-    Headers,
     RecordBatch,
     header_block,
 )
@@ -27,9 +26,12 @@ from streams.config import EngineConfig
 from streams.failure import Failure
 from streams.home import partition_of
 from streams.interfaces import Progress
+from streams.measuring import excess, limits
 
 _log = structlog.get_logger(__name__)
 
+LEFT_OUT: Final = "tidegate_left_out"
+"""Names what of a refused record is not in its dead letter, because the topic would not take it."""
 HINT: Final = "producers must partition by murmur2 of the session id (librdkafka: partitioner=murmur2_random)"
 
 StagedBatches = dict[TopicPartition, list[RecordBatch]]
@@ -44,6 +46,7 @@ class Stager:
         self._outputs: dict[Role, TopicPartition] = {
             topic.role: TopicPartition(topic.name, number) for topic in topics(config.topic_prefix)
         }
+        self._limits = limits(config)
         self._envelopes = EnvelopeEncoder()
         self._decoders: dict[Role, Decoder] = {}
 
@@ -62,18 +65,14 @@ class Stager:
                 writers[self._outputs[output.role]] = writer
             envelope = output.envelope
             writer.add(output.key, output.value, NO_HEADERS if envelope is None else self._envelopes.encode(envelope))
+        if changes.misrouted:
+            self._forward_all(writers, changes)
         if changes.refusals:
             dead_letters = writers[self._outputs["dlq"]] = BatchWriter(UNTOUCHED)
             for refusal in changes.refusals:
-                batch, index = refusal.batch, refusal.index
-                headers = header_block(dead_letter_headers(self._config, refusal))
-                dead_letters.add(batch.keys[index], batch.values[index], headers)
+                self._bury(dead_letters, refusal)
             _log_dead_letters(self._config, changes.refusals)
-        if changes.misrouted:
-            for batch, index in changes.misrouted:
-                self._forward(writers, batch, index)
-            _log_misrouted(self._config, changes.misrouted)
-        return {tp: writer.batches() for tp, writer in writers.items()}
+        return {tp: batches for tp, writer in writers.items() if (batches := writer.batches())}
 
     def mark(self, progress: Progress, failure: Failure) -> StagedBatches:
         """The progress row of a partition that has failed."""
@@ -81,16 +80,47 @@ class Stager:
         rows.add(PROGRESS_KEY, progress_to_bytes(progress, failure), NO_HEADERS)
         return {self._outputs["sessions.changelog"]: rows.batches()}
 
-    def _forward(self, writers: dict[TopicPartition, BatchWriter], batch: Batch, index: int) -> None:
-        """A misrouted record goes home in the transaction that commits its offset: exactly once."""
+    def _bury(self, dead_letters: BatchWriter, refusal: Refusal) -> None:
+        """Add a dead letter. What its topic does not take is left out, and a header says so."""
+        key, value = refusal.batch.keys[refusal.index], refusal.batch.values[refusal.index]
+        said = dead_letter_headers(self._config, refusal)
+        own, limit = refusal.batch.headers[refusal.index], self._limits["dlq"]
+        headers = [*own, *said]
+        if excess(key, value, headers, limit):
+            headers = [(LEFT_OUT, b"headers"), *said]
+            if excess(key, value, headers, limit):
+                value, headers = None, [(LEFT_OUT, b"headers, value"), *said]
+            if excess(key, value, headers, limit):
+                key, headers = None, [(LEFT_OUT, b"headers, value, key"), *said]
+        dead_letters.add(key, value, header_block(headers))
+
+    def _forward_all(self, writers: dict[TopicPartition, BatchWriter], changes: Changes) -> None:
+        """Misrouted records go home in the transaction that commits their offsets: exactly once."""
+        forwarded = []
+        for batch, index in changes.misrouted:
+            too_much = self._forward(writers, batch, index)
+            if too_much:
+                detail = f"on the wrong partition, and {too_much:,} bytes too large to be sent on; {HINT}"
+                changes.refusals.append(Refusal(batch, index, "forward_too_large", detail))
+            else:
+                forwarded.append((batch, index))
+        changes.misrouted = forwarded
+        if forwarded:
+            _log_misrouted(self._config, forwarded)
+
+    def _forward(self, writers: dict[TopicPartition, BatchWriter], batch: Batch, index: int) -> int:
+        """Send a record home. Returns how many bytes it has too many for that; 0 where it is sent."""
         topic, session_id = self._config.topic(batch.role), self._session_of(batch, index)
         origin = f"{topic}/{batch.partition}/{batch.offsets[index]}"
         home = TopicPartition(topic, partition_of(session_id, self._partition_count))
         writer = writers.get(home)
         if writer is None:
             writer = writers[home] = BatchWriter(UNTOUCHED)
-        headers = header_block([*batch.headers[index], (FORWARDED_FROM, origin.encode())])
-        writer.add(session_id.encode(), batch.values[index], headers)
+        key, headers = session_id.encode(), [*batch.headers[index], (FORWARDED_FROM, origin.encode())]
+        too_much = excess(key, batch.values[index], headers, self._limits[batch.role])
+        if not too_much:
+            writer.add(key, batch.values[index], header_block(headers))
+        return too_much
 
     def _session_of(self, batch: Batch, index: int) -> str:
         """The session of a record that was decoded before: its key, if it has one, is the same."""
@@ -104,11 +134,10 @@ class Stager:
         return session_id
 
 
-def dead_letter_headers(config: EngineConfig, refusal: Refusal) -> Headers:
-    """The headers of a refused record as they came, the reason, and its origin."""
+def dead_letter_headers(config: EngineConfig, refusal: Refusal) -> list[tuple[str, bytes]]:
+    """What the gate adds to the headers of a refused record: the reason, and its origin."""
     batch, index = refusal.batch, refusal.index
     return [
-        *batch.headers[index],
         ("tidegate_error", refusal.error.encode()),
         ("tidegate_error_detail", refusal.detail.encode()),
         ("tidegate_origin_topic", config.topic(batch.role).encode()),

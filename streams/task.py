@@ -28,6 +28,7 @@ from streams.partition_metrics import State
 from streams.probing import Search, Work
 from streams.staging import Stager
 from streams.tally import Tally, tell_kept
+from streams.unreadable import UnreadableBatch
 from streams.work import StagedWork, Suspended
 
 _log = structlog.get_logger(__name__)
@@ -181,6 +182,8 @@ class PartitionTask:
         batch = self._intake.take(role, self._search.limit)
         self._tally.count(batch)
         self._reached[role] = batch.end
+        if isinstance(batch, UnreadableBatch):
+            batch = batch.refuse(self._refusals)
         return self._search.took(batch, self._refusals)
 
     def _may_take(self, lane: Lane) -> bool:
