@@ -10,7 +10,7 @@ BIN := .venv/bin
 PACKAGES := schemas projections streams tidegate
 READY := .venv/ready
 
-.PHONY: help setup demo test lint format types unit broker-tests scenarios chaos bench bench-check bench-baseline \
+.PHONY: help setup demo test lint format types unit simulation simulate broker-tests scenarios chaos bench bench-check bench-baseline \
 	bench-peers schemas dashboards lock clean
 
 help: ## list these targets
@@ -29,7 +29,7 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## the main job on a real broker: a short story, a load, the audit
 	$(BIN)/tidegate demo
 
-test: lint types unit bench-check broker-tests ## everything CI runs: lint, types, unit tests, cost per event, tests on a real broker
+test: lint types unit simulation bench-check broker-tests ## everything CI runs: the above, cost per event, tests on a real broker
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -44,6 +44,13 @@ types: $(READY) ## mypy --strict, tests included
 
 unit: $(READY) ## tests without I/O
 	$(BIN)/pytest tests/unit
+
+simulation: $(READY) ## the engine on a simulated broker: some seeds, and known mistakes that have to be found
+	$(BIN)/pytest tests/simulation
+
+SEEDS ?= 1000
+simulate: $(READY) ## as many seeds as SEEDS says, on all cores, written to tests/simulation/report.json
+	$(BIN)/python -m tests.simulation $(SEEDS)
 
 broker-tests: $(READY) ## tests on a real Kafka broker, started for them
 	$(BIN)/pytest tests/broker

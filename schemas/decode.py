@@ -23,6 +23,9 @@ _MODELS: Final[dict[str, tuple[type[BaseModel], ...]]] = {
 }
 _DISPATCHED: Final[type[Any]] = struct_of(TaskDispatched)
 _NOT_AN_EVENT: Final = (msgspec.DecodeError, TypeError, UnicodeDecodeError, RecursionError)
+MAX_EXPLAINED_BYTES: Final = 16 * 1024
+"""A record up to this size has all its problems told; of a larger one the decoder's first has to do. Finding 100,000
+problems in one of 1 MB took 310 ms."""
 MAX_DETAIL: Final = 1000
 """Characters of a refusal's detail. Keys and values of a bad record can be as long as the record."""
 
@@ -182,7 +185,9 @@ class Decoder:
             return self._decode(completed)
 
     def _explained(self, value: bytes, error: Exception) -> str:
-        """Every problem of the record, as pydantic tells them; the decoder names only the first."""
+        """Every problem of the record, as pydantic tells them; of a large one the first, as the decoder names it."""
+        if len(value) > MAX_EXPLAINED_BYTES:
+            return str(error)
         try:
             self._explain.validate_json(value)
         except ValidationError as told:

@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import for_code
-from aiokafka.protocol.commit import OffsetFetchRequest
 
 from schemas.topics import topics
 from streams.config import EngineConfig
 from streams.errors import FatalError
+from streams.kafka_protocol import NO_TAGS, OffsetFetchRequest
 
 METADATA_SECONDS = 10.0
 
@@ -37,6 +38,11 @@ class Control:
         """Close the connections."""
         await self._consumer.stop()
         await self._admin.close()
+
+    @property
+    def client(self) -> Any:
+        """The connected `AIOKafkaClient`, for requests that aiokafka has no call for."""
+        return self._admin._client
 
     async def partition_count(self) -> int:
         """How many partitions every topic of the gate has.
@@ -65,21 +71,24 @@ class Control:
             )
         return next(iter(counts.values()))
 
-    async def committed_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """The group's committed offsets, of those partitions that have one. Raises `KafkaError`."""
-        # The admin client's own call does not look at the answer's error code, and would take "the coordinator is still
-        # loading" for "nothing was committed".
+    async def stable_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """The group's committed offsets, of those partitions that have one.
+
+        Raises `UnstableOffsetCommitError` where a transaction that has committed one of them is not finished, other
+        `KafkaError`s where the broker does not answer.
+        """
         wanted: dict[str, list[int]] = {}
         for tp in partitions:
             wanted.setdefault(tp.topic, []).append(tp.partition)
         group_id = self._config.group_id
         coordinator = await self._admin.find_coordinator(group_id)
-        answer = await self._admin._send_request(OffsetFetchRequest(group_id, list(wanted.items())), coordinator)
-        if error_code := getattr(answer, "error_code", 0):
-            raise for_code(error_code)(f"committed offsets of group {group_id!r}")
+        asked = [(topic, numbers, NO_TAGS) for topic, numbers in wanted.items()]
+        answer = await self._admin._send_request(OffsetFetchRequest(group_id, asked, True), coordinator)
+        if answer.error_code:
+            raise for_code(answer.error_code)(f"committed offsets of group {group_id!r}")
         committed: dict[TopicPartition, int] = {}
-        for topic, answers in answer.topics:
-            for partition, offset, _metadata, partition_error in answers:
+        for topic, answers, _tags in answer.topics:
+            for partition, offset, _epoch, _metadata, partition_error, _more in answers:
                 if partition_error:
                     raise for_code(partition_error)(f"committed offset of {topic}, partition {partition}")
                 if offset >= 0:

@@ -5,12 +5,27 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from projections.changes import Changes
+from projections.store import Store
 from schemas.decode import Batch
 from schemas.fields import Lane
 from schemas.topics import Role
 from schemas.wire import event_type
 from streams.config import COLD_ROLES
 from streams.metrics import Metrics, Stage
+from streams.probing import PROCESSING_FAILED
+
+
+def tell_kept(metrics: Metrics, partition: int, store: Store, queued_bytes: int) -> None:
+    """Tell the metrics what is kept of a partition, and what waits."""
+    metrics.partition(
+        partition,
+        sessions=store.session_count,
+        row_bytes=store.row_bytes,
+        ended_task_bytes=store.ended_bytes,
+        waiting_bytes=store.waiting_bytes,
+        parked_results=store.waiting_count,
+        queued_bytes=queued_bytes,
+    )
 
 
 class Tally:
@@ -35,10 +50,9 @@ class Tally:
         if batch.role in COLD_ROLES:
             self.cold_records += len(batch)
 
-    def tell(self, metrics: Metrics, topics: Mapping[Role, str], changes: Changes, seconds: float) -> None:
-        """Tell everything, and `changes`, to the metrics: a transaction that took `seconds` has committed it."""
+    def tell(self, metrics: Metrics, topics: Mapping[Role, str], changes: Changes) -> None:
+        """Tell everything, and `changes`, to the metrics: a transaction has committed it."""
         now_ms = time.time_ns() // 1_000_000
-        metrics.transaction(seconds, self.records)
         for role, counts in changes.events.items():
             metrics.events(topics[role], {event_type(kind): count for kind, count in counts.items()})
         metrics.duplicates(changes.duplicates)
@@ -49,6 +63,8 @@ class Tally:
             metrics.judged(changes.verdicts, now_ms)
         for refusal in changes.refusals:
             metrics.dlq(refusal.error)
+            if refusal.error == PROCESSING_FAILED:
+                metrics.quarantined(topics[refusal.batch.role])
         for batch, _index in changes.misrouted:
             metrics.misrouted(topics[batch.role])
         for lane, wait in self.barrier_waits:

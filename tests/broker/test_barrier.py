@@ -180,7 +180,7 @@ async def _long_wait(make_settings: MakeSettings, tmp_path: Path) -> None:
         await gate.send(returned("user", "task"))
         await outputs.until(lambda: outputs.verdict("task"), 60, "a verdict when the broker has aborted the context")
         assert outputs.decided(["task"]) == {"task": FRESH}
-        assert not worker.told("partition_starts_afresh")
+        assert not worker.told("worker_starts_afresh")
 
 
 def test_a_far_barrier_does_not_cost_the_gate_its_own_transaction(make_settings: MakeSettings, tmp_path: Path) -> None:

@@ -177,7 +177,14 @@ def test_queries_name_metrics_that_exist(name: str) -> None:
 
 def test_log_events_that_operations_quote_are_really_logged() -> None:
     logged = string_literals()
-    for quoted in ("waiting_for_broker", "partition_starts_afresh", "misrouted_records_forwarded"):
+    for quoted in (
+        "waiting_for_broker",
+        "waiting_for_old_workers",
+        "worker_starts_afresh",
+        "handover_failed",
+        "open_transaction_ended",
+        "misrouted_records_forwarded",
+    ):
         assert f"`{quoted}`" in OPERATIONS
         assert quoted in logged
     for error in ("RestoreError", "LostInputError"):

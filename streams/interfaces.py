@@ -1,0 +1,122 @@
+"""What the engine needs of the world: small protocols, so that its logic runs on Kafka and on a simulated broker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from aiokafka import TopicPartition
+
+from schemas.topics import Role
+from streams.batches import RecordBatch
+from streams.failure import Failure
+from streams.member import GroupMember
+
+Progress = Mapping[Role, int]
+"""The position folded up to, by the role of the input topic."""
+
+
+class Restored(NamedTuple):
+    """What a partition's changelog says beside its rows.
+
+    `progress` is None where no transaction was ever committed; with a `failure`, nobody may work on the partition.
+    """
+
+    progress: Progress | None
+    failure: Failure | None
+    records: int
+
+
+class Clock(Protocol):
+    """Time."""
+
+    def now_ms(self) -> int:
+        """The wall clock, to be compared with the broker's timestamps."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def now_ms(self) -> int:
+        """The wall clock."""
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        """Seconds since some moment."""
+        return time.monotonic()
+
+
+class EndOffsets(Protocol):
+    """Where logs end."""
+
+    async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The high watermarks, read after this call was made. Waits for the broker as long as it takes."""
+
+
+class TransactionLog(Protocol):
+    """Writes this worker's transactions, one at a time."""
+
+    async def open(self) -> None:
+        """Become ready for the first transaction, or again after an error: what was open is aborted.
+
+        Raises `KafkaError`. Cancelled, it is to be called again.
+        """
+
+    def begin(self, partitions: Iterable[TopicPartition]) -> None:
+        """Begin a transaction, or add to the one that was begun, while its caller waits for something else."""
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether a transaction was begun so long ago that it has to be written or abandoned now."""
+
+    async def abandon(self) -> None:
+        """End a transaction that was begun and has nothing to write. Raises `KafkaError`."""
+
+    async def write(
+        self,
+        batches: Mapping[TopicPartition, Sequence[RecordBatch]],
+        offsets: Mapping[TopicPartition, int],
+        member: GroupMember,
+    ) -> None:
+        """Write batches of records and commit offsets, all or nothing, as this member of the group.
+
+        Raises `KafkaError`; whether the transaction was committed is then unknown until `open` has returned.
+        """
+
+
+class CommittedOffsets(Protocol):
+    """What the group has committed."""
+
+    async def stable_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """The committed offsets, of those partitions that have one.
+
+        Raises `UnstableOffsetCommitError` where a transaction may still change one of them, other `KafkaError`s where
+        the broker does not answer.
+        """
+
+    async def beginning_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """The offset of each log's first record. Raises `KafkaError`."""
+
+
+class OpenTransactions(Protocol):
+    """Transactions that others have left open."""
+
+    async def fence(self, transactional_id: str) -> None:
+        """Abort the open transaction of this id and make the next one of its owner fail. Raises `KafkaError`."""
+
+    async def end_those_on(self, partition: TopicPartition) -> None:
+        """Abort every ongoing transaction with records on the partition, but this worker's own. Raises `KafkaError`."""
+
+
+class Changelog(Protocol):
+    """The rows of partitions, as records."""
+
+    async def read(self, partition: int, end: int, take: Callable[[bytes, bytes | None], None]) -> Restored:
+        """Give every committed record below `end` but those about progress to `take`.
+
+        Raises `KafkaError`. Cancelled, it closes its connection; `take` has then seen a part.
+        """
