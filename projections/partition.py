@@ -116,6 +116,10 @@ class Partition:
         self._in_round: set[tuple[str, str]] = set()
         self._at: Place | None = None
         """Of the waiting result that is being looked at."""
+        self.newest_ms = 0
+        """The newest timestamp of the context that has been folded."""
+        self.keeps_replaced = False
+        """Whether former values of facets were kept in the last transaction."""
         self._folded_ms = 0
         """Steps that have not been folded were sent at this time or later."""
         self._sweep: Iterator[str] = iter(())
@@ -140,6 +144,11 @@ class Partition:
     def has_idle(self) -> bool:
         """Whether sessions were found idle, to be looked at again past a barrier."""
         return bool(self._idle)
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether something was decided that is to be published."""
+        return bool(self._changes.outputs)
 
     @property
     def has_changes(self) -> bool:
@@ -171,6 +180,7 @@ class Partition:
         changes, self._changes = self._changes, Changes()
         publisher = self._publisher
         publisher.at(None, now_ms)
+        self.keeps_replaced = False
         for session in self.store.changed.values():
             if session.status_due is not None:
                 tasks = session.tasks
@@ -181,6 +191,7 @@ class Partition:
                 session.status_due = None
             if session.replaced:
                 forget_replaced(session, self._folded_ms)
+                self.keeps_replaced = self.keeps_replaced or bool(session.replaced)
             self._set_timers(session)
         self.store.write(changes.rows)
         return changes
@@ -242,6 +253,8 @@ class Partition:
         decoder, refusals, counts = self._decoders["context"], self._changes.refusals, self._counts(batch.role)
         self._publisher.at(None, now_ms)
         values, offsets, timestamps = batch.values, batch.offsets, batch.timestamps
+        if timestamps and timestamps[-1] > self.newest_ms:
+            self.newest_ms = timestamps[-1]
         for index in range(len(values)):
             event = decoder.event(batch, index, refusals)
             if event is None:
@@ -445,9 +458,7 @@ class Partition:
 
     # Judging
 
-    def judge(
-        self, batch: Batch, position: LogPosition, now_ms: int, start: int = 0, stop: int | None = None
-    ) -> None:
+    def judge(self, batch: Batch, position: LogPosition, now_ms: int, start: int = 0, stop: int | None = None) -> None:
         """Decode and judge results: records of a batch. The caller has folded the context up to the cut."""
         decoder, refusals, counts = self._decoders["results"], self._changes.refusals, self._counts(batch.role)
         self._begin(position, now_ms)
@@ -488,6 +499,11 @@ class Partition:
                     facts = stop(session, name[1], "cancelled", "cancelled", cancelled_at)
                     self._apply(session, facts, None, 0, _NOTHING)
                     self._decide_waiting()
+
+    def decide_waiting(self, position: LogPosition, now_ms: int) -> None:
+        """Judge what waited and waits no more. What a record frees is judged with it: this is for the context."""
+        self._publisher.at(position, now_ms)
+        self._decide_waiting()
 
     def _begin(self, position: LogPosition, now_ms: int) -> None:
         """Decide what follows from the context that was folded since, before the next record."""

@@ -213,7 +213,7 @@ class Session:
         return found
 
     def pending_cancel(self, task_id: str) -> tuple[Reason, int] | None:
-        """Why and since when an open task is to be stopped: it was cancelled, or one above it was. None if it is not."""
+        """Why and since when an open task is to be stopped: it was cancelled, or one above it was; None if neither."""
         cancels, tasks = self.row.cancels, self.tasks
         if not cancels:
             return None

@@ -206,7 +206,9 @@ class TaskIndex:
 
     def first_due(self, now_ms: int, *, hot_only: bool) -> str | None:
         """The task that falls due first, if that is at `now_ms` or before."""
-        found = [each for each in (self._dues.first(), None if hot_only else self._cold_dues.first()) if each is not None]
+        found = [
+            each for each in (self._dues.first(), None if hot_only else self._cold_dues.first()) if each is not None
+        ]
         if not found:
             return None
         due, task_id = min(found)

@@ -4,7 +4,7 @@ Every record is decoded once, by itself: a broken one costs its neighbours nothi
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Union
 
 import msgspec
@@ -77,6 +77,21 @@ class Batch:
                 self.size_bytes - first * share if is_rest else count * share,
             )
             start = end
+
+    def between(self, first: int, last: int) -> "Batch":
+        """The records at the places `first` to `last`, as a batch that begins and ends with them."""
+        is_rest = last == len(self)
+        return replace(
+            self,
+            start=self.start if first == 0 else self.offsets[first],
+            end=self.end if is_rest else self.offsets[last],
+            offsets=self.offsets[first:last],
+            timestamps=self.timestamps[first:last],
+            keys=self.keys[first:last],
+            values=self.values[first:last],
+            headers=self.headers[first:last],
+            size_bytes=0,
+        )
 
     def since(self, offset: int) -> "Batch":
         """The records at `offset` and later, as a batch that starts there."""

@@ -16,7 +16,6 @@ class FetchControl(Protocol):
 
     joined: set[int]
     queued_bytes: dict[tuple[str, int], int]
-    hot_bytes: int
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Read the partition from `offset` on."""

@@ -1,4 +1,4 @@
-"""The worker's cycle: fold what has arrived for all partitions, judge past one barrier, write one transaction.
+"""The worker's cycle: fold the context of all partitions, decide below one cut, write one transaction.
 
 Responsible for the order of these, for keeping the lanes apart, and for starting afresh when a transaction fails. What
 one partition does is `streams.task`.
@@ -15,12 +15,13 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
 
+from schemas.fields import Lane
 from schemas.topics import Role
 from streams.assignment import Assignment, retry_seconds
-from streams.barrier import PendingBarrier
 from streams.batches import RecordBatch
 from streams.config import DELIVERED
 from streams.context import WorkerContext
+from streams.cut import PendingCut
 from streams.errors import NOT_ALLOWED, FatalError, not_allowed
 from streams.failure import Failure
 from streams.interfaces import TransactionLog
@@ -36,8 +37,10 @@ T = TypeVar("T")
 FOLDED_AT_ONCE: Final = 128
 """Records of one topic partition, rounded up to whole batches, before the next one has its turn. Dividing the large
 batches of a backlog, too, cost 4 % of the throughput."""
-JUDGED_AT_ONCE: Final = 4096
-"""Hot results of one transaction."""
+DECIDED_AT_ONCE: Final = 512
+"""Hot steps and results of one partition before the next one has its turn, and the event loop."""
+DECIDED_IN_ALL: Final = 8192
+"""Hot steps and results of one transaction, about."""
 TURN_SECONDS: Final = 0.005
 """How long to work before the event loop has a turn: answers to barriers and fetches wait meanwhile."""
 IDLE_SECONDS: Final = 1.0
@@ -87,7 +90,7 @@ class WorkerCycle:
         The agent does this, so that its stream waits while there is much to fold. What comes in while a transaction is
         written is folded by the cycle.
         """
-        self._ask_for_barriers()
+        self._ask_for_cuts()
         self.wake()
         while await self._fold_hot():
             await self._turn()
@@ -179,13 +182,13 @@ class WorkerCycle:
             if self._broken is not None:
                 raise self._broken
             self._turn_began = self._clock.monotonic()
-            self._ask_for_barriers()
+            for task in self._assignment.running:
+                self._isolated(task, task.look_for_idle, None)
+            self._ask_for_cuts()
             self._begin_early()
             worked = await self._fold_hot()
-            worked = self._judge_hot() or worked
+            worked = await self._decide_hot() or worked
             worked = await self._work_cold() or worked
-            for task in self._assignment.running:
-                worked = self._isolated(task, task.act_on_time, True) or worked
             if due := self._due():
                 await self._commit(due)
             elif self._log.is_overdue:
@@ -224,7 +227,7 @@ class WorkerCycle:
     # Folding
 
     async def _fold_hot(self) -> bool:
-        """Fold a piece of each partition's context and hot steps. Returns whether there was anything.
+        """Fold a piece of each partition's context. Returns whether there was anything.
 
         Not while a transaction is written: what it writes is all that has been folded.
         """
@@ -233,7 +236,7 @@ class WorkerCycle:
             if not self._not_writing.is_set():
                 break
             if task.is_running:  # it may have been given up while others had their turn
-                folded += self._isolated(task, partial(_fold_hot, task), 1)
+                folded += self._isolated(task, partial(task.fold_context, FOLDED_AT_ONCE), 1)
             await self._turn()
         return folded > 0
 
@@ -247,7 +250,7 @@ class WorkerCycle:
     @property
     def _hot_waits(self) -> bool:
         """Whether hot work is there to be done, in any partition: they share a core."""
-        return self._context.fetches.hot_bytes > 0 or any(task.has_hot_results for task in self._assignment.running)
+        return any(task.has_hot_work for task in self._assignment.running)
 
     async def _work_cold(self) -> bool:
         """Fold and judge a piece of each partition's cold lane, while no hot work waits: one commit's at most.
@@ -262,23 +265,23 @@ class WorkerCycle:
                 break
             if task.is_running:
                 piece = min(self._config.cold_max_records, left)
-                done = self._isolated(task, partial(_work_cold, task, piece), 1)
+                done = self._isolated(task, partial(task.decide, "cold", piece), 1)
                 left -= done
                 worked += done
             await self._turn()
         return worked > 0
 
-    # Barriers and verdicts
+    # Cuts and decisions
 
-    def _ask_for_barriers(self) -> None:
-        """Ask for every barrier that is needed, in one question for all partitions."""
-        asked: list[tuple[PendingBarrier, dict[Role, TopicPartition]]] = []
+    def _ask_for_cuts(self) -> None:
+        """Ask for every cut that is needed, in one question for all partitions of a lane."""
+        asked: dict[Lane, list[tuple[PendingCut, dict[Role, TopicPartition]]]] = {}
         for task in self._assignment.running:
-            nothing: list[PendingBarrier] = []
-            new = self._isolated(task, partial(_new_barriers, task), nothing)
-            asked += [(barrier, {role: task.input(role) for role in barrier.roles}) for barrier in new]
-        if asked:
-            question = asyncio.get_running_loop().create_task(self._fill_in(asked))
+            nothing: list[PendingCut] = []
+            for cut in self._isolated(task, partial(_new_cuts, task), nothing):
+                asked.setdefault(cut.lane, []).append((cut, {role: task.input(role) for role in cut.roles}))
+        for of_lane in asked.values():
+            question = asyncio.get_running_loop().create_task(self._fill_in(of_lane))
             self._asking.add(question)
             question.add_done_callback(self._asked)
 
@@ -288,34 +291,36 @@ class WorkerCycle:
             self._broken = error  # nobody would ever answer
             self.wake()
 
-    async def _fill_in(self, asked: Sequence[tuple[PendingBarrier, dict[Role, TopicPartition]]]) -> None:
+    async def _fill_in(self, asked: Sequence[tuple[PendingCut, dict[Role, TopicPartition]]]) -> None:
         partitions = {tp for _, inputs in asked for tp in inputs.values()}
         offsets = await self._context.end_offsets.end_offsets(partitions)
-        for barrier, inputs in asked:
-            barrier.ends = {role: offsets[tp] for role, tp in inputs.items()}
+        for cut, inputs in asked:
+            cut.ends = {role: offsets[tp] for role, tp in inputs.items()}
         self.wake()
 
     def _begin_early(self) -> None:
-        """Begin the transaction of the verdicts while their barrier is asked for.
+        """Begin the transaction of the verdicts while their cut is asked for.
 
         Where it then delivers nothing, its marker is all that the topic of deliveries gets.
         """
         roles: tuple[Role, ...] = ("sessions.changelog", "tasks", DELIVERED["hot"])
-        waiting = [task.number for task in self._assignment.running if task.waits_for_hot_barrier]
+        waiting = [task.number for task in self._assignment.running if task.waits_for_hot_cut]
         if waiting and self._assignment.may_write.is_set() and not self._log.is_overdue:
             topics = [self._config.topic(role) for role in roles]
             self._log.begin([TopicPartition(topic, number) for number in waiting for topic in topics])
 
-    def _judge_hot(self) -> bool:
-        left, judged_any = JUDGED_AT_ONCE, False
-        for task in self._in_turn():
-            if left <= 0:
+    async def _decide_hot(self) -> bool:
+        """Decide hot steps and results, a piece of each partition's after the other. Returns whether there were any."""
+        left = DECIDED_IN_ALL
+        while left > 0:
+            before = left
+            for task in self._in_turn():
+                if left > 0 and task.is_running:
+                    left -= self._isolated(task, partial(task.decide, "hot", DECIDED_AT_ONCE), 1)
+                await self._turn()
+            if left == before:
                 break
-            judged = self._isolated(task, partial(task.judge, "hot", left), None)
-            if judged is not None:
-                judged_any = True
-                left -= judged
-        return judged_any
+        return left < DECIDED_IN_ALL
 
     # Committing
 
@@ -355,16 +360,8 @@ class WorkerCycle:
         self._context.metrics.transaction(seconds, sum(work.tally.records for work in staged))
 
 
-def _fold_hot(task: PartitionTask) -> int:
-    return task.fold("context", FOLDED_AT_ONCE) + task.fold("steps", FOLDED_AT_ONCE)
-
-
-def _work_cold(task: PartitionTask, piece: int) -> int:
-    return task.fold("steps.cold", piece) + (task.judge("cold", piece) or 0)
-
-
-def _new_barriers(task: PartitionTask) -> list[PendingBarrier]:
-    return list(task.new_barriers())
+def _new_cuts(task: PartitionTask) -> list[PendingCut]:
+    return list(task.new_cuts())
 
 
 def _merged(

@@ -45,7 +45,6 @@ class Flow:
         self.roles: dict[str, Role] = {config.topic(role): role for role in FOLDED_ROLES}
         self.joined: set[int] = set()
         self.queued_bytes: dict[tuple[str, int], int] = {}
-        self.hot_bytes = 0
         """What is queued of the context and the hot steps of all partitions: cold work waits for it."""
         self._cold_topics = frozenset(config.topic(role) for role in COLD_ROLES)
         self._seeks: dict[bool, deque[tuple[TopicPartition, int]]] = {False: deque(), True: deque()}

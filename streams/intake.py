@@ -1,4 +1,4 @@
-"""The fetched batches of one partition that wait to be folded or judged: each continues the one before."""
+"""The fetched batches of one partition that wait to be folded or decided: each continues the one before."""
 
 from __future__ import annotations
 
@@ -8,20 +8,27 @@ from collections.abc import Mapping
 import structlog
 from aiokafka import TopicPartition
 
+from projections.merge import LogQueue, Run, next_run
 from schemas.decode import Batch
+from schemas.fields import Lane
 from schemas.topics import Role
+from streams.config import RESULTS, STEPS
 from streams.context import FetchControl
 
 _log = structlog.get_logger(__name__)
 
 
 class Intake:
-    """One queue for each input topic, and the position that it ends at."""
+    """One queue for each input topic, and the position that it ends at.
+
+    Context is taken in whole batches. Steps and results of a lane are taken in runs, in the order of their merge.
+    """
 
     def __init__(self, inputs: Mapping[Role, TopicPartition], fetches: FetchControl) -> None:
         self._inputs = inputs
         self._fetches = fetches
-        self._queues: dict[Role, deque[Batch]] = {role: deque() for role in inputs}
+        self._context: deque[Batch] = deque()
+        self._logs: dict[Role, LogQueue] = {role: LogQueue() for role in inputs if role != "context"}
         self.ends: dict[Role, int] = {}
         """By role: the position after what has been queued. Empty while nothing is taken in."""
 
@@ -29,6 +36,7 @@ class Intake:
         """Have the consumers read from these positions; what was queued is forgotten."""
         self._clear()
         self.ends = dict(positions)
+        self._logs = {role: LogQueue(position) for role, position in positions.items() if role != "context"}
         self.seek()
         for tp in self._inputs.values():
             self._fetches.joined.add(tp.partition)
@@ -59,7 +67,10 @@ class Intake:
             return
         if batch.start < expected:
             batch = batch.since(expected)
-        self._queues[role].append(batch)
+        if role == "context":
+            self._context.append(batch)
+        else:
+            self._logs[role].append(batch)
         self.ends[role] = batch.end
         self._changed(role, batch.size_bytes)
 
@@ -70,33 +81,42 @@ class Intake:
 
     def has(self, *roles: Role) -> bool:
         """Whether batches of one of these topics wait."""
-        return any(self._queues[role] for role in roles)
+        return any(self._context if role == "context" else self._logs[role] for role in roles)
 
-    def begins_below(self, role: Role, position: int) -> bool:
-        """Whether the next batch of a topic begins below a position."""
-        queue = self._queues[role]
-        return bool(queue) and queue[0].start < position
-
-    def take(self, role: Role, limit: int | None = None) -> Batch:
-        """The next batch of a topic; with a limit, only so many of its records. The rest stays."""
-        queue = self._queues[role]
+    def take(self, limit: int | None = None) -> Batch:
+        """The next batch of context; with a limit, only so many of its records. The rest stays."""
+        queue = self._context
         batch = queue.popleft()
         if limit is not None and len(batch) > limit:
             whole, batch = batch, next(batch.pieces(limit))
             rest = whole.since(batch.end)
             rest.size_bytes = whole.size_bytes - batch.size_bytes
             queue.appendleft(rest)
-        self._changed(role, -batch.size_bytes)
+        self._changed("context", -batch.size_bytes)
         return batch
 
+    def next_run(self, lane: Lane, ends: Mapping[Role, int], limit: int) -> Run | None:
+        """The next records of the lane's steps and results, see `projections.merge`."""
+        steps, results = STEPS[lane], RESULTS[lane]
+        return next_run(self._logs[steps], self._logs[results], ends[steps], ends[results], limit)
+
+    def taken(self, run: Run) -> int:
+        """The run has been decided. Returns the position that its topic has been applied to."""
+        role, log = run.batch.role, self._logs[run.batch.role]
+        self._changed(role, -log.take(run.stop))
+        return log.position
+
+    def position(self, role: Role) -> int:
+        """The position that a lane's topic has been applied to."""
+        return self._logs[role].position
+
     def _clear(self) -> None:
-        for role, queue in self._queues.items():
-            self._changed(role, -sum(batch.size_bytes for batch in queue))
-            queue.clear()
+        self._context.clear()
+        self._logs = {role: LogQueue() for role in self._logs}
+        for role, tp in self._inputs.items():
+            self._changed(role, -self._fetches.queued_bytes.get((tp.topic, tp.partition), 0))
 
     def _changed(self, role: Role, size_bytes: int) -> None:
         tp = self._inputs[role]
         name = tp.topic, tp.partition
         self._fetches.queued_bytes[name] = self._fetches.queued_bytes.get(name, 0) + size_bytes
-        if role in {"context", "steps"}:
-            self._fetches.hot_bytes += size_bytes

@@ -15,7 +15,7 @@ SHRINKS_BY: Final = 8
 """A piece that fails is divided by this, and one that is committed is followed by one twice as large: a bad record
 among 65,536 is found within about 60 transactions."""
 
-Work = Literal["fold", "judge", "ready", "time", "commit"]
+Work = Literal["fold", "decide", "ready", "time", "commit"]
 ALONE: Final = ("ready", "time")
 """Work that takes no record: results that waited are judged, timers act. A search gives it its own transactions."""
 
@@ -39,6 +39,11 @@ class Search:
     def is_on(self) -> bool:
         """Whether a record is sought."""
         return self._piece is not None
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether records were found that have to be left out."""
+        return bool(self._found)
 
     @property
     def limit(self) -> int | None:

@@ -34,7 +34,7 @@ class Tally:
     def __init__(self) -> None:
         self.records = 0
         self.cold_records = 0
-        self.barrier_waits: list[tuple[Lane, float]] = []
+        self.cut_waits: list[tuple[Lane, float]] = []
         self._cpu_seconds: dict[Stage, float] = {}
 
     @contextmanager
@@ -45,10 +45,14 @@ class Tally:
         self._cpu_seconds[stage] = self._cpu_seconds.get(stage, 0.0) + time.thread_time() - began
 
     def count(self, batch: Batch) -> None:
-        """Count the records of a batch that is folded or judged."""
-        self.records += len(batch)
-        if batch.role in COLD_ROLES:
-            self.cold_records += len(batch)
+        """Count the records of a batch that is folded or decided."""
+        self.count_some(batch.role, len(batch))
+
+    def count_some(self, role: Role, records: int) -> None:
+        """Count records of a topic."""
+        self.records += records
+        if role in COLD_ROLES:
+            self.cold_records += records
 
     def tell(self, metrics: Metrics, topics: Mapping[Role, str], changes: Changes) -> None:
         """Tell everything, and `changes`, to the metrics: a transaction has committed it."""
@@ -67,7 +71,7 @@ class Tally:
                 metrics.quarantined(topics[refusal.batch.role])
         for batch, _index in changes.misrouted:
             metrics.misrouted(topics[batch.role])
-        for lane, wait in self.barrier_waits:
+        for lane, wait in self.cut_waits:
             metrics.barrier_wait(lane, wait)
         for stage, cpu_seconds in self._cpu_seconds.items():
             metrics.cpu(stage, cpu_seconds)

@@ -14,13 +14,14 @@ from aiokafka import TopicPartition
 
 from projections.changes import Changes
 from projections.log_position import LogPosition
+from projections.merge import Run
 from projections.partition import Partition
 from schemas.decode import Batch, Refusal
 from schemas.fields import Lane
 from schemas.topics import Role
-from streams.barrier import TIMERS, Barriers, PendingBarrier
-from streams.config import FOLDED_ROLES, LANE, RESULTS, STEPS
+from streams.config import FOLDED_ROLES, HOT_ROLES, RESULTS, STEPS
 from streams.context import WorkerContext
+from streams.cut import Cuts, PendingCut
 from streams.failure import Failure
 from streams.handover import TakenOver
 from streams.intake import Intake
@@ -73,7 +74,7 @@ class PartitionTask:
         self._reached: dict[Role, int] = dict(self._written)
         """Where the records end that were taken, those of work that has raised included."""
         self._doing: Work = "fold"
-        self._barriers = Barriers(self._clock)
+        self._cuts = Cuts(self._clock)
         self._has_judged = False
         self._refusals: list[Refusal] = []
         """Of records that were found to raise."""
@@ -173,24 +174,30 @@ class PartitionTask:
         self._intake.offer(batch)
 
     @property
-    def has_hot_results(self) -> bool:
-        """Whether hot results wait to be judged, and not for an open transaction of a producer."""
-        barrier = self._barriers.of_lane.get("hot")
-        return self._intake.has("results") and not (barrier is not None and barrier.is_blocked(self._applied))
+    def has_hot_work(self) -> bool:
+        """Whether hot records wait that can be worked on, and not for an open transaction of a producer."""
+        if self._intake.has("context"):
+            return True
+        cut = self._cuts.of_lane["hot"].working
+        is_blocked = cut is not None and cut.ends is not None and cut.waits_for(self._applied) == "context"
+        return not is_blocked and self._intake.has("steps", "results")
 
-    def _take(self, role: Role) -> Batch:
-        batch = self._intake.take(role, self._search.limit)
+    def _took(self, batch: Batch) -> Batch:
+        """A batch is about to be folded or decided. Returns it without what is refused at once."""
         self._tally.count(batch)
-        self._reached[role] = batch.end
+        self._reached[batch.role] = batch.end
         if isinstance(batch, UnreadableBatch):
             batch = batch.refuse(self._refusals)
         return self._search.took(batch, self._refusals)
 
-    def _may_take(self, lane: Lane) -> bool:
+    @property
+    def _may_take(self) -> bool:
         """Whether another record may be worked on before the next transaction."""
         if not self._search.is_on:
             return True
-        is_alone = not self._has_attempted and self._barriers.is_work_reached(lane, self._applied)
+        is_alone = not self._has_attempted and any(
+            cuts.reached(self._applied) is not None for cuts in self._cuts.of_lane.values()
+        )
         return self._search.limit != 0 and not is_alone
 
     @property
@@ -214,96 +221,123 @@ class PartitionTask:
 
     # Folding
 
-    def fold(self, role: Role, limit: int) -> int:
-        """Fold queued batches of a topic until there are `limit` records. Returns how much that was."""
+    def fold_context(self, limit: int) -> int:
+        """Fold queued batches of context until there are `limit` records. Returns how much that was."""
         folded = 0
-        while folded < limit and self._intake.has(role) and self._may_take(LANE[role]):
+        while folded < limit and self._intake.has("context") and self._may_take:
             self._doing = "fold"
-            batch = self._take(role)
+            batch = self._took(self._intake.take(self._search.limit))
             with self._tally.stage("fold"):
-                if role == "context":
-                    self._known.fold_context(batch, self._clock.now_ms())
-                else:
-                    self._known.fold_steps(batch, self._clock.now_ms())
-            self._applied[role] = batch.end
+                self._known.fold_context(batch, self._clock.now_ms())
+            self._applied["context"] = batch.end
             folded += max(len(batch), 1)
         return folded
 
-    # Barriers
+    # Cuts
 
-    def new_barriers(self) -> Iterator[PendingBarrier]:
-        """Barriers that are needed and have not been asked for yet: for results, ready ones, proposals and timers."""
+    def new_cuts(self) -> Iterator[PendingCut]:
+        """Cuts that are needed and have not been asked for yet."""
         if self.is_running and self._failure is None:
-            yield from self._barriers.new(self._known, self._intake, self._applied)
+            yield from self._cuts.new(self._known, self._intake)
 
     def input(self, role: Role) -> TopicPartition:
         """The topic partition of a role."""
         return self._inputs[role]
 
     @property
-    def waits_for_hot_barrier(self) -> bool:
+    def waits_for_hot_cut(self) -> bool:
         """Whether verdicts of the hot lane are about to be written."""
-        return "hot" in self._barriers.of_lane
+        return bool(self._cuts.of_lane["hot"].pending) and self._intake.has("results")
 
-    # Judging
+    # Deciding
 
-    def judge(self, lane: Lane, limit: int) -> int | None:
-        """Judge up to about `limit` results of a lane. Returns how many; None where its barrier is not reached."""
-        barrier = self._barriers.of_lane.get(lane)
-        if barrier is None or not barrier.is_reached(self._applied):
-            return None
-        if not barrier.is_told:
-            barrier.is_told = True
-            self._tally.barrier_waits.append((lane, self._clock.monotonic() - barrier.asked_at))
-        role, position, judged = RESULTS[lane], self._position(lane, barrier), 0
-        if self._search.is_on and not barrier.is_answered:
-            if not self._may_do_alone("ready"):
-                return None
-            self._known.judge_ready(position, self._clock.now_ms())
-            barrier.is_answered = True
-            self._done_alone("ready")
-        while self._intake.begins_below(role, barrier.covers) and judged < limit and self._may_take(lane):
-            self._doing = "judge"
-            batch = self._take(role)
-            with self._tally.stage("judge"):
-                self._known.judge(batch, position, self._clock.now_ms())
-            self._applied[role] = batch.end
-            judged += len(batch)
-        if not self._intake.begins_below(role, barrier.covers):
-            if not barrier.is_answered:
-                self._doing = "ready"
-                self._known.judge_ready(position, self._clock.now_ms())
-            del self._barriers.of_lane[lane]
-        if lane == "hot":
-            self._has_judged = True  # nobody waits for cold verdicts: they may wait for more of them
-        return judged
+    def decide(self, lane: Lane, limit: int) -> int:
+        """Decide steps and results of a lane below its cut, about `limit` of them. Returns how many.
 
-    def _position(self, lane: Lane, barrier: PendingBarrier) -> LogPosition:
-        role = STEPS[lane]
-        return LogPosition(self.number, self._applied["context"], self._applied[role], role, barrier.folded)
-
-    def act_on_time(self) -> bool:
-        """Act on timers past a barrier on the input topics, results included: the hot lane's, where that is enough.
-
-        Forget idle sessions past one on all of them. Returns whether a barrier was reached.
+        What waits for all records below a cut comes when they have been decided.
         """
-        now = self._clock.monotonic()
-        reached = [each for each in self._barriers.of_timers.items() if each[1].is_reached(self._applied)]
-        must_sweep = "all" not in self._barriers.of_timers and now - self._last_sweep >= SWEEP_SECONDS
-        if self._failure is not None or not (reached or must_sweep) or not self._may_do_alone("time"):
+        cuts, decided = self._cuts.of_lane[lane], 0
+        while (cut := cuts.advance(self._applied)) is not None and decided < limit:
+            done = self._decide_below(cut, limit - decided)
+            if not done:
+                break
+            decided += done
+        if self._finish(lane):
+            decided += 1
+        if lane == "hot" and self._known.has_outputs:
+            self._has_judged = True  # nobody waits for cold verdicts: they may wait for more of them
+        return decided
+
+    def _decide_below(self, cut: PendingCut, limit: int) -> int:
+        """Decide records that the cut covers, in the order of their merge. Returns how many."""
+        if not cut.is_counted:
+            cut.is_counted = True
+            self._tally.cut_waits.append((cut.lane, self._clock.monotonic() - cut.asked_at))
+        if self._search.is_on and self._known.has_ready and not self._decide_ready(cut.lane):
+            return 0
+        decided, ends = 0, cut.ends or {}
+        while decided < limit and cut.has_left(self._applied) and self._may_take:
+            self._doing = "decide"
+            most = limit - decided if self._search.limit is None else min(limit - decided, self._search.limit)
+            run = self._intake.next_run(cut.lane, ends, most)
+            if run is None:
+                break
+            self._decide_run(cut.lane, run)
+            role = run.batch.role
+            self._applied[role] = self._intake.taken(run)
+            decided += run.stop - run.start
+        for role in cut.covers:  # past what holds no record
+            self._applied[role] = self._intake.position(role)
+        return decided
+
+    def _decide_run(self, lane: Lane, run: Run) -> None:
+        batch, start, stop = run
+        if self._search.is_on or self._search.leaves_out or isinstance(batch, UnreadableBatch):
+            batch = self._took(batch.between(start, stop))
+            start, stop = 0, len(batch)
+        else:
+            self._tally.count_some(batch.role, stop - start)
+            self._reached[batch.role] = batch.offsets[stop - 1] + 1
+        position, now_ms = self._position(lane), self._clock.now_ms()
+        with self._tally.stage("judge" if batch.role == RESULTS[lane] else "fold"):
+            if batch.role == RESULTS[lane]:
+                self._known.judge(batch, position, now_ms, start, stop)
+            else:
+                self._known.fold_steps(batch, position, now_ms, start, stop)
+
+    def _decide_ready(self, lane: Lane) -> bool:
+        """While a record is sought, what waits is decided in a transaction of its own. Returns whether it was."""
+        if not self._may_do_alone("ready"):
             return False
-        if must_sweep:
+        self._known.decide_waiting(self._position(lane), self._clock.now_ms())
+        self._done_alone("ready")
+        return True
+
+    def _finish(self, lane: Lane) -> bool:
+        """Do what waits for the oldest cut, if it has been reached: cancels, timers, idle sessions."""
+        cuts = self._cuts.of_lane[lane]
+        cut = cuts.reached(self._applied)
+        if cut is None or self._failure is not None or not self._may_do_alone("time"):
+            return False
+        self._known.act_on_due(self._position(lane), cut.asked_ms - 1, hot_only=lane == "hot")
+        if lane == "cold":
+            if cut.asked_at >= self._last_sweep:
+                self._known.drop_idle()
+            self._known.has_folded(cut.newest_ms)
+        cuts.done()
+        self._done_alone("time")
+        return True
+
+    def _position(self, lane: Lane) -> LogPosition:
+        applied = self._applied
+        return LogPosition(self.number, applied["context"], applied[STEPS[lane]], applied[RESULTS[lane]])
+
+    def look_for_idle(self) -> None:
+        """Look at some sessions every second: those that are idle are forgotten past a cut of both lanes."""
+        now = self._clock.monotonic()
+        if self._failure is None and now - self._last_sweep >= SWEEP_SECONDS and not self._known.has_idle:
             self._last_sweep = now
             self._known.find_idle(self._clock.now_ms(), SWEPT_AT_ONCE)
-        for timers, barrier in reached:
-            self._known.act_on_due(self._position("hot", barrier), barrier.asked_ms, hot_only=timers == "hot")
-            if timers == "all":
-                self._known.drop_idle()
-            del self._barriers.of_timers[timers]
-            self._has_judged = True
-        if reached:
-            self._done_alone("time")
-        return bool(reached)
 
     # Committing
 
@@ -338,8 +372,7 @@ class PartitionTask:
 
         Behind a backlog nobody waits for what it writes, and a row that is written once for many events costs less.
         """
-        barrier = self._barriers.of_lane.get("hot")
-        behind = (barrier is not None and barrier.is_blocked(self._applied)) or self._intake.has("context", "steps")
+        behind = self._intake.has(*HOT_ROLES)
         return self._config.backlog_commit_seconds if behind else self._config.lazy_commit_seconds
 
     def stage(self) -> StagedWork:
@@ -383,19 +416,18 @@ class PartitionTask:
 
     @property
     def oldest_decision(self) -> tuple[str, float] | None:
-        """What the oldest decision that waits is waiting for, and when its barrier was asked for."""
-        return self._barriers.oldest(self._applied)
+        """What the oldest decision that waits is waiting for, and when its cut was asked for."""
+        return self._cuts.oldest(self._applied)
 
     def seconds_to_next(self, now: float) -> float:
         """How long nothing has to be done here, unless something comes in."""
-        swept = self._last_sweep + SWEEP_SECONDS - now
-        waits = [swept if "all" not in self._barriers.of_timers else SWEEP_SECONDS]
+        waits = [max(0.0, self._last_sweep + SWEEP_SECONDS - now) or SWEEP_SECONDS]
         if self.has_changes:
             waits.append(self._last_commit + self._commit_pause - now)
-        for timers in TIMERS:
-            due = self._known.next_due_ms(hot_only=timers == "hot")
-            if due is not None and timers not in self._barriers.of_timers:
-                waits.append((due - self._clock.now_ms()) / 1000)
+        for lane, cuts in self._cuts.of_lane.items():
+            due = self._known.next_due_ms(hot_only=lane == "hot")
+            if due is not None and not cuts.pending:
+                waits.append((due + 1 - self._clock.now_ms()) / 1000)
         return max(0.0, min(waits))
 
     @property

@@ -153,17 +153,17 @@ class Memory:
         """A cycle that now and then leaves a topic for later, or does not write what it has done."""
         worker, random = self._worker, self._random
         for cold, roles in LANES.items():
-            if cold not in worker.cuts and self._needs_cut(cold):
+            if cold not in worker.cuts and self._needs_cut(cold=cold):
                 asked = INPUT_ROLES if cold else HOT_ROLES
                 worker.cuts[cold] = Cut({role: len(self.topics[role]) for role in asked}, self.now_ms)
             for role in roles:
                 self._fetch_log(role)
         self._fold_context()
-        is_reached = [self._decide(cold) for cold in LANES]
+        is_reached = [self._decide(cold=cold) for cold in LANES]
         if any(is_reached) or random.random() < 0.2:
             self._write()
 
-    def _needs_cut(self, cold: bool) -> bool:
+    def _needs_cut(self, *, cold: bool) -> bool:
         partition = self._worker.partition
         due = partition.next_due_ms(hot_only=not cold)
         is_due = due is not None and due <= self.now_ms
@@ -182,7 +182,7 @@ class Memory:
         if batch is not None:
             log.append(batch)
 
-    def _decide(self, cold: bool) -> bool:
+    def _decide(self, *, cold: bool) -> bool:
         """Decide what lies below the lane's cut, or a part of it. Returns whether the cut was reached."""
         worker = self._worker
         cut = worker.cuts.get(cold)

@@ -208,7 +208,6 @@ class SimulatedFetches:
     def __init__(self, config: EngineConfig, network: Network) -> None:
         self.joined: set[int] = set()
         self.queued_bytes: dict[tuple[str, int], int] = {}
-        self.hot_bytes = 0
         self._config = config
         self._network = network
         self._positions: dict[TopicPartition, int] = {}

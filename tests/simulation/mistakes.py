@@ -13,7 +13,7 @@ from aiokafka import TopicPartition
 from projections.partition import Partition
 from schemas.decode import Batch
 from streams.assignment import Assignment
-from streams.barrier import PendingBarrier
+from streams.cut import PendingCut
 from streams.cycle import WorkerCycle
 from streams.intake import Intake
 from streams.member import GroupMember
@@ -175,7 +175,7 @@ def leaves_open_transactions_alone() -> AbstractContextManager[Any]:
 
 def judges_without_a_barrier() -> AbstractContextManager[Any]:
     """A gate that lags delivers what the context contradicts."""
-    return patch.object(PendingBarrier, "is_reached", lambda barrier, _applied: barrier.ends is not None)
+    return patch.object(PendingCut, "may_decide", lambda cut, _applied: cut.ends is not None)
 
 
 def asks_the_barrier_for_the_last_stable_offset() -> AbstractContextManager[Any]:
@@ -193,7 +193,7 @@ def folds_whatever_comes() -> AbstractContextManager[Any]:
 
     def any_batch(intake: Intake, batch: Batch) -> None:
         if intake.ends:
-            intake._queues[batch.role].append(batch)
+            (intake._context if batch.role == "context" else intake._logs[batch.role]).append(batch)
             intake.ends[batch.role] = batch.end
             intake._changed(batch.role, batch.size_bytes)
 

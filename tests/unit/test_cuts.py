@@ -12,7 +12,6 @@ from random import Random
 from typing import Any, Final
 
 import orjson
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,7 +71,7 @@ class Driver:
         self._context, steps, results = self._committed
         self._logs = {"steps": LogQueue(steps), "results": LogQueue(results)}
 
-    def _reach(self, below: Counter[str], time_ms: int) -> bool:
+    def _reach(self, below: Counter[Any], time_ms: int) -> bool:
         """Go on towards the cut; False if there is more to do."""
         if self._context < below["context"]:
             batch = self._fetch("context", self._context, below["context"])
@@ -104,7 +103,12 @@ class Driver:
         if self._random is not None:
             end = self._random.randint(start + 1, end)
         ops = [op for op in self.records if op.role == role][start:end]
-        return make_batch(ops[0].role, start, [orjson.dumps(op.body) for op in ops], [op.at_ms for op in ops])
+        return make_batch(
+            ops[0].role,  # type: ignore[arg-type]
+            start,
+            [orjson.dumps(op.body) for op in ops],
+            [op.at_ms for op in ops],
+        )
 
 
 def decided(ops: list[Op], cuts: list[int], seed: int | None = None) -> tuple[list[Any], Counter[str]]:
