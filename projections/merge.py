@@ -1,7 +1,7 @@
 """The order in which steps and results are decided: by the broker's timestamps, without reordering either log.
 
 Kafka keeps no order between topics. The two logs of a lane are merged by timestamp, so that what follows does not
-depend on which of them was fetched first. At one timestamp, a result comes before a dispatch and after everything else: the
+depend on which of them was fetched first. At one timestamp, a result comes before a dispatch and after all else: the
 answer of a task was there before the task that follows it, and what a task did before its answer.
 """
 
