@@ -23,7 +23,7 @@ from projections.partition import Partition
 from projections.rules import Rules
 from schemas.decode import Batch
 from schemas.topics import Role
-from streams.batches import NO_HEADERS, ROWS, BatchWriter, EnvelopeEncoder
+from streams.batches import BatchWriter, EnvelopeEncoder, writers_of
 
 FETCHED: Final = 4096
 """Records of 1 MiB, the most that one fetch brings of a partition."""
@@ -168,19 +168,10 @@ class Run:
 
 def _as_record_batches(changes: Changes) -> int:
     """What the producer does with it before it is sent: Kafka's record batches, by topic. The bytes of rows in them."""
-    writers: dict[Role, BatchWriter] = {}
-    envelopes = EnvelopeEncoder()
-    for output in changes.outputs:
-        writer = writers.get(output.role)
-        if writer is None:
-            writer = writers[output.role] = BatchWriter("none")
-        envelope = output.envelope
-        writer.add(output.key, output.value, NO_HEADERS if envelope is None else envelopes.encode(envelope))
+    writers = writers_of(changes, "none", EnvelopeEncoder())
+    rows = writers.pop("sessions.changelog")
     for writer in writers.values():
         _built_bytes(writer)
-    rows = BatchWriter(ROWS)
-    for key, value in changes.rows.items():
-        rows.add(key, value, NO_HEADERS)
     return _built_bytes(rows)
 
 

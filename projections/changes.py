@@ -1,7 +1,8 @@
 """What a partition's events led to since the last transaction: records to write, and what to count."""
 
 from collections import Counter
-from typing import NamedTuple
+
+from mypy_extensions import mypyc_attr
 
 from projections.facts import EventIgnored, EventRepeated, Fact, ResultAcknowledged, ResultJudged, TaskEnded
 from projections.gate import HELD
@@ -10,15 +11,19 @@ from schemas.decode import Batch, Refusal
 from schemas.topics import Role
 
 
-class Verdicted(NamedTuple):
+@mypyc_attr(acyclic=True)
+class Verdicted:
     """One verdict, for metrics: `age_ms` from dispatch to result (None if unknown), `timestamp` of the result."""
 
-    decision: str
-    reason: str
-    task_type: str | None
-    lane: str
-    age_ms: int | None
-    timestamp: int
+    def __init__(
+        self, decision: str, reason: str, task_type: str | None, lane: str, age_ms: int | None, timestamp: int
+    ) -> None:
+        self.decision = decision
+        self.reason = reason
+        self.task_type = task_type
+        self.lane = lane
+        self.age_ms = age_ms
+        self.timestamp = timestamp
 
 
 class Changes:

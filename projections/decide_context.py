@@ -1,5 +1,7 @@
 """What context events establish: facets change, tasks are cancelled, deliveries acknowledged, sessions erased."""
 
+from typing import Any, Final
+
 from projections.budget import NAME_BYTES, NO_ROOM, room_for
 from projections.ended import task_ids
 from projections.expectation import is_unknown
@@ -21,19 +23,26 @@ from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN
 from projections.session import Session
 from projections.text import quoted
 from schemas import events
-from schemas.wire import event_type
+from schemas.wire import event_type, fields_of, picker
+
+_Fields = tuple[str, str, dict[str, str | None], list[str], Any]
+_fields_of: Final = fields_of
+_picked: Final[Any] = picker(events.ContextChanged, "source", "event_id", "set", "unset", "cause")
 
 
 def decide_change(
     session: Session, event: events.ContextChanged, size_bytes: int, offset: int, timestamp: int
 ) -> list[Fact]:
     """Facets are set and unset. `size_bytes`: of the record's value."""
-    cause = event.cause.task_id if event.cause is not None else None
-    changes = _changes(session, event, cause)
+    fields: _Fields = _picked(_fields_of(event))
+    source, event_id, values, unset, caused_by = fields
+    cause: str | None = caused_by.task_id if caused_by is not None else None
+    changes = _changes(session, values, unset, cause)
     if not changes:
         return []
     holder, undispatched = (None, None) if cause is None else _holder_of(session, cause)
-    added = _added_bytes(session, event, size_bytes, changes, holder or undispatched)
+    identity_bytes = len(source) + len(event_id)
+    added = _added_bytes(session, identity_bytes, size_bytes, changes, holder or undispatched)
     estimate = room_for(session, added, adds_names=True)
     facts: list[Fact] = []
     if estimate == NO_ROOM:
@@ -47,29 +56,30 @@ def decide_change(
                 facts.append(FacetsLost([change.name for change in changes], timestamp))
                 return facts
     if changes:
-        change = change_to_bytes(offset, timestamp, event.source, event.event_id)
+        change = change_to_bytes(offset, timestamp, source, event_id)
         facts.append(FacetsChanged(changes, change, offset, timestamp, holder, undispatched, estimate))
     return facts
 
 
-def _changes(session: Session, event: events.ContextChanged, cause: str | None) -> list[FacetChange]:
+def _changes(session: Session, values: dict[str, str | None], unset: list[str], cause: str | None) -> list[FacetChange]:
     """The facets that the event gives another value, or another cause."""
     facets = session.facets
     found: list[FacetChange] = []
-    values: dict[str, str | None] = event.set  # type: ignore[assignment]
-    if event.unset:
-        values = {**values, **dict.fromkeys(event.unset)}
+    if unset:
+        values = {**values, **dict.fromkeys(unset)}
     for name, value in values.items():
         known = facets.get(name)
         if known is None:
             found.append(FacetChange(name, value, cause, None, UNSEEN))
         elif is_unknown(known):
             found.append(FacetChange(name, value, cause, None, UNKNOWN))
-        elif known.value != value:
-            found.append(FacetChange(name, value, cause, known.value, KNOWN))
-        elif known.cause is not None and known.cause != cause:
-            several = None if cause is None else CHANGED_BY_SEVERAL
-            found.append(FacetChange(name, value, several, known.value, KNOWN))
+        else:
+            before = known.value
+            if before != value:
+                found.append(FacetChange(name, value, cause, before, KNOWN))
+            elif known.cause is not None and known.cause != cause:
+                several = None if cause is None else CHANGED_BY_SEVERAL
+                found.append(FacetChange(name, value, several, before, KNOWN))
     return found
 
 
@@ -85,13 +95,13 @@ def _holder_of(session: Session, cause: str) -> tuple[str | None, str | None]:
 
 
 def _added_bytes(
-    session: Session, event: events.ContextChanged, size_bytes: int, changes: list[FacetChange], holder: str | None
+    session: Session, identity_bytes: int, size_bytes: int, changes: list[FacetChange], holder: str | None
 ) -> int:
     """About what the change adds: itself, with its source and id for each facet, and what of it is own work."""
     others = len(changes) - 1
     added = 2 * size_bytes + sum(len(change.name) + 4 * len(change.before or "") + 16 for change in changes)
     if others:
-        added += others * max(len(event.source) + len(event.event_id) + 64, NAME_BYTES)
+        added += others * max(identity_bytes + 64, NAME_BYTES)
     if holder is not None:
         task = session.tasks.get(holder)
         holders = 1 if task is None else 1 + len(session.ancestors(task))

@@ -10,15 +10,28 @@ from projections.ended import EndedTask
 from projections.ending import stop
 from projections.expectation import is_unknown
 from projections.facts import EventRefused, EventRepeated, Fact, TaskEnded, TaskOpened
-from projections.rows import FORMAT, KNOWN, UNKNOWN, DispatchOrder, Policy, ResultDigests, Scope, Task
+from projections.rows import (
+    DEFAULT_POLICY,
+    FORMAT,
+    KNOWN,
+    UNKNOWN,
+    DispatchOrder,
+    Policy,
+    ResultDigests,
+    Scope,
+    Task,
+)
 from projections.rules import Rules
 from projections.session import Session, order_of
-from projections.text import json_of, members_of
+from projections.text import json_of, quoted
 from schemas.envelope import Headers, traceparent_of
-from schemas.events import TaskDispatched
+from schemas.events import Event, TaskDispatched
 from schemas.fields import Reason
 from schemas.identity import digest
+from schemas.wire import fields_of, picker
 
+_fields_of: Final = fields_of
+_replace: Final[Any] = msgspec.structs.replace
 _sorted_json: Final = msgspec.json.Encoder(order="sorted").encode
 _NO_TIME: Final = datetime.fromtimestamp(0, UTC)
 
@@ -83,7 +96,7 @@ def decide_after_opening(session: Session, fact: TaskOpened) -> list[Fact]:
 
 def dispatch_digest(event: TaskDispatched) -> str:
     """Digest of everything in a dispatch but its event id and time: two dispatches of one task must agree in it."""
-    content = msgspec.structs.replace(event, event_id="-", occurred_at=_NO_TIME)  # type: ignore[type-var]
+    content = _replace(event, event_id="-", occurred_at=_NO_TIME)
     return digest(_sorted_json(content))
 
 
@@ -120,18 +133,17 @@ def ended_at_once(
 
 def echo_of(event: TaskDispatched) -> str:
     """What every output repeats of a dispatch, as JSON members."""
-    echo: dict[str, Any] = {"task_type": event.task_type}
-    if event.destination is not None:
-        echo["destination"] = event.destination
-    if event.metadata:
-        echo["metadata"] = event.metadata
-    if event.request_id is not None:
-        echo["request_id"] = event.request_id
-    if event.slot is not None:
-        echo["slot"] = event.slot
-    if event.lane != "hot":
-        echo["lane"] = event.lane
-    return members_of(echo)
+    destination, metadata, request_id, slot = event.destination, event.metadata, event.request_id, event.slot
+    echo = f'"task_type":{quoted(event.task_type)}'
+    if destination is not None:
+        echo = f'{echo},"destination":{quoted(destination)}'
+    if metadata:
+        echo = f'{echo},"metadata":{json_of(metadata)}'
+    if request_id is not None:
+        echo = f'{echo},"request_id":{quoted(request_id)}'
+    if slot is not None:
+        echo = f'{echo},"slot":{quoted(slot)}'
+    return echo if event.lane == "hot" else f'{echo},"lane":"{event.lane}"'
 
 
 def _repeated(event: TaskDispatched, known: str, content: str) -> Fact:
@@ -232,6 +244,8 @@ def _task_of(
 
 def _policy_of(event: TaskDispatched) -> Policy | None:
     """The policies and limits of a dispatch; None if it has only defaults."""
+    if _policies_of(_fields_of(event)) == _NO_POLICIES:
+        return None
     policy = Policy(
         on_stale=event.on_stale,
         on_stale_failure=event.on_stale_failure,
@@ -249,10 +263,29 @@ def _policy_of(event: TaskDispatched) -> Policy | None:
         valid_until=event.valid_until.isoformat() if event.valid_until is not None else None,
         plan=event.plan,
     )
-    return None if policy == _DEFAULTS else policy
+    return None if policy == DEFAULT_POLICY else policy
 
 
-_DEFAULTS: Final = Policy()
+_NO_POLICY: Final = frozenset(
+    (
+        *Event.model_fields,
+        "type",
+        "task_id",
+        "task_type",
+        "snapshot",
+        "depends_on",
+        "destination",
+        "metadata",
+        "request_id",
+        "lane",
+        "slot",
+        "parent_task_id",
+    )
+)
+_POLICY_FIELDS: Final = [name for name in TaskDispatched.model_fields if name not in _NO_POLICY]
+_policies_of: Final[Any] = picker(TaskDispatched, *_POLICY_FIELDS)
+_NO_POLICIES: Final = tuple([TaskDispatched.model_fields[name].default for name in _POLICY_FIELDS])
+"""Most dispatches have none, and comparing these values costs much less than making a `Policy` from them."""
 
 
 def _milliseconds(seconds: float | None) -> int | None:
@@ -261,23 +294,23 @@ def _milliseconds(seconds: float | None) -> int | None:
 
 def _added_bytes(session: Session, event: TaskDispatched, size_bytes: int) -> int:
     """About what a dispatch adds: with values taken, what tasks above expect with it, and what joins it."""
-    taken = 0
-    for name in event.depends_on:
+    taken, task_id, parent_id, depends_on = 0, event.task_id, event.parent_task_id, event.depends_on
+    for name in depends_on:
         facet = session.facets.get(name)
         if facet is not None and facet.value is not None:
             taken += 4 * len(facet.value)
-    above = session.tasks.get(event.parent_task_id) if event.parent_task_id is not None else None
+    above = session.tasks.get(parent_id) if parent_id is not None else None
     depth = 0 if above is None else 1 + len(session.ancestors(above))
-    count = len(event.snapshot) + len(event.depends_on)
+    count = len(event.snapshot) + len(depends_on)
     size = size_bytes + taken + count * NAME_BYTES
     joining = 0
-    for child_id in session.parentless_children(event.task_id):
+    for child_id in session.parentless_children(task_id):
         child = session.tasks[child_id]
         below = child.scope.below if child.scope is not None else {}
         joining += added_above(child_id, len(child.expected), len(json_of((child.expected, below))))
         joining += own_bytes(child)
-    own = session.row.undispatched.get(event.task_id)
+    own = session.row.undispatched.get(task_id)
     if own is not None and depth:
         for changes in own.values():
             joining += sum(32 + 4 * len(each.before or "") + 4 * len(each.after or "") for each in changes)
-    return 2 * size + depth * added_above(event.task_id, count, size) + (1 + depth) * joining
+    return 2 * size + depth * added_above(task_id, count, size) + (1 + depth) * joining

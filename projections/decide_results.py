@@ -28,7 +28,7 @@ from schemas.fields import Reason
 
 def decide_result(session: Session, result: Arrived, rules: Rules) -> list[Fact]:
     """A result whose barrier has been reached."""
-    task_id = result.event.task_id
+    task_id = result.task_id
     task = session.tasks.get(task_id)
     if task is None:
         ended = session.ended_task(task_id)
@@ -36,9 +36,9 @@ def decide_result(session: Session, result: Arrived, rules: Rules) -> list[Fact]
     if task.wait is not None:
         return _decide_further(session, result, task)
     event: TaskResult = result.event
-    if not event.reads:
-        return decide_open(session, result, task, task, rules, [])
     reads = event.reads
+    if not reads:
+        return decide_open(session, result, task, task, rules, [])
     above = session.readers_above(task)
     added = added_by_reads(len(json_of(reads).encode()), len(reads), task_id, len(above))
     estimate = room_for(session, added, adds_names=not reads.keys() <= task.expected.keys())
@@ -63,10 +63,9 @@ def decide_open(
 
     `seen` is the task with what the result read; `before` are the facts that come first, if any others do.
     """
-    event: TaskResult = result.event
-    task_id = event.task_id
-    judgement = judge(session, task_id, seen, event, result.timestamp, rules)
-    shadow = rules.is_shadow(task.task_type)
+    task_id, task_type = result.task_id, task.task_type
+    judgement = judge(session, task_id, seen, result.event, result.timestamp, rules)
+    shadow = rules.is_shadow(task_type)
     if judgement.wait is not None and not shadow:
         return _hold(session, result, task, seen, judgement, judgement.wait, before)
     waited = task.wait
@@ -76,7 +75,8 @@ def decide_open(
     facts.append(_judged(result, seen, judgement, disposition, shadow=shadow))
     if judgement.redispatch and not shadow:
         facts.append(_attempt(task_id, seen))
-    if task.scope is not None and task.scope.children and not shadow:
+    scope = task.scope
+    if scope is not None and scope.children and not shadow:
         facts += stop_children(session, task, "parent_ended", result.timestamp)
     ended = ended_task(task_id, seen, disposition, judgement.reason, result.timestamp, [result.digests], "")
     facts.append(end(session, task_id, seen, ended))
@@ -117,11 +117,9 @@ def _hold(
             estimate = room_for(session, added, adds_names=False)
             if estimate == NO_ROOM:
                 return [EventRefused("session_full", session_full(session))]
-        facts.append(
-            ResultHeld(result.event.task_id, result, wait, estimate, is_new=waited is None, takes_slot=takes_slot)
-        )
+        facts.append(ResultHeld(result.task_id, result, wait, estimate, is_new=waited is None, takes_slot=takes_slot))
     if judgement.redispatch:
-        facts.append(_attempt(result.event.task_id, seen))
+        facts.append(_attempt(result.task_id, seen))
     return facts
 
 
@@ -150,7 +148,7 @@ def _attempt(task_id: str, task: Task) -> AttemptCommanded:
 def _decide_further(session: Session, result: Arrived, task: Task) -> list[Fact]:
     """Another result of a task whose first one waits: a repeat, a conflict, or late."""
     event: TaskResult = result.event
-    first = session.waiting[event.task_id].digests
+    first = session.waiting[result.task_id].digests
     known = _known(event, result.digests, [first, *task.later_results])
     if known is not None:
         return [known]
@@ -167,7 +165,7 @@ def _decide_further(session: Session, result: Arrived, task: Task) -> list[Fact]
             task_type=task.task_type,
             shadow=False,
         ),
-        LaterResultKnown(event.task_id, result.digests, None),
+        LaterResultKnown(result.task_id, result.digests, None),
     ]
 
 
@@ -182,7 +180,7 @@ def decide_late(result: Arrived, ended: EndedTask, rules: Rules) -> list[Fact]:
 
 def decide_stopped(session: Session, result: Arrived) -> list[Fact]:
     """A result that waited when its task was stopped: what nothing had decided of it comes too late."""
-    ended = session.ended_task(result.event.task_id)
+    ended = session.ended_task(result.task_id)
     if ended is None:  # so many others ended with it
         ended = unknown_task(result)
     return _withheld(result, undecided_rest(result), ended, None)
@@ -190,7 +188,7 @@ def decide_stopped(session: Session, result: Arrived) -> list[Fact]:
 
 def unknown_task(result: Arrived) -> EndedTask:
     """What is remembered of a task whose dispatch has not come within its grace."""
-    return EndedTask(result.event.task_id, None, None, result.timestamp, None, [])
+    return EndedTask(result.task_id, None, None, result.timestamp, None, [])
 
 
 def _withheld(result: Arrived, event: TaskResult, ended: EndedTask, rules: Rules | None) -> list[Fact]:
@@ -209,7 +207,7 @@ def _withheld(result: Arrived, event: TaskResult, ended: EndedTask, rules: Rules
             task_type=task_type,
             shadow=rules is not None and rules.is_shadow(task_type),
         ),
-        LaterResultKnown(event.task_id, result.digests, ended.with_result(result.digests)),
+        LaterResultKnown(result.task_id, result.digests, ended.with_result(result.digests)),
     ]
 
 

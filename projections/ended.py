@@ -7,6 +7,7 @@ first bytes (a newline, a bracket, the task id in quotes), and only that line is
 from typing import Final
 
 import msgspec
+from mypy_extensions import mypyc_attr
 
 from projections import format_1
 from projections.records import UnknownFormatError
@@ -28,6 +29,7 @@ _decode_head: Final = msgspec.json.Decoder(EndedLineHead).decode
 _decode_echo: Final = msgspec.json.Decoder(Echo).decode
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class EndedTask:
     """One ended task.
 

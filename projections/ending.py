@@ -22,8 +22,9 @@ def ended_task(
         work = f'{work},"receipt":{receipt}' if work else f'"receipt":{receipt}'
     acknowledged: str | None = None
     detail: str | None = None
-    if task.acknowledgement:
-        reported = orjson.loads(f"{{{task.acknowledgement}}}")
+    acknowledgement, later_results = task.acknowledgement, task.later_results
+    if acknowledgement:
+        reported = orjson.loads(f"{{{acknowledgement}}}")
         acknowledged, detail = reported["acknowledged"], reported.get("detail")
     scope = task.scope
     return EndedTask(
@@ -32,7 +33,7 @@ def ended_task(
         reason,
         ended_at,
         task.digest,
-        results + task.later_results if task.later_results else results,
+        results + later_results if later_results else results,
         scope.parent if scope is not None else None,
         task.dispatched_at,
         task.steps_started,

@@ -7,6 +7,7 @@ import orjson
 from projections import ended
 from projections.ended import EndedTask
 from projections.expectation import ABSENT
+from projections.facets import Facets
 from projections.facts import (
     CancelRequested,
     EffectAnswered,
@@ -341,42 +342,40 @@ def _inherit_own(session: Session, own: OwnChanges, task: Task, timestamp: int) 
 
 
 def _step_taken(session: Session, fact: StepTaken) -> None:
-    event = fact.event
     session.size_estimate = fact.size_estimate
-    task_id = fact.task_id
+    task_id, status, step_id, checkpoint = fact.task_id, fact.status, fact.step_id, fact.checkpoint
     task = session.tasks[task_id]
-    status: str = event.status
-    step_id: str = event.step_id
     if status == "started":
         task.steps_started += 1
         work = _work(task)
         work.in_flight = [*work.in_flight, step_id][-MAX_STEPS:]
     elif status != "progressed":
-        task.steps_completed += 1
+        completed = task.steps_completed + 1
+        task.steps_completed = completed
         present = task.work
         if present is not None and present.in_flight:
             present.in_flight = [each for each in present.in_flight if each != step_id]
         if status == "completed":
-            task.done = f"{task.done},{quoted(step_id)}" if task.done else quoted(step_id)
-            if task.steps_completed > MAX_STEPS:
-                task.done = _last_steps(task.done)
+            done = task.done
+            done = f"{done},{quoted(step_id)}" if done else quoted(step_id)
+            task.done = done if completed <= MAX_STEPS else _last_steps(done)
         else:
             work = _work(task)
             work.failed = [*work.failed, step_id][-MAX_STEPS:]
-    if event.progress is not None:
-        _work(task).progress = event.progress
-    if event.message:
-        _work(task).message = event.message
-    checkpoint = event.checkpoint
+    if fact.progress is not None:
+        _work(task).progress = fact.progress
+    if fact.message:
+        _work(task).message = fact.message
     if checkpoint is not None:
         work = _work(task)
         if work.checkpoint is None or checkpoint.sequence >= work.checkpoint.sequence:
             work.checkpoint = Checkpoint(checkpoint.uri, checkpoint.sequence)
-    if task.policy is not None and task.policy.heartbeat_timeout_ms is not None:
+    policy = task.policy
+    if policy is not None and policy.heartbeat_timeout_ms is not None:
         task.last_heartbeat = fact.timestamp
     _status_due(session, task_id)
-    if event.reads:
-        _reads_stated(session, task_id, task, event.reads, fact.timestamp)
+    if fact.reads:
+        _reads_stated(session, task_id, task, fact.reads, fact.timestamp)
     else:
         _task_changed(session, task_id, task)
     _row_changed(session, fact.timestamp)
@@ -427,7 +426,7 @@ def _task_ended(session: Session, fact: TaskEnded, rules: Rules) -> None:
             _own_of_rejected(session, own, fact.holder, end.ended_at)
     else:
         _close(session, fact, task)
-    _remember(session, end, rules)
+    _remember(session, end, rules, was_open=task is not None)
     _row_changed(session, end.ended_at)
     if task is None:
         _unpark(session, task_id)
@@ -490,10 +489,10 @@ def _own_of_rejected(session: Session, own: OwnChanges, holder_id: str, timestam
     _free_line(session, holder_id, holder)
 
 
-def _remember(session: Session, end: EndedTask, rules: Rules) -> None:
-    """Remember how a task ended, within the horizon."""
+def _remember(session: Session, end: EndedTask, rules: Rules, *, was_open: bool = False) -> None:
+    """Remember how a task ended, within the horizon. One that `was_open` cannot be among the ended ones."""
     line = end.line()
-    session.ended = ended.put(session.ended, end.task_id, line)
+    session.ended = session.ended + line if was_open else ended.put(session.ended, end.task_id, line)
     key = _ended_key(session, end)
     records = _records(session)
     records.pop(key, None)  # written in the order of memory, so that it is restored in that order
@@ -573,7 +572,7 @@ def _result_acknowledged(session: Session, fact: ResultAcknowledged, rules: Rule
 
 def _effect_answered(session: Session, fact: EffectAnswered) -> None:
     if fact.task is not None and fact.proposal.event.reads:
-        _status_due(session, fact.proposal.event.task_id)
+        _status_due(session, fact.proposal.task_id)
         for above_id, _ in session.readers_above(fact.task):
             _status_due(session, above_id)
     if not fact.is_new:
@@ -637,7 +636,7 @@ def _stop_waiting(session: Session, task_id: str, undecided: list[str] | None) -
 
 
 def _park(session: Session, result: Arrived) -> None:
-    task_id: str = result.event.task_id
+    task_id = result.task_id
     parked = session.parked.get(task_id)
     if parked is None or task_id not in session.owned_parked:
         parked = session.parked[task_id] = Parked() if parked is None else parked.copy()
@@ -761,7 +760,7 @@ def _session_forgotten(session: Session) -> None:
         _records(session)[ended_record_key(session.id, task_id)] = None
     _tasks_to_write(session, list(session.tasks))
     session.row = row = new_row()
-    session.facets, session.tasks, session.replaced = row.facets, row.tasks, row.replaced
+    session.facets, session.tasks, session.replaced = Facets(row.facets), row.tasks, row.replaced
     session.size_estimate = session.last_event_at = 0
     session.ended = b""
     session.index = None

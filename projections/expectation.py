@@ -8,6 +8,7 @@ folded first.
 from collections.abc import Iterator
 from typing import Any, Final
 
+from projections.facets import Facets
 from projections.rows import KNOWN, UNSEEN, Facet, OwnChange, Task
 
 ABSENT: Final = object()
@@ -19,7 +20,7 @@ def is_unknown(facet: Facet) -> bool:
     return not facet.change
 
 
-def differs(facets: dict[str, Facet], task: Task, name: str) -> bool:
+def differs(facets: Facets, task: Task, name: str) -> bool:
     """Whether the session contradicts what the task expects of a facet.
 
     A facet that never changed contradicts nothing; one whose value is unknown always does.
@@ -48,7 +49,7 @@ def differing(task: Task) -> list[str]:
     return [name for name in task.expected if name in members]
 
 
-def expected_values(facets: dict[str, Facet], task: Task) -> dict[str, str | None]:
+def expected_values(facets: Facets, task: Task) -> dict[str, str | None]:
     """Every facet the task depends on, with the value it expects now."""
     if task.own is None:
         return task.expected

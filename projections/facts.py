@@ -2,9 +2,14 @@
 
 `decide` functions return facts and change nothing; `publish` turns a fact into the records that report it; `evolve`
 applies it to the session. A fact therefore says everything that both need. Times are the broker's, in ms.
+
+`mypyc_attr` is for the compiled core: instances of these classes are in no reference cycles, so the garbage collector
+need not track them, and the memory of the last one freed is used for the next one.
 """
 
 from typing import Any
+
+from mypy_extensions import mypyc_attr
 
 from projections.ended import EndedTask
 from projections.gate import Judgement
@@ -13,10 +18,12 @@ from projections.waiting import Arrived
 from schemas.fields import Reason
 
 
+@mypyc_attr(acyclic=True)
 class Fact:
     """Something that is now true of one session."""
 
 
+@mypyc_attr(acyclic=True)
 class QuietFact(Fact):
     """A fact that no record reports by itself: the task's status does, once for everything a transaction writes."""
 
@@ -24,6 +31,7 @@ class QuietFact(Fact):
 # Context
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class FacetChange:
     """A facet's new value. `cause` is the task whose own work it is; `before` and `seen` tell the value it replaces."""
 
@@ -35,6 +43,7 @@ class FacetChange:
         self.seen = seen
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class FacetsChanged(QuietFact):
     """Facets have other values than before.
 
@@ -108,6 +117,7 @@ class SessionForgotten(Fact):
 # Tasks
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class TaskOpened(Fact):
     """A dispatch was folded. `task` has its own expectations; what joins it and the tasks above follows from it."""
 
@@ -117,12 +127,29 @@ class TaskOpened(Fact):
         self.size_estimate = size_estimate
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class StepTaken(QuietFact):
-    """A step of an open task."""
+    """A step of an open task, as its event tells it."""
 
-    def __init__(self, task_id: str, event: Any, timestamp: int, size_estimate: int) -> None:
+    def __init__(
+        self,
+        task_id: str,
+        step_id: str,
+        status: str,
+        progress: float | None,
+        message: str | None,
+        reads: dict[str, str | None],
+        checkpoint: Any,
+        timestamp: int,
+        size_estimate: int,
+    ) -> None:
         self.task_id = task_id
-        self.event = event
+        self.step_id = step_id
+        self.status = status
+        self.progress = progress
+        self.message = message
+        self.reads = reads
+        self.checkpoint = checkpoint
         self.timestamp = timestamp
         self.size_estimate = size_estimate
 
@@ -153,6 +180,7 @@ class WaitExpired(Fact):
         self.timestamp = timestamp
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class TaskEnded(Fact):
     """A task has its one disposition.
 
@@ -191,6 +219,7 @@ class ResultParked(Fact):
         self.result = result
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class ResultJudged(Fact):
     """Parts of a result were decided: those of `judgement` that are not held.
 

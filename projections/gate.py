@@ -5,9 +5,12 @@ Source of the rules and their order: the design of the gate; docs/semantics.md e
 
 from typing import Any, Final, Literal
 
+from mypy_extensions import mypyc_attr
+
 from projections.expectation import differing, is_unknown
+from projections.facets import Facets
 from projections.records import change_of
-from projections.rows import DEFAULT_POLICY, Facet, Policy, SessionRow, Task, Wait
+from projections.rows import DEFAULT_POLICY, Facet, Policy, Task, Wait
 from projections.rules import Rules
 from projections.session import Session, is_older, order_of
 from schemas.events import TaskResult
@@ -24,6 +27,7 @@ HELD: Final[PartDecision] = "held"
 _FEW: Final = 8
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class PartVerdict:
     """The decision on one part. `facets` are those whose difference is reported, `omitted` how many more differ."""
 
@@ -45,6 +49,7 @@ class PartVerdict:
         self.annotated = annotated
 
 
+@mypyc_attr(acyclic=True, free_list_len=1)
 class Judgement:
     """The decision on one result.
 
@@ -81,13 +86,15 @@ def judge(session: Session, task_id: str, task: Task, result: TaskResult, at_ms:
     waits = _wait_for_others(session, task_id, task, at_ms, rules)
     if waits is not None:
         return _held(parts, waits)
+    if task.policy is None and not task.stale:  # as most are
+        return all_parts(parts, DELIVERED, "fresh")
     policy: Policy = task.policy if task.policy is not None else DEFAULT_POLICY
     expired = wait is not None and wait.expired
     hold_ttl_ms = policy.hold_ttl_ms
     hold_until = at_ms + (rules.hold_ttl_ms if hold_ttl_ms is None else hold_ttl_ms)
-    if policy.when_absent != "deliver" and may_be_absent(session.row):
+    if policy.when_absent != "deliver" and may_be_absent(session.facets):
         return all_parts(parts, WITHHELD, "session_full")
-    if policy.when_absent != "deliver" and is_user_absent(session.row):
+    if policy.when_absent != "deliver" and is_user_absent(session.facets):
         if policy.when_absent == "withhold":
             return all_parts(parts, WITHHELD, "user_absent")
         if expired:
@@ -97,7 +104,7 @@ def judge(session: Session, task_id: str, task: Task, result: TaskResult, at_ms:
     if not stale:
         return all_parts(parts, DELIVERED, "fresh")
     on_stale: str = policy.on_stale_failure if result.outcome == "failed" else policy.on_stale
-    return _judge_stale(session.row, parts, stale, on_stale, policy, hold_until, expired=expired)
+    return _judge_stale(session.facets, parts, stale, on_stale, policy, hold_until, expired=expired)
 
 
 def undecided_parts(wait: Wait, result: TaskResult) -> list[Part]:
@@ -119,32 +126,32 @@ def reason_for_all(session: Session, task_id: str, task: Task, at_ms: int) -> Re
         return "session_full"  # it may be closed
     if closed is not None and closed.value == "closed" and not _is_own(closed, "session", task_id, task):
         return "session_closed"
-    if task.request_id is not None:
-        name = f"request/{task.request_id}"
+    request_id, slot, policy = task.request_id, task.slot, task.policy
+    if request_id is not None:
+        name = f"request/{request_id}"
         request = facets.get(name)
         if request is not None and is_unknown(request):
             return "session_full"  # it may be archived
         if request is not None and request.value == "archived" and not _is_own(request, name, task_id, task):
             return "request_archived"
-    policy = task.policy
     if policy is not None and policy.deadline_ms is not None and at_ms > policy.deadline_ms:
         return "deadline_passed"
-    if task.slot is not None and not (policy is not None and policy.protected):
-        newest = session.row.slots.get(task.slot)
+    if slot is not None and not (policy is not None and policy.protected):
+        newest = session.row.slots.get(slot)
         if newest is not None and is_older(order_of(task), newest):
             return "superseded"
     return None
 
 
-def is_user_absent(row: SessionRow) -> bool:
+def is_user_absent(facets: Facets) -> bool:
     """True if clients are known and every one of them is absent or gone."""
-    known = [facet.value for name, facet in row.facets.items() if name.startswith("presence/") and facet.change]
+    known = [facet.value for facet in facets.starting_with("presence/") if facet.change]
     return bool(known) and all(value is None or value == "absent" for value in known)
 
 
-def may_be_absent(row: SessionRow) -> bool:
+def may_be_absent(facets: Facets) -> bool:
     """True if no client is known to be there, and of one it is unknown."""
-    clients = [facet for name, facet in row.facets.items() if name.startswith("presence/")]
+    clients = facets.starting_with("presence/")
     return any(map(is_unknown, clients)) and all(
         is_unknown(client) or client.value is None or client.value == "absent" for client in clients
     )
@@ -169,7 +176,7 @@ def _wait_for_others(session: Session, task_id: str, task: Task, at_ms: int, rul
         if scope.children:
             grace_ms = policy.scope_grace_ms if policy is not None else None
             return Wait("children", [], at_ms + (rules.scope_grace_ms if grace_ms is None else grace_ms))
-    is_queued = task.slot is not None and policy is not None and policy.on_newer == "enqueue"
+    is_queued = policy is not None and policy.on_newer == "enqueue" and task.slot is not None
     if is_queued and session.has_older_in_slot(task_id, task.slot or "", order_of(task)):
         return Wait("slot", [])
     return None
@@ -182,7 +189,7 @@ def _held(parts: list[Part], wait: Wait) -> Judgement:
 
 
 def _judge_stale(
-    row: SessionRow,
+    facets: Facets,
     parts: list[Part],
     stale: list[str],
     on_stale: str,
@@ -192,7 +199,7 @@ def _judge_stale(
     expired: bool,
 ) -> Judgement:
     reported: set[str] = set()
-    unknown = {name for name in stale if is_unknown(row.facets[name])}
+    unknown = {name for name in stale if is_unknown(facets[name])}
     verdicts: list[PartVerdict] = []
     redispatch = False
     for part in parts:

@@ -180,20 +180,25 @@ class Partition:
         changes, self._changes = self._changes, Changes()
         publisher = self._publisher
         publisher.at(None, now_ms)
+        store, outputs, rows = self.store, changes.outputs, changes.rows
         self.keeps_replaced = False
-        for session in self.store.changed.values():
+        pending = store.begin_write()
+        while pending:  # each session is freed before the next one, while it is in the cache
+            session = pending[-1]
             if session.status_due is not None:
                 tasks = session.tasks
                 for task_id in session.status_due:
                     task = tasks.get(task_id)
                     if task is not None:
-                        changes.outputs.append(publisher.open_status(session, task_id, task))
+                        outputs.append(publisher.open_status(session, task_id, task))
                 session.status_due = None
             if session.replaced:
                 forget_replaced(session, self._folded_ms)
                 self.keeps_replaced = self.keeps_replaced or bool(session.replaced)
             self._set_timers(session)
-        self.store.write(changes.rows)
+            store.write(session, rows)
+            pending.pop()
+        store.let_go()
         return changes
 
     def committed(self) -> None:
@@ -255,13 +260,17 @@ class Partition:
         values, offsets, timestamps = batch.values, batch.offsets, batch.timestamps
         if timestamps and timestamps[-1] > self.newest_ms:
             self.newest_ms = timestamps[-1]
+        changed = 0
         for index in range(len(values)):
             event = decoder.event(batch, index, refusals)
             if event is None:
                 continue
             kind = type(event)
-            counts[kind] = counts.get(kind, 0) + 1
-            session = self._admit(batch, index, event)
+            if kind is _CHANGED:
+                changed += 1
+            else:
+                counts[kind] = counts.get(kind, 0) + 1
+            session = self._admit(batch, index, decoder.session_id, event)
             if session is None:
                 continue
             timestamp = timestamps[index]
@@ -277,6 +286,7 @@ class Partition:
                 facts = decide_erasure(session)
                 self._unqueue(session)
             self._apply(session, facts, batch, index, _NOTHING)
+        counts[_CHANGED] = counts.get(_CHANGED, 0) + changed
 
     def fold_steps(
         self, batch: Batch, position: LogPosition, now_ms: int, start: int = 0, stop: int | None = None
@@ -288,13 +298,17 @@ class Partition:
         decoder, refusals, counts = self._decoders["steps"], self._changes.refusals, self._counts(batch.role)
         self._begin(position, now_ms)
         values, offsets, timestamps, is_cold = batch.values, batch.offsets, batch.timestamps, batch.role == "steps.cold"
+        steps = 0
         for index in range(start, len(values) if stop is None else stop):
             event = decoder.event(batch, index, refusals)
             if event is None:
                 continue
             kind = type(event)
-            counts[kind] = counts.get(kind, 0) + 1
-            session = self._admit(batch, index, event)
+            if kind is _STEP:
+                steps += 1
+            else:
+                counts[kind] = counts.get(kind, 0) + 1
+            session = self._admit(batch, index, decoder.session_id, event)
             if session is None:
                 continue
             timestamp = timestamps[index]
@@ -302,8 +316,15 @@ class Partition:
             if session.tasks or session.parked:
                 self._let_time_pass(session, event.task_id, timestamp, is_cold=is_cold)
             if kind is _STEP:
-                facts = decide_step(session, event, len(values[index] or b""), timestamp)
-            elif kind is _DISPATCHED:
+                fact = decide_step(session, event, len(values[index] or b""), timestamp)
+                if isinstance(fact, QuietFact):
+                    self._apply_quiet(session, fact)
+                else:
+                    self._apply(session, [fact], batch, index, _NOTHING)
+                if self._pending:
+                    self._decide_waiting()
+                continue
+            if kind is _DISPATCHED:
                 facts = self._decide_dispatch(session, event, batch, index)
             elif kind is _HEARTBEAT:
                 facts = decide_heartbeat(session, event, timestamp)
@@ -314,6 +335,7 @@ class Partition:
                 self._after_dispatch(session, event.task_id, facts, batch, index)
             if self._pending or self._ready or self._stopped:
                 self._decide_waiting()
+        counts[_STEP] = counts.get(_STEP, 0) + steps
 
     def _decide_dispatch(self, session: Session, event: TaskDispatched, batch: Batch, index: int) -> list[Fact]:
         lane = "cold" if batch.role == "steps.cold" else "hot"
@@ -350,9 +372,9 @@ class Partition:
             session = self.store.session(session_id)
         return session
 
-    def _admit(self, batch: Batch, index: int, event: Any) -> Session | None:
+    def _admit(self, batch: Batch, index: int, session_id: str, event: Any) -> Session | None:
         """The session to fold a record into; None if it is on the wrong partition, or was sent on from one twice."""
-        session = self._home(batch, index, event.session_id)
+        session = self._home(batch, index, session_id)
         headers = batch.headers[index]
         if session is None or not headers or not was_forwarded(headers):
             return session
@@ -373,11 +395,7 @@ class Partition:
         if not facts:
             return
         if len(facts) == 1 and isinstance(facts[0], QuietFact):
-            evolve(session, facts[0], self._rules)
-            if not session.is_listed:
-                self.store.to_write(session)
-            if session.to_reconsider is not None:
-                self._collect(session)
+            self._apply_quiet(session, facts[0])
             return
         changes, publisher = self._changes, self._publisher
         outputs = changes.outputs
@@ -398,6 +416,14 @@ class Partition:
             if evolve(session, fact, self._rules) and not session.is_listed:
                 self.store.to_write(session)
         if session.to_reconsider is not None or session.to_judge is not None:
+            self._collect(session)
+
+    def _apply_quiet(self, session: Session, fact: Fact) -> None:
+        """Apply a fact that no record reports by itself, and that is the only one of its decision."""
+        evolve(session, fact, self._rules)
+        if not session.is_listed:
+            self.store.to_write(session)
+        if session.to_reconsider is not None:
             self._collect(session)
 
     def _too_large(
@@ -469,17 +495,18 @@ class Partition:
                 continue
             kind = type(event)
             counts[kind] = counts.get(kind, 0) + 1
-            session = self._home(batch, index, event.session_id)
+            session = self._home(batch, index, decoder.session_id)
             if session is None:
                 continue
             position.results_offset = offsets[index] + 1
+            result = arrived(batch, index, event)
             if session.tasks or session.parked:
-                self._let_time_pass(session, event.task_id, timestamps[index], is_cold=is_cold)
-            facts = self._decide_result(session, arrived(batch, index, event))
+                self._let_time_pass(session, result.task_id, timestamps[index], is_cold=is_cold)
+            facts = self._decide_result(session, result)
             self._apply(session, facts, batch, index, _NOTHING)
             first = facts[0] if facts else None
             if isinstance(first, ResultParked):
-                self._start_grace(session, event.task_id)
+                self._start_grace(session, result.task_id)
             if self._pending or self._ready or self._stopped:
                 self._decide_waiting()
 
@@ -514,7 +541,7 @@ class Partition:
     def _decide_result(self, session: Session, result: Arrived) -> list[Fact]:
         """Decide a result. If its task is to be cancelled, it comes too late, unless it waits for other tasks."""
         facts = decide_result(session, result, self._rules)
-        task_id: str = result.event.task_id
+        task_id = result.task_id
         cancel = session.pending_cancel(task_id)
         if cancel is None or not any(isinstance(fact, ResultJudged) and fact.task is not None for fact in facts):
             return facts
@@ -530,12 +557,12 @@ class Partition:
         while self._ready or self._pending or self._stopped:
             ready, self._ready = sorted(self._ready.values(), key=_offset), {}
             for result in ready:
-                session = self.store.session(result.event.session_id)
+                session = self.store.session(result.session_id)
                 self._apply(session, [WaitingJudged(result)], None, 0, _NOTHING)
                 facts = self._decide_result(session, result)
                 self._apply(session, facts, result.as_batch(), 0, _NOTHING)
                 if facts and isinstance(facts[0], ResultParked):
-                    self._start_grace(session, result.event.task_id)
+                    self._start_grace(session, result.task_id)
             self._reconsider()
             self._decide_stopped()
 
@@ -543,7 +570,7 @@ class Partition:
         """Withhold the results that waited when their tasks were stopped."""
         stopped, self._stopped = self._stopped, {}
         for result in stopped.values():
-            session = self.store.session(result.event.session_id)
+            session = self.store.session(result.session_id)
             self._apply(session, [WaitingJudged(result)], None, 0, _NOTHING)
             facts = decide_stopped(session, result)
             self._apply(session, facts, result.as_batch(), 0, facts[1:])
@@ -575,7 +602,7 @@ class Partition:
         """Those that a worker of an earlier version kept: today an effect is answered when its record is decided."""
         proposals, self._proposals = self._proposals, {}
         for proposal in proposals.values():
-            session = self.store.session(proposal.event.session_id)
+            session = self.store.session(proposal.session_id)
             self._apply(session, [WaitingJudged(proposal)], None, 0, _NOTHING)
             facts = decide_proposal_past_barrier(session, proposal, self._publisher.judged)
             self._apply(session, facts, proposal.as_batch(), 0, _NOTHING)
@@ -610,7 +637,7 @@ class Partition:
         self._give_up(self._unknown, now_ms)
         if not hot_only:
             self._give_up(self._cold_unknown, now_ms)
-        for session in self.store.changed.values():
+        for session in self.store.changed:
             self._set_timers(session)
         due = self._timers.take_due(now_ms)
         if not hot_only:
@@ -716,7 +743,7 @@ class Partition:
         newer than what the rows know.
         """
         for session_id, raw in self._idle:
-            is_unchanged = session_id not in self.store.changed and self.store.raw(session_id) == raw
+            is_unchanged = not self.store.is_changed(session_id) and self.store.raw(session_id) == raw
             if is_unchanged and self.store.kept_of(session_id) is None:  # a result waits for the facets, too
                 self._apply(self.store.session(session_id), [SessionForgotten([])], None, 0, _NOTHING)
         self._idle = []

@@ -7,6 +7,8 @@ output is text that exists already (the echo of the dispatch, the producer's pay
 from typing import Final
 from zlib import crc32
 
+from mypy_extensions import mypyc_attr
+
 from projections.ended import EndedTask
 from projections.expectation import contradicted, expected_values, is_unknown
 from projections.facts import (
@@ -41,6 +43,7 @@ MAX_STATUS_GROWTH: Final = 512 * 1024
 differing facets, a message, a checkpoint."""
 
 
+@mypyc_attr(acyclic=True)
 class Output:
     """One record to write. `value` is None for a tombstone, and then `envelope`, which becomes the headers, is too."""
 
@@ -71,8 +74,11 @@ class Publisher:
     def __init__(self, source: str) -> None:
         self._source = source
         self._source_json = quoted(source)
+        self._status_beginning = f'{{"type":"task.status","source":{self._source_json},"session_id":'
         self._now_ms = -1
         self._now = ""
+        self._now_of_task = ""
+        """The JSON members between the ids of session and task, the same in every output."""
         self._position: LogPosition | None = None
 
     def at(self, position: LogPosition | None, now_ms: int) -> None:
@@ -80,6 +86,7 @@ class Publisher:
         if now_ms != self._now_ms:
             self._now_ms = now_ms
             self._now = rfc3339(now_ms)
+            self._now_of_task = f',"occurred_at":"{self._now}","task_id":'
         self._position = position
 
     @property
@@ -111,7 +118,7 @@ class Publisher:
                 raise TooLargeError("its status, with the values taken for depends_on,", size)
         elif isinstance(fact, EffectAnswered):
             event_type = "effect.cleared" if fact.cleared else "effect.refused"
-            task_id, members = fact.proposal.event.task_id, fact.members + fact.differences
+            task_id, members = fact.proposal.task_id, fact.members + fact.differences
             outputs.append(self._command(event_type, session, task_id, fact.task, members))
         elif isinstance(fact, AttemptCommanded):
             outputs.append(self._redispatch(session, fact))
@@ -124,23 +131,19 @@ class Publisher:
     def open_status(self, session: Session, task_id: str, task: Task) -> Output:
         """`task.status` of an open task: running, or waiting with its result."""
         wait, stale, task_json = task.wait, task.stale, quoted(task_id)
-        text = self._status_head(session, task_json)
-        text = (
-            f'{text}{task.echo},"status":"running"'
-            if wait is None
-            else (f'{text}{task.echo},"status":"waiting","waiting_for":"{wait.why}"')
-        )
-        text = f'{text},"dispatched_at":"{rfc3339(task.dispatched_at)}"'
-        if task.steps_started or task.steps_completed:
-            text = f'{text},"steps_started":{task.steps_started},"steps_completed":{task.steps_completed}'
+        state = '"running"' if wait is None else f'"waiting","waiting_for":"{wait.why}"'
         work = work_members(task)
-        if work:
-            text = f"{text},{work}"
-        if task.acknowledgement:
-            text = f"{text},{task.acknowledgement}"
+        members = f",{work}" if work else ""
+        acknowledgement = task.acknowledgement
+        if acknowledgement:
+            members = f"{members},{acknowledgement}"
         if stale:
-            text = f'{text},"stale":true,"stale_facets":{json_of(stale[:MAX_DIFFERENCES])}'
-        body = text.encode()
+            members = f'{members},"stale":true,"stale_facets":{json_of(stale[:MAX_DIFFERENCES])}'
+        steps = _steps(task.steps_started, task.steps_completed)
+        body = (
+            f'{self._status_head(session, task_json)}{task.echo},"status":{state},'
+            f'"dispatched_at":"{rfc3339(task.dispatched_at)}"{steps}{members}'
+        ).encode()
         event_id = f"{task.digest}-{self._now_ms}-{crc32(body):08x}"
         value = b'%s,"event_id":"%s"}' % (body, event_id.encode())
         return self._status(session, task_json, value, event_id, task.traceparent)
@@ -148,10 +151,7 @@ class Publisher:
     # Statuses
 
     def _status_head(self, session: Session, task_json: str) -> str:
-        return (
-            f'{{"type":"task.status","source":{self._source_json},"session_id":{session.json},'
-            f'"occurred_at":"{self._now}","task_id":{task_json},'
-        )
+        return f"{self._status_beginning}{session.json}{self._now_of_task}{task_json},"
 
     def _ended_status(
         self, session: Session, task: EndedTask, traceparent: str | None, acknowledged_at: int | None
@@ -160,25 +160,21 @@ class Publisher:
 
         `acknowledged_at`: offset of the acknowledgement that it reports. `shown`, `refused`, `shown` are three records.
         """
-        text = self._status_head(session, task.task_json)
-        if task.echo:
-            text = f"{text}{task.echo},"
-        text = (
-            f'{text}"status":"ended","disposition":"{task.disposition}","reason":"{task.reason}",'
-            f'"dispatched_at":"{rfc3339(task.dispatched_at)}","ended_at":"{rfc3339(task.ended_at)}"'
-        )
-        if task.steps_started or task.steps_completed:
-            text = f'{text},"steps_started":{task.steps_started},"steps_completed":{task.steps_completed}'
-        if task.work:
-            text = f"{text},{task.work}"
+        echo = f"{task.echo}," if task.echo else ""
+        members = f",{task.work}" if task.work else ""
         if task.acknowledged is not None:
-            text = f'{text},"acknowledged":"{task.acknowledged}"'
+            members = f'{members},"acknowledged":"{task.acknowledged}"'
         if task.detail is not None:
-            text = f'{text},"detail":{quoted(task.detail)}'
+            members = f'{members},"detail":{quoted(task.detail)}'
         event_id = f"{task.digest}-{task.ended_at}"
         if acknowledged_at is not None:
             event_id = f"{event_id}-{acknowledged_at}"
-        value = f'{text},"event_id":"{event_id}"}}'.encode()
+        value = (
+            f'{self._status_head(session, task.task_json)}{echo}"status":"ended","disposition":"{task.disposition}",'
+            f'"reason":"{task.reason}","dispatched_at":"{rfc3339(task.dispatched_at)}",'
+            f'"ended_at":"{rfc3339(task.ended_at)}"{_steps(task.steps_started, task.steps_completed)}{members},'
+            f'"event_id":"{event_id}"}}'
+        ).encode()
         return self._status(session, task.task_json, value, event_id, traceparent)
 
     def _status(self, session: Session, task_json: str, value: bytes, event_id: str, traceparent: str | None) -> Output:
@@ -230,35 +226,36 @@ class Publisher:
         reason, delivers = fact.judgement.reason, decision == DELIVERED
         event_type = "result.delivered" if delivers else "result.withheld"
         first = parts[0].part_id  # type: ignore[attr-defined]
-        task_json, result_source, result_id = quoted(event.task_id), quoted(event.source), quoted(event.event_id)
+        task_json, result_source, result_id = quoted(result.task_id), result.source_json, result.event_id_json
         name = f'[{session.json},{task_json},{result_source},{result_id},"{event_type}","{reason}",{quoted(first)}]'
         event_id = output_event_id(name.encode())
         echo = f"{fact.echo}," if fact.echo else ""
         parts_json = result.parts_json if len(parts) == len(result.event.parts) else json_of(parts).encode()
         head = (
-            f'{{"type":"{event_type}","source":{self._source_json},"event_id":"{event_id}","session_id":{session.json},'
-            f'"occurred_at":"{self._now}","task_id":{task_json},{echo}"outcome":"{event.outcome}","parts":'
+            f'{{"type":"{event_type}","source":{self._source_json},"event_id":"{event_id}","session_id":{session.json}'
+            f'{self._now_of_task}{task_json},{echo}"outcome":"{event.outcome}","parts":'
         )
-        tail = (
-            f',"result":{{"source":{result_source},"event_id":{result_id},"offset":{result.offset},'
-            f'"at":"{rfc3339(result.timestamp)}"}},"verdict":{verdict}'
-        )
-        if event.error is not None:
-            tail = f'{tail},"error":{json_of(event.error)}'
+        members, error = "", event.error
+        if error is not None:
+            members = f',"error":{json_of(error)}'
         if fact.shadow:
-            tail = f'{tail},"shadow":{{"decision":"{fact.judgement.decision}","reason":"{reason}"}}'
+            members = f'{members},"shadow":{{"decision":"{fact.judgement.decision}","reason":"{reason}"}}'
         traceparent = result.traceparent
         if task is not None:
-            snapshot = json_of(expected_values(session.facets, task))
-            tail = f'{tail},"snapshot":{snapshot}'
-            if delivers and task.policy is not None and task.policy.valid_until is not None:
-                tail = f'{tail},"valid_until":"{task.policy.valid_until}"'
+            members = f'{members},"snapshot":{json_of(expected_values(session.facets, task))}'
+            policy = task.policy
+            if delivers and policy is not None and policy.valid_until is not None:
+                members = f'{members},"valid_until":"{policy.valid_until}"'
             traceparent = traceparent or task.traceparent
+        tail = (
+            f',"result":{{"source":{result_source},"event_id":{result_id},"offset":{result.offset},'
+            f'"at":"{rfc3339(result.timestamp)}"}},"verdict":{verdict}{members}}}'
+        )
         role: Role = "withheld"
         if delivers:
             role = "delivered.cold" if fact.is_cold else "delivered"
         envelope = Envelope(event_type, self._source, event_id, session.key, self._now, traceparent)
-        value = b"%s%s%s}" % (head.encode(), parts_json, tail.encode())
+        value = b"%s%s%s" % (head.encode(), parts_json, tail.encode())
         return _checked(Output(role, session.key, value, envelope), "its output")
 
     # Commands
@@ -288,12 +285,18 @@ class Publisher:
         return self._command("task.redispatch", session, fact.task_id, task, members)
 
 
+def _steps(started: int, completed: int) -> str:
+    """The numbers of steps as JSON members, each after a comma; nothing if there were none."""
+    return f',"steps_started":{started},"steps_completed":{completed}' if started or completed else ""
+
+
 def work_members(task: Task) -> str:
     """What a status says of the way a task has come, besides the numbers of its steps, as JSON members."""
     text = ""
     scope, work = task.scope, task.work
-    if scope is not None and scope.parent is not None:
-        text = f',"parent_task_id":{quoted(scope.parent)}'
+    parent = scope.parent if scope is not None else None
+    if parent is not None:
+        text = f',"parent_task_id":{quoted(parent)}'
     if work is not None:
         if work.progress is not None:
             text = f'{text},"progress":{json_of(work.progress)}'
@@ -301,8 +304,9 @@ def work_members(task: Task) -> str:
             text = f'{text},"message":{quoted(work.message)}'
         if work.checkpoint is not None:
             text = f'{text},"checkpoint":{_checkpoint_json(task)}'
-    if task.taken:
-        text = f'{text},"taken":{task.taken}'
+    taken = task.taken
+    if taken:
+        text = f'{text},"taken":{taken}'
     return text[1:]
 
 

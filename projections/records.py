@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from projections import format_1
-from projections.rows import FORMAT, Change, Facet, RowHead, SessionRow, Task
+from projections.rows import FORMAT, Change, Facet, RowHead, SessionRow, Task, new_row
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_row: Final = msgspec.msgpack.Decoder(SessionRow).decode
@@ -14,6 +14,10 @@ _decode_task: Final = msgspec.msgpack.Decoder(Task).decode
 _decode_head: Final = msgspec.msgpack.Decoder(RowHead).decode
 _decode_change: Final = msgspec.msgpack.Decoder(Change).decode
 _decode_any: Final[Any] = msgspec.msgpack.Decoder().decode
+
+
+_BEGINNING: Final = _encode(new_row())[:2]
+"""Of a row that this version wrote: how many fields it has, and the format."""
 
 
 class UnknownFormatError(ValueError):
@@ -54,7 +58,7 @@ def row_from_bytes(raw: bytes, tasks: Mapping[str, bytes] | None = None) -> Sess
             row = _decode_row(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise _unreadable(raw, error) from error
-        if row.format != FORMAT:
+        if not raw.startswith(_BEGINNING) and row.format != FORMAT:
             raise _unreadable(raw, None)
     if tasks or len(row.tasks) != row.open_tasks:
         found = [(task_id, task_from_bytes(task)) for task_id, task in (tasks or {}).items()]

@@ -7,7 +7,7 @@ Times are the broker's, in ms since 1970. These classes stay plain Python in a c
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -44,6 +44,14 @@ class Facet(msgspec.Struct, array_like=True, gc=False, frozen=True):
     value: str | None
     cause: str | None
     change: bytes
+
+
+if TYPE_CHECKING:
+    StoredFacet = Any
+else:
+    StoredFacet = msgspec.Raw
+"""A `Facet` as it stands in a row: still encoded if the row was read and nothing asked for the facet or replaced it.
+Decoding makes all of them `Raw`; both are encoded as the same bytes."""
 
 
 class OwnChange(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -222,7 +230,8 @@ class SessionRow(msgspec.Struct, array_like=True, gc=False):
     """How many tasks are open: in `tasks`, or all of them in records of their own."""
     size_estimate: int
     """No less than the bytes of the row and its tasks: as last measured, plus what events have added since."""
-    facets: dict[str, Facet]
+    facets: dict[str, StoredFacet]
+    """To be read through `facets.Facets`."""
     tasks: dict[str, Task]
     """In the order in which their dispatches were folded."""
     undispatched: dict[str, OwnChanges]

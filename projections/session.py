@@ -5,9 +5,12 @@ Everything here answers questions. Only `evolve` changes a session.
 
 from typing import Final
 
+from mypy_extensions import mypyc_attr
+
 from projections import ended
 from projections.ended import EndedTask
 from projections.expectation import is_unknown
+from projections.facets import Facets
 from projections.rows import KNOWN, UNKNOWN, UNSEEN, DispatchOrder, ResultDigests, SessionRow, Task
 from projections.task_index import TaskIndex
 from projections.text import quoted
@@ -59,6 +62,7 @@ _NO_QUEUED: Final[dict[bytes, Arrived]] = {}
 """Of a session without events that wait. `evolve` changes copies only, see `Session.owns_waiting`."""
 
 
+@mypyc_attr(acyclic=True)
 class Session:
     """What the gate knows of one session."""
 
@@ -67,7 +71,7 @@ class Session:
         self.key = session_id.encode()
         self._json = ""
         self.row = row
-        self.facets = row.facets
+        self.facets = Facets(row.facets)
         self.tasks = row.tasks
         """The open tasks, in the order in which their dispatches were folded."""
         self.size_estimate = row.size_estimate

@@ -8,7 +8,8 @@ from typing import Final
 import msgspec
 
 from projections.expectation import ABSENT, differs
-from projections.rows import Facet, Scope, StatedBelow, Task
+from projections.facets import Facets
+from projections.rows import Scope, StatedBelow, Task
 
 ITSELF: Final = ""
 """Stands for the task itself among those that stated a value; left out if `expected` is what it stated."""
@@ -17,7 +18,7 @@ MAX_LEFT: Final = 16
 """Values of one facet that are kept of descendants that have ended. So many differing ones are stale anyway."""
 
 
-def restale(facets: dict[str, Facet], task: Task, name: str, timestamp: int) -> bool:
+def restale(facets: Facets, task: Task, name: str, timestamp: int) -> bool:
     """Bring the task's list of differing facets up to date with one facet. True if it changed."""
     stale = task.stale
     is_stale = bool(stale) and name in stale
@@ -35,7 +36,7 @@ def restale(facets: dict[str, Facet], task: Task, name: str, timestamp: int) -> 
     return True
 
 
-def state_own_reads(facets: dict[str, Facet], task: Task, reads: dict[str, str | None], timestamp: int) -> None:
+def state_own_reads(facets: Facets, task: Task, reads: dict[str, str | None], timestamp: int) -> None:
     """What the task looked at joins what it expects, or replaces what it stated."""
     scope = task.scope
     for name, value in reads.items():
@@ -88,7 +89,7 @@ def leave_reads(above: Task, task_id: str, task: Task) -> None:
             found.by_task.clear()
 
 
-def with_reads(facets: dict[str, Facet], task: Task, reads: dict[str, str | None], timestamp: int) -> Task:
+def with_reads(facets: Facets, task: Task, reads: dict[str, str | None], timestamp: int) -> Task:
     """A copy of the task that has looked at these facets. The task stays as it is."""
     copy = msgspec.structs.replace(task, expected=dict(task.expected), stale=list(task.stale))
     scope = task.scope

@@ -61,7 +61,10 @@ class Store:
         """Results that wait: for a dispatch, for other tasks, for the context or for the user."""
         self.loaded: dict[str, Session] = {}
         """Decoded sessions. Those in `changed` differ from their records."""
-        self.changed: dict[str, Session] = {}
+        self.changed: list[Session] = []
+        """Those that are listed, in the order in which they changed first."""
+        self._pending: list[Session] = []
+        """Changed sessions that are still to be written: a rollback may come in between."""
         self._number = number
         self._rows: dict[str, bytes] = {}
         self._tasks: dict[str, dict[str, bytes]] = {}
@@ -130,48 +133,61 @@ class Store:
 
     # Writing
 
+    def is_changed(self, session_id: str) -> bool:
+        """Whether the session differs from its records."""
+        session = self.loaded.get(session_id)
+        return session is not None and session.is_listed
+
     def to_write(self, session: Session) -> None:
         """The session has changed."""
         session.is_listed = True
-        self.changed[session.id] = session
+        self.changed.append(session)
 
-    def write(self, records: dict[bytes, bytes | None]) -> None:
-        """Add the changelog records of everything that has changed; None removes one."""
-        rows = self._rows
-        for session_id, session in self.changed.items():
-            row, lines = session.raw, session.lines
-            kept = self._kept.get(session_id) if self._kept else None
-            self._before.append((session_id, row, lines, kept))
-            session.is_listed = False
-            if session.records is not None:
-                records.update(session.records)
-                session.records = None
-            if session.changed_tasks is not None:
-                self._write_tasks(session, session.changed_tasks, records)
-            if session.is_changed:
-                row_now = session.row_to_write()
-                raw = row_to_bytes(row_now) if session.index is None else row_apart_to_bytes(row_now)
-                assert len(raw) <= MAX_RECORD_BYTES, "a row never exceeds its bound"
-                if raw != row:
-                    rows[session_id] = session.raw = raw
-                    self.row_bytes += len(raw) - (0 if row is None else len(row))
-                    records[session_record_key(session.key)] = raw
-                session.is_changed = False
-            elif session.is_erased:
-                if row is not None:
-                    self._set_row(session_id, None)
-                    session.raw = None
-                    records[session_record_key(session.key)] = None
-                self.loaded.pop(session_id, None)
-            session.is_erased = False
-            if session.ended is not lines:
-                self._set_ended(session_id, session.ended)
-                session.lines = session.ended
-            if session.owns_waiting:
-                self._set_kept(session_id, self._kept_of(session))
-                session.owns_waiting = False
-        self.changed = {}
-        self.let_go()
+    def begin_write(self) -> list[Session]:
+        """The sessions that have changed, the first one last: to be given to `write` and taken off, one by one.
+
+        Then `let_go` has to follow. Where that would keep none of them, nothing else refers to them from now on.
+        """
+        self._pending = self.changed
+        self._pending.reverse()
+        self.changed = []
+        if len(self.loaded) > MAX_DECODED and not self._tasks and not _has_indexed(self._pending):
+            self.loaded = {}
+        return self._pending
+
+    def write(self, session: Session, records: dict[bytes, bytes | None]) -> None:
+        """Add the changelog records of what has changed of the session; None removes one."""
+        session_id, row, lines = session.id, session.raw, session.lines
+        kept = self._kept.get(session_id) if self._kept else None
+        self._before.append((session_id, row, lines, kept))
+        session.is_listed = False
+        if session.records is not None:
+            records.update(session.records)
+            session.records = None
+        if session.changed_tasks is not None:
+            self._write_tasks(session, session.changed_tasks, records)
+        if session.is_changed:
+            row_now = session.row_to_write()
+            raw = row_to_bytes(row_now) if session.index is None else row_apart_to_bytes(row_now)
+            assert len(raw) <= MAX_RECORD_BYTES, "a row never exceeds its bound"
+            if raw != row:
+                self._rows[session_id] = session.raw = raw
+                self.row_bytes += len(raw) - (0 if row is None else len(row))
+                records[session_record_key(session.key)] = raw
+            session.is_changed = False
+        elif session.is_erased:
+            if row is not None:
+                self._set_row(session_id, None)
+                session.raw = None
+                records[session_record_key(session.key)] = None
+            self.loaded.pop(session_id, None)
+        session.is_erased = False
+        if session.ended is not lines:
+            self._set_ended(session_id, session.ended)
+            session.lines = session.ended
+        if session.owns_waiting:
+            self._set_kept(session_id, self._kept_of(session))
+            session.owns_waiting = False
 
     def _write_tasks(self, session: Session, task_ids: dict[str, None], records: dict[bytes, bytes | None]) -> None:
         """The records of tasks that are apart from the row, as far as they have changed."""
@@ -216,7 +232,9 @@ class Store:
 
     def roll_back(self) -> list[str]:
         """Put back what was committed. Returns the sessions that are as they were before."""
-        changed = dict.fromkeys(self.changed)
+        changed = dict.fromkeys([session.id for session in self.changed])
+        for session in self._pending:
+            changed[session.id] = None
         for session_id, row, lines, kept in reversed(self._before):
             changed[session_id] = None
             self._set_row(session_id, row)
@@ -228,7 +246,8 @@ class Store:
         for session_id in changed:
             self.loaded.pop(session_id, None)
         self.committed()
-        self.changed = {}
+        self.changed = []
+        self._pending = []
         return list(changed)
 
     # Records, and what they take
@@ -319,7 +338,7 @@ class Store:
         self._restoring = {}
         found.sort(key=_time_and_offset)
         for waiting_for, event in found:
-            session_id, task_id = event.event.session_id, event.event.task_id
+            session_id, task_id = event.session_id, event.task_id
             kept = self._kept.get(session_id)
             if kept is None:
                 kept = self._kept[session_id] = Kept()
@@ -358,3 +377,7 @@ class Store:
 
 def _time_and_offset(found: tuple[WaitingFor, Arrived]) -> tuple[int, int]:
     return found[1].timestamp, found[1].offset
+
+
+def _has_indexed(sessions: list[Session]) -> bool:
+    return any(session.index is not None for session in sessions)

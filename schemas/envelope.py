@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 import orjson
+from mypy_extensions import mypyc_attr
 
 Headers = Sequence[tuple[str, Any]]
 """Names and values of a record's headers. A value is bytes, or None: Kafka allows null."""
@@ -29,6 +30,7 @@ _ATTRIBUTES: Final[Mapping[str, str]] = {
 }
 
 
+@mypyc_attr(acyclic=True)
 class Envelope:
     """What the headers of an output event say. `session_key` is the session id in UTF-8, `occurred_at` RFC 3339."""
 

@@ -5,8 +5,9 @@ from typing import Final
 from uuid import NAMESPACE_URL, uuid5
 
 NAMESPACE: Final = uuid5(NAMESPACE_URL, "urn:tidegate:v1")
-_NAMESPACE_BYTES: Final = NAMESPACE.bytes
+_NAMESPACE_DIGEST: Final = sha1(NAMESPACE.bytes, usedforsecurity=False)
 _BLANK_DIGEST: Final = blake2b(digest_size=8)
+"""Copying a digest object costs about a quarter less than making a new one."""
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
@@ -15,12 +16,14 @@ def output_event_id(name: bytes) -> str:
 
     Source: RFC 9562, section 5.5.
     """
-    text = sha1(_NAMESPACE_BYTES + name, usedforsecurity=False).hexdigest()
+    found = _NAMESPACE_DIGEST.copy()
+    found.update(name)
+    text = found.hexdigest()
     return f"{text[:8]}-{text[8:12]}-5{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:32]}"
 
 
 def digest(content: bytes) -> str:
     """Sixteen hexadecimal digits (64 bits) of some bytes."""
-    found = _BLANK_DIGEST.copy()  # a quarter cheaper than a new one with its parameters
+    found = _BLANK_DIGEST.copy()
     found.update(content)
     return found.hexdigest()

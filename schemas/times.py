@@ -17,4 +17,4 @@ def rfc3339(timestamp_ms: int) -> str:
         if len(_seconds) >= _MAX_SECONDS:
             _seconds.clear()
         text = _seconds[seconds] = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
-    return text + _MILLISECONDS[timestamp_ms - seconds * 1000]
+    return text + _MILLISECONDS[timestamp_ms % 1000]

@@ -9,6 +9,7 @@ Payloads are not parsed: they stay the producer's bytes (`msgspec.Raw`) and go o
 """
 
 from datetime import datetime
+from operator import itemgetter
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
@@ -42,6 +43,18 @@ def struct_of(model: type[BaseModel]) -> type[msgspec.Struct]:
 def event_type(struct: type[Any]) -> str:
     """The `type` of the events that a struct decodes."""
     return str(struct.__struct_config__.tag)
+
+
+fields_of: Final[Any] = msgspec.structs.astuple
+"""The values of a struct's fields. Compiled code needs 20 ns to read one field and 60 to 80 to read all of them, so
+where it needs many it reads all at once. Callers bind this function to a module-level `Final` name: looking up a name
+from a module that is not compiled takes as long as reading a field."""
+
+
+def picker(model: type[BaseModel], *names: str) -> Any:
+    """Picks these fields, in this order, out of what `fields_of` returns for an event of the model."""
+    fields = struct_of(model).__struct_fields__
+    return itemgetter(*(fields.index(name) for name in names))
 
 
 class _Nothing(msgspec.Struct, tag_field="type", tag=""):

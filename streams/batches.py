@@ -1,7 +1,8 @@
 """Kafka's record batches (format 2) of the records of one transaction, for one partition of one topic.
 
 Responsible for their bytes, their size, their timestamp and how they are compressed. Built here because aiokafka's
-builder encodes the same seven headers again for every record, and takes three times as long. Rows are much alike, and
+builder encodes the same seven headers again for every record, and takes three times as long. Checksums use
+the processor's instruction, which takes a twelfth of the time of aiokafka's table. Rows are much alike, and
 nobody but the gate reads them: zstd makes a fifth of them. Its first level makes them as small as its third, in half
 the time.
 Source: https://kafka.apache.org/documentation/#recordbatch, and KIP-98.
@@ -15,10 +16,12 @@ from collections.abc import Iterable
 from typing import Any, Final, Literal
 
 import cramjam
+import google_crc32c
 from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode
-from aiokafka.record.util import calc_crc32c
 
+from projections.changes import Changes
 from schemas.envelope import CONTENT_TYPE, TRACEPARENT, Envelope
+from schemas.topics import Role
 
 Compression = Literal["none", "gzip", "snappy", "lz4", "zstd"]
 
@@ -89,19 +92,19 @@ class EnvelopeEncoder:
         if envelope.occurred_at != self._time:
             self._time = envelope.occurred_at
             self._time_header = _sized(b"ce_time") + _sized(self._time.encode())
-        event_id, subject = envelope.event_id.encode(), envelope.session_key
-        found = b"%s%s%s%s%s%s%s" % (
+        event_id, subject, traceparent = envelope.event_id.encode(), envelope.session_key, envelope.traceparent
+        return b"%s%s%s%s%s%s%s%s%s%s" % (
+            _SEVEN if traceparent is None else _EIGHT,
             shared,
             self._time_header,
             _ID,
-            _VARINTS[len(event_id)],
+            _varint(len(event_id)),
             event_id,
-            _SUBJECT + _varint(len(subject)),
+            _SUBJECT,
+            _varint(len(subject)),
             subject,
+            b"" if traceparent is None else _TRACEPARENT + _sized(traceparent.encode()),
         )
-        if envelope.traceparent is None:
-            return _SEVEN + found
-        return _EIGHT + found + _TRACEPARENT + _sized(envelope.traceparent.encode())
 
 
 _SEVEN: Final = varint(7)
@@ -158,7 +161,7 @@ class RecordBatch:
                 self._attributes, count - 1, at, at, self._producer_id, self._producer_epoch, self._base_sequence, count
             )
             tail = b"".join([tail, *self._records])
-            self._built = _HEAD.pack(0, len(tail) + 9, 0, 2, calc_crc32c(tail)) + tail
+            self._built = _HEAD.pack(0, len(tail) + 9, 0, 2, google_crc32c.value(tail)) + tail
             self._records = []
         return self._built
 
@@ -180,11 +183,12 @@ class BatchWriter:
         if self._count and self._size + size > BATCH_BYTES:
             self._finish()
         place = _varint(self._count)
-        key_part = _NULL if key is None else _varint(len(key)) + key
+        key_size = _NULL if key is None else _varint(len(key))
+        key = b"" if key is None else key
         value_size = _NULL if value is None else _varint(len(value))
-        content = b"" if value is None else value
-        length = 2 + len(place) + len(key_part) + len(value_size) + len(content) + len(headers)
-        self._parts.append(b"%s\0\0%s%s%s%s%s" % (_varint(length), place, key_part, value_size, content, headers))
+        value = b"" if value is None else value
+        length = 2 + len(place) + len(key_size) + len(key) + len(value_size) + len(value) + len(headers)
+        self._parts.append(b"%s\0\0%s%s%s%s%s%s" % (_varint(length), place, key_size, key, value_size, value, headers))
         self._count += 1
         self._size += size
 
@@ -200,6 +204,21 @@ class BatchWriter:
             records = [_compressed(b"".join(records), self._compression)]
         self._batches.append(RecordBatch(records, self._count, self._compression, self._timestamp_ms))
         self._parts, self._count, self._size = [], 0, 0
+
+
+def writers_of(changes: Changes, compression: Compression, envelopes: EnvelopeEncoder) -> dict[Role, BatchWriter]:
+    """Writers of the outputs, which are compressed as asked, and of the changed rows, by the role of their topic."""
+    writers: dict[Role, BatchWriter] = {}
+    for output in changes.outputs:
+        writer = writers.get(output.role)
+        if writer is None:
+            writer = writers[output.role] = BatchWriter(compression)
+        envelope = output.envelope
+        writer.add(output.key, output.value, NO_HEADERS if envelope is None else envelopes.encode(envelope))
+    rows = writers["sessions.changelog"] = BatchWriter(ROWS)
+    for key, value in changes.rows.items():
+        rows.add(key, value, NO_HEADERS)
+    return writers
 
 
 def _compressed(records: bytes, compression: Compression) -> bytes:

@@ -20,6 +20,7 @@ from streams.batches import (
     EnvelopeEncoder,
     RecordBatch,
     header_block,
+    writers_of,
 )
 from streams.changelog import PROGRESS_KEY, progress_to_bytes
 from streams.config import EngineConfig
@@ -52,19 +53,9 @@ class Stager:
 
     def batches(self, changes: Changes, progress: Progress) -> StagedBatches:
         """Changed rows and the progress row, outputs, dead letters, and misrouted records on their way home."""
-        writers: dict[TopicPartition, BatchWriter] = {}
-        rows = writers[self._outputs["sessions.changelog"]] = BatchWriter(ROWS)
-        for key, value in changes.rows.items():
-            rows.add(key, value, NO_HEADERS)
-        rows.add(PROGRESS_KEY, progress_to_bytes(progress), NO_HEADERS)
-        by_role: dict[Role, BatchWriter] = {}
-        for output in changes.outputs:
-            writer = by_role.get(output.role)
-            if writer is None:
-                writer = by_role[output.role] = BatchWriter(self._config.output_compression)
-                writers[self._outputs[output.role]] = writer
-            envelope = output.envelope
-            writer.add(output.key, output.value, NO_HEADERS if envelope is None else self._envelopes.encode(envelope))
+        by_role = writers_of(changes, self._config.output_compression, self._envelopes)
+        by_role["sessions.changelog"].add(PROGRESS_KEY, progress_to_bytes(progress), NO_HEADERS)
+        writers = {self._outputs[role]: writer for role, writer in by_role.items()}
         if changes.misrouted:
             self._forward_all(writers, changes)
         if changes.refusals:

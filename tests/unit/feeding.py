@@ -9,6 +9,7 @@ from typing import Any, Final
 import orjson
 
 from projections.changes import Changes
+from projections.facets import Facets
 from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.publish import Output
@@ -207,6 +208,11 @@ class Feed:
     def statuses(self) -> dict[str, dict[str, Any]]:
         """The newest status of each task in the next transaction, by task id."""
         return {body["task_id"]: body for body in self.take() if body["type"] == "task.status"}
+
+    @property
+    def facets(self) -> Facets:
+        """The facets of a copy of the session's row."""
+        return Facets(self.row.facets)
 
     @property
     def row(self) -> SessionRow:

@@ -59,7 +59,7 @@ _TASKS_INSIDE = MAX_TASKS_INSIDE
 def check_unchanged(store: Store) -> None:
     """The records of every session that is not called changed are a full encoding of it."""
     for session_id, session in store.loaded.items():
-        if session_id not in store.changed and not _is_of_format_1(store, session_id):
+        if not store.is_changed(session_id) and not _is_of_format_1(store, session_id):
             assert kept_in(store, session_id) == kept_of(session)
 
 
@@ -129,7 +129,7 @@ def check_counters(store: Store) -> None:
 def check_indexes(store: Store) -> None:
     """Every index says what a look at all tasks says. Only sessions without open tasks may lose theirs."""
     for session in store.loaded.values():
-        assert session.facets is session.row.facets
+        assert session.facets.stored is session.row.facets
         assert session.tasks is session.row.tasks
         if session.index is not None:
             check_index(session, session.index)

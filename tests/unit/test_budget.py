@@ -102,8 +102,8 @@ def test_a_full_session_takes_no_new_facets_and_still_follows_the_known_ones() -
     for number in range(300):
         feed.changed(unset=[f"never/seen/{number}/{each}" for each in range(200)])
     assert len(refused(feed)) >= 290
-    assert feed.row.facets["doc/0/0"].value == "new value"
-    assert feed.row.facets["doc/0/1"].value is None
+    assert feed.facets["doc/0/0"].value == "new value"
+    assert feed.facets["doc/0/1"].value is None
     assert feed.row_bytes < 2 * MAX_ROW_BYTES
     number = 0
     while not refused(feed):
@@ -130,7 +130,7 @@ def fill_with_names(feed: Feed) -> list[str]:
         feed.changed({f"{number}.{each}": "" for each in range(50)}, source="s")
         number += 1
         assert number < 200
-    return [name for name in feed.row.facets if "." in name]
+    return [name for name in feed.facets if "." in name]
 
 
 def fill_with_values(feed: Feed, names: list[str]) -> None:
@@ -138,7 +138,7 @@ def fill_with_values(feed: Feed, names: list[str]) -> None:
     for name in names:
         feed.changed({name: "v" * 1024}, source="s" * 256, event_id=name.ljust(256, "e"))
     assert refused(feed) == []
-    assert is_unknown(feed.row.facets[names[-1]])
+    assert is_unknown(feed.facets[names[-1]])
 
 
 def test_values_that_become_long_are_lost_where_the_row_has_no_room() -> None:
@@ -148,14 +148,14 @@ def test_values_that_become_long_are_lost_where_the_row_has_no_room() -> None:
     names = all_names[:1000]
     fill_with_values(feed, names)
     assert MAX_FULL_ROW_BYTES * 0.9 < feed.row_bytes <= MAX_FULL_ROW_BYTES
-    assert list(feed.row.facets) == all_names
-    assert feed.row.facets[names[0]].value == "v" * 1024
+    assert list(feed.facets) == all_names
+    assert feed.facets[names[0]].value == "v" * 1024
     feed.changed({names[-1]: "v" * 1024}, source="s")
-    assert is_unknown(feed.row.facets[names[-1]])
+    assert is_unknown(feed.facets[names[-1]])
     for name in names[:100]:
         feed.changed({name: ""}, source="s")
     feed.changed({names[-1]: "v" * 1024}, source="s")
-    assert feed.row.facets[names[-1]].value == "v" * 1024
+    assert feed.facets[names[-1]].value == "v" * 1024
     assert feed.row_bytes <= MAX_FULL_ROW_BYTES
 
 

@@ -27,7 +27,8 @@ def change(session: Session, **fields: object) -> list[object]:
 
 def session_with(feed: Feed, **facets: Facet) -> Session:
     session = feed.partition.store.session("s")
-    session.facets.update(facets)
+    for name, facet in facets.items():
+        session.facets[name] = facet
     return session
 
 

@@ -76,7 +76,7 @@ def test_the_same_key_gets_the_same_answer_after_a_restart_and_whatever_has_chan
     feed.barrier()
     first = [body for body in feed.take() if body["type"].startswith("effect.")]
     feed.restart()
-    feed.changed({"doc/1": "a" if feed.row.facets["doc/1"].value == "b" else "b"})
+    feed.changed({"doc/1": "a" if feed.facets["doc/1"].value == "b" else "b"})
     proposed(feed, "fresh")
     proposed(feed, "stale")
     feed.barrier()

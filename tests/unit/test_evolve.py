@@ -17,7 +17,7 @@ from tests.unit.feeding import START_MS, Feed, reason_of
 def facets_of(feed: Feed) -> dict[str, tuple[str | None, str | None, int, int, str, str]]:
     """Value and cause of each facet, then offset, time, source and id of the event that gave it."""
     found = {}
-    for name, facet in feed.row.facets.items():
+    for name, facet in feed.facets.items():
         change = change_of(facet)
         found[name] = facet.value, facet.cause, change.offset, change.timestamp, change.source, change.event_id
     return found
@@ -37,7 +37,7 @@ def test_a_facet_knows_its_value_and_the_event_that_gave_it() -> None:
 def test_what_is_set_and_unset_at_once_is_unset() -> None:
     feed = Feed()
     feed.changed({"doc/1": "a"}, unset=["doc/1"])
-    assert feed.row.facets["doc/1"].value is None
+    assert feed.facets["doc/1"].value is None
 
 
 def test_a_value_that_was_there_already_keeps_its_first_event() -> None:

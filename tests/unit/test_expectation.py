@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projections.expectation import contradicted, differing, differs, expected_values, is_unknown
+from projections.facets import facets_of
 from projections.records import change_to_bytes
 from projections.rows import (
     FORMAT,
@@ -56,8 +57,8 @@ def test_the_expected_value_follows_own_changes_from_where_it_matched(
         before = after
     expected = followed(stated, begin, changes)
     mine = task({"f": stated}, own={"f": own} if own else None)
-    assert expected_values({}, mine) == {"f": expected}
-    facets = {} if before == "unseen" else {"f": facet(before)}
+    assert expected_values(facets_of({}), mine) == {"f": expected}
+    facets = facets_of({} if before == "unseen" else {"f": facet(before)})
     fitting = {"unseen", expected}
     if begin == "unseen" and changes and changes[0][0]:  # it may have read what others made of its own first change
         fitting.add(followed(stated, changes[0][1], changes[1:]))
@@ -78,9 +79,9 @@ def followed(expected: str | None, before: str | None, changes: list[Change]) ->
 
 def test_an_own_change_of_a_value_that_nobody_knew_moves_nothing() -> None:
     mine = task({"f": "a"}, own={"f": [OwnChange(1, None, "b", UNKNOWN)]})
-    assert expected_values({}, mine) == {"f": "a"}
-    assert differs({"f": facet("b")}, mine, "f")
-    assert not differs({"f": facet("b")}, task({"f": "b"}, own=mine.own), "f")
+    assert expected_values(facets_of({}), mine) == {"f": "a"}
+    assert differs(facets_of({"f": facet("b")}), mine, "f")
+    assert not differs(facets_of({"f": facet("b")}), task({"f": "b"}, own=mine.own), "f")
 
 
 # Facets that were never there, or were lost
@@ -88,12 +89,12 @@ def test_an_own_change_of_a_value_that_nobody_knew_moves_nothing() -> None:
 
 def test_a_facet_that_never_changed_contradicts_nothing_and_one_that_is_unknown_contradicts_everything() -> None:
     mine = task({"f": None})
-    assert not differs({}, mine, "f")
-    assert not differs({"f": facet(None)}, mine, "f")
-    assert differs({"f": LOST}, mine, "f")
+    assert not differs(facets_of({}), mine, "f")
+    assert not differs(facets_of({"f": facet(None)}), mine, "f")
+    assert differs(facets_of({"f": LOST}), mine, "f")
     assert is_unknown(LOST)
     assert not is_unknown(facet(None))
-    assert expected_values({"f": LOST}, task({"f": "a"}, own={"f": [OwnChange(1, "a", "b")]})) == {"f": "b"}
+    assert expected_values(facets_of({"f": LOST}), task({"f": "a"}, own={"f": [OwnChange(1, "a", "b")]})) == {"f": "b"}
 
 
 # Statements of tasks below
@@ -103,11 +104,11 @@ def test_every_statement_that_stands_must_agree() -> None:
     scope = Scope(below={"f": StatedBelow(["left"], {"": "mine", "child": "theirs"})})
     mine = task({"f": "theirs"}, scope=scope)
     for value in ("left", "mine", "theirs"):
-        assert differs({"f": facet(value)}, mine, "f")
+        assert differs(facets_of({"f": facet(value)}), mine, "f")
     assert contradicted(mine, "f", "theirs") == "left"
     assert contradicted(mine, "f", "left") == "theirs"
     agreed = task({"f": "a"}, scope=Scope(below={"f": StatedBelow(["a"], {"child": "a"})}))
-    assert not differs({"f": facet("a")}, agreed, "f")
+    assert not differs(facets_of({"f": facet("a")}), agreed, "f")
     with pytest.raises(ValueError, match="f does not differ"):
         contradicted(agreed, "f", "a")
 

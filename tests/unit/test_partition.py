@@ -150,7 +150,7 @@ def test_what_comes_after_erasing_finds_an_empty_session(
     feed.send("session.erased")
     feed.changed({"doc/2": "x"})
     feed.dispatched("t", {"doc/1": "a"})
-    assert list(feed.row.facets) == ["doc/2"]
+    assert list(feed.facets) == ["doc/2"]
     outputs = feed.take()
     assert [body["status"] for body in outputs] == ["running"]
     assert b"secret" not in row_to_bytes(feed.row)
@@ -244,7 +244,7 @@ def test_a_record_that_was_sent_on_twice_is_folded_once() -> None:
         feed.changed({"doc/1": "b"}, event_id="b", headers=FORWARDED)
         feed.changed({"doc/1": "a"}, event_id="a", headers=FORWARDED)
         feed.take()
-        assert feed.row.facets["doc/1"].value == "b"
+        assert feed.facets["doc/1"].value == "b"
     duplicates = sum((changes.duplicates for changes in feed.changes), Counter[str]())
     assert duplicates["context.changed"] >= 3
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projections.expectation import differs
+from projections.facets import Facets, facets_of
 from projections.records import change_to_bytes, task_to_bytes
 from projections.rows import FORMAT, Facet, Policy, Scope, StatedBelow, Task
 from projections.stale import ITSELF, MAX_LEFT, leave, leave_reads, restale, state, state_own_reads, with_reads
@@ -18,8 +19,8 @@ def task(expected: dict[str, str | None] | None = None, policy: Policy | None = 
     return Task(FORMAT, 0, 0, "d", "search", "", expected or {}, policy=policy)
 
 
-def facets(**values: str | None) -> dict[str, Facet]:
-    return {name: Facet(value, None, CHANGED) for name, value in values.items()}
+def facets(**values: str | None) -> Facets:
+    return facets_of({name: Facet(value, None, CHANGED) for name, value in values.items()})
 
 
 def below(of: Task) -> dict[str, StatedBelow]:
@@ -116,8 +117,8 @@ def test_a_copy_that_has_read_leaves_the_task_as_it_was(
 
 def test_a_task_without_a_scope_is_not_given_one_by_what_it_reads() -> None:
     mine = task({"a": "1"})
-    state_own_reads({}, mine, {"a": "2", "b": "3"}, 1)
+    state_own_reads(facets(), mine, {"a": "2", "b": "3"}, 1)
     assert mine.scope is None
     assert mine.expected == {"a": "2", "b": "3"}
     mine.scope = Scope("parent")
-    assert with_reads({}, mine, {"a": "4"}, 1).scope == Scope("parent")
+    assert with_reads(facets(), mine, {"a": "4"}, 1).scope == Scope("parent")

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from schemas.events import INPUT_EVENTS, ContextChanged, Event, SessionErased, TaskDispatched, TaskResult
 from schemas.generate import examples
-from schemas.wire import OPAQUE, decoder, event_type, struct_of
+from schemas.wire import OPAQUE, decoder, event_type, fields_of, picker, struct_of
 from tests.unit.event_strategies import bodies, edges, objects, spoiled
 
 EXAMPLES = examples()
@@ -177,3 +177,9 @@ def test_a_struct_belongs_to_one_model_and_knows_its_type() -> None:
     assert struct_of(TaskResult) is struct_of(TaskResult)
     assert event_type(struct_of(TaskResult)) == "task.result"
     assert len({event_type(struct_of(model)) for model in INPUT_EVENTS}) == len(INPUT_EVENTS)
+
+
+def test_fields_are_picked_by_name_in_the_order_asked_for() -> None:
+    event = decoder((ContextChanged,)).decode(json.dumps(EXAMPLES["context.changed"]))
+    picked = picker(ContextChanged, "cause", "source")(fields_of(event))
+    assert picked == (event.cause, event.source)
