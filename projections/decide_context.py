@@ -8,6 +8,8 @@ from projections.facts import (
     CancelRemembered,
     EventIgnored,
     EventRefused,
+    EventRepeated,
+    EventTaken,
     FacetChange,
     FacetsChanged,
     FacetsLost,
@@ -15,12 +17,14 @@ from projections.facts import (
     ResultAcknowledged,
     SessionForgotten,
 )
+from projections.recent_ids import is_recent
 from projections.records import change_to_bytes
 from projections.refusing import session_full
 from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN
 from projections.session import Session
 from projections.text import quoted
 from schemas import events
+from schemas.identity import event_digest
 from schemas.wire import event_type
 
 
@@ -28,10 +32,13 @@ def decide_change(
     session: Session, event: events.ContextChanged, size_bytes: int, offset: int, timestamp: int
 ) -> list[Fact]:
     """Facets are set and unset. `size_bytes`: of the record's value."""
+    identity = event_digest(event.source, event.event_id)
+    if is_recent(session.context_ids, identity):
+        return [EventRepeated("context.changed")]
     cause = event.cause.task_id if event.cause is not None else None
     changes = _changes(session, event, cause)
     if not changes:
-        return []
+        return [EventTaken(identity, timestamp)]
     holder, undispatched = (None, None) if cause is None else _holder_of(session, cause)
     added = _added_bytes(session, event, size_bytes, changes, holder or undispatched)
     estimate = room_for(session, added, adds_names=True)
@@ -45,10 +52,13 @@ def decide_change(
             estimate = room_for(session, added, adds_names=False)
             if estimate == NO_ROOM:
                 facts.append(FacetsLost([change.name for change in changes], timestamp))
+                facts.append(EventTaken(identity, timestamp))
                 return facts
     if changes:
         change = change_to_bytes(offset, timestamp, event.source, event.event_id)
-        facts.append(FacetsChanged(changes, change, offset, timestamp, holder, undispatched, estimate))
+        facts.append(FacetsChanged(changes, change, offset, timestamp, holder, undispatched, estimate, identity))
+    else:
+        facts.append(EventTaken(identity, timestamp))
     return facts
 
 
@@ -109,7 +119,15 @@ def _is_known(session: Session, name: str) -> bool:
 
 def decide_cancel(session: Session, event: events.TaskCancelRequested, timestamp: int) -> list[Fact]:
     """A task is to be cancelled. Cancelling a task that has ended changes nothing."""
-    task_id = event.task_id
+    identity = event_digest(event.source, event.event_id)
+    if is_recent(session.context_ids, identity):
+        return [EventRepeated("task.cancel_requested")]
+    facts = _cancelled(session, event.task_id, timestamp)
+    facts.append(EventTaken(identity, timestamp))
+    return facts
+
+
+def _cancelled(session: Session, task_id: str, timestamp: int) -> list[Fact]:
     if task_id in session.tasks:
         return stop(session, task_id, "cancelled", "cancelled", timestamp)
     if session.ended_task(task_id) is not None:
@@ -117,8 +135,17 @@ def decide_cancel(session: Session, event: events.TaskCancelRequested, timestamp
     return [CancelRemembered(task_id, timestamp)]
 
 
-def decide_acknowledgement(session: Session, event: events.ResultAcknowledged, offset: int) -> list[Fact]:
+def decide_acknowledgement(
+    session: Session, event: events.ResultAcknowledged, offset: int, timestamp: int
+) -> list[Fact]:
     """A consumer reports what became of a delivery."""
+    identity = event_digest(event.source, event.event_id)
+    if is_recent(session.context_ids, identity):
+        return [EventRepeated("result.acknowledged")]
+    return [_acknowledged(session, event, offset), EventTaken(identity, timestamp)]
+
+
+def _acknowledged(session: Session, event: events.ResultAcknowledged, offset: int) -> Fact:
     task_id = event.task_id
     outcome: str = event.outcome
     ended = session.ended_task(task_id)
@@ -130,19 +157,27 @@ def decide_acknowledgement(session: Session, event: events.ResultAcknowledged, o
                 members = f'{members},"detail":{quoted(event.reason)}'
             estimate = room_for(session, len(members.encode()), adds_names=False)
             if estimate == NO_ROOM:
-                return [EventRefused("session_full", session_full(session))]
-            return [ResultAcknowledged(task_id, outcome, offset, None, members, estimate)]
+                return EventRefused("session_full", session_full(session))
+            return ResultAcknowledged(task_id, outcome, offset, None, members, estimate)
     if ended is None or ended.reason is None or ended.disposition != "delivered":
-        return [EventIgnored("result.acknowledged")]
+        return EventIgnored("result.acknowledged")
     reported = ended.acknowledged_as(outcome, event.reason or None)
     is_news = (ended.acknowledged, ended.detail) != (reported.acknowledged, reported.detail)
-    return [ResultAcknowledged(task_id, outcome, offset, reported if is_news else None, "", -1)]
+    return ResultAcknowledged(task_id, outcome, offset, reported if is_news else None, "", -1)
 
 
-def decide_erasure(session: Session) -> list[Fact]:
-    """Everything kept of the session is removed, with the statuses of its tasks."""
+def decide_erasure(session: Session, event: events.SessionErased, timestamp: int) -> list[Fact]:
+    """Everything kept of the session is removed, with the statuses of its tasks.
+
+    The identities of its last context events stay until the session has been idle for its TTL: none of them, the
+    erasure included, does anything to what comes after it.
+    """
+    identity = event_digest(event.source, event.event_id)
+    if is_recent(session.context_ids, identity):
+        return [EventRepeated("session.erased")]
     facts: list[Fact] = [EventIgnored(event_type(type(each.event))) for each in session.queued.values()]
     for parked in session.parked.values():
         facts += [EventIgnored("task.result") for _ in parked.results]
-    facts.append(SessionForgotten([*session.tasks, *task_ids(session.ended)]))
+    facts.append(SessionForgotten([*session.tasks, *task_ids(session.ended)], session.context_ids))
+    facts.append(EventTaken(identity, timestamp))
     return facts

@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from projections.budget import MAX_ROW_BYTES, NAME_BYTES, NO_ROOM, added_above, own_bytes, room_for
+from projections.dispatched import Fields, differences, dispatched_fields, ended_fields, in_words, kept_of_dispatch
 from projections.ended import EndedTask
 from projections.ending import stop
 from projections.facts import EventRefused, EventRepeated, Fact, TaskEnded, TaskOpened
@@ -45,7 +46,11 @@ def decide_dispatch(
     content = dispatch_digest(event)
     known = task.digest if task is not None else ended.digest if ended is not None else None
     if known is not None:
-        return [_repeated(event, known, content)]
+        if content == known:
+            return [EventRepeated("task.dispatched")]
+        now = dispatched_fields(_task_of(session, event, content, offset, timestamp, headers, rules))
+        before = dispatched_fields(task) if task is not None else ended_fields(ended) if ended is not None else None
+        return [_repeated(event, known, content, before, now)]
     if ended is not None:
         return [ended_at_once(session, event, content, "withheld", "unknown_task", None, ended.results, timestamp)]
     added = _added_bytes(session, event, size_bytes)
@@ -107,6 +112,7 @@ def ended_at_once(
         timestamp,
         echo=echo_of(event),
         detail=detail,
+        dispatch=kept_of_dispatch(_task_of(session, event, content, 0, timestamp, (), Rules())),
     )
     holder: str | None = None
     if task_id in session.row.undispatched:
@@ -131,12 +137,18 @@ def echo_of(event: TaskDispatched) -> str:
     return members_of(echo)
 
 
-def _repeated(event: TaskDispatched, known: str, content: str) -> Fact:
-    if content == known:
-        return EventRepeated("task.dispatched")
+def _repeated(event: TaskDispatched, known: str, content: str, before: Fields | None, now: Fields) -> Fact:
+    """A dispatch whose bytes say something else than those of the first one: in other words, or something else."""
+    if before is None:
+        told = f"its digest was {known} and is {content} now"
+    else:
+        found = differences(before, now)
+        if not found:
+            return EventRepeated("task.dispatched")
+        told = in_words(found)
     detail = (
-        f"task_id: {event.task_id!r} was dispatched before with other content (digest {known}, now {content});"
-        " give every task its own id"
+        f"task_id: {event.task_id[:64]!r} was dispatched before with other content: {told}; the first dispatch stands:"
+        " repeat a dispatch as it was, and give every other task its own id"
     )
     return EventRefused("dispatch_conflict", detail)
 
@@ -206,6 +218,7 @@ def _task_of(
         event.request_id,
         policy=policy,
         taken=json_of(taken) if taken else "",
+        depends_on=event.depends_on,
         scope=scope,
         traceparent=traceparent_of(headers) if headers else None,
         last_heartbeat=timestamp if policy is not None and policy.heartbeat_timeout_ms is not None else 0,

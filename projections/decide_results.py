@@ -151,7 +151,7 @@ def _decide_further(session: Session, result: Arrived, task: Task) -> list[Fact]
     """Another result of a task whose first one waits: a repeat, a conflict, or late."""
     event: TaskResult = result.event
     first = session.waiting[event.task_id].digests
-    known = _known(event, result.digests, [first, *task.later_results])
+    known = _known(result, [first, *task.later_results])
     if known is not None:
         return [known]
     judgement = all_parts(event.parts, "withheld", "late")
@@ -174,7 +174,7 @@ def _decide_further(session: Session, result: Arrived, task: Task) -> list[Fact]
 def decide_late(result: Arrived, ended: EndedTask, rules: Rules) -> list[Fact]:
     """A result of a task that has ended, or was never known: a repeat, a conflict, or withheld."""
     event: TaskResult = result.event
-    known = _known(event, result.digests, ended.results)
+    known = _known(result, ended.results)
     if known is not None:
         return [known]
     return _withheld(result, event, ended, rules)
@@ -213,14 +213,16 @@ def _withheld(result: Arrived, event: TaskResult, ended: EndedTask, rules: Rules
     ]
 
 
-def _known(event: TaskResult, digests: ResultDigests, known: list[ResultDigests]) -> Fact | None:
-    """Whether the result came before: as it is, or under its identity with other content, which is refused."""
+def _known(result: Arrived, known: list[ResultDigests]) -> Fact | None:
+    """Whether the result came before: with equal content, or with its identity and other content."""
+    digests = result.digests
     is_repeat = False
     for each in known:
-        if each.content == digests.content:
+        is_same = each.content == digests.content
+        if is_same or each.content == result.digest_of_bytes:
             is_repeat = True
         elif each.identity == digests.identity:
-            return _conflict(event)
+            return _conflict(result.event)
     return EventRepeated("task.result") if is_repeat else None
 
 

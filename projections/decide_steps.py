@@ -1,11 +1,22 @@
 """What steps, heartbeats and proposed effects establish before their barrier."""
 
 from projections.budget import NAME_BYTES, NO_ROOM, added_above, has_room_to_wait, room_for
-from projections.facts import EffectProposed, EventIgnored, EventRefused, Fact, HeartbeatReceived, StepTaken
+from projections.facts import (
+    EffectProposed,
+    EventIgnored,
+    EventRefused,
+    EventRepeated,
+    EventTaken,
+    Fact,
+    HeartbeatReceived,
+    StepTaken,
+)
+from projections.recent_ids import is_recent
 from projections.refusing import session_full, too_many_waiting
 from projections.session import Session
 from projections.waiting import Arrived
 from schemas.events import TaskHeartbeat, TaskStep
+from schemas.identity import event_digest
 
 
 def decide_step(session: Session, event: TaskStep, size_bytes: int, timestamp: int) -> list[Fact]:
@@ -14,14 +25,17 @@ def decide_step(session: Session, event: TaskStep, size_bytes: int, timestamp: i
     task = session.tasks.get(task_id)
     if task is None:
         return [EventIgnored("task.step")]
+    identity = event_digest(event.source, event.event_id)
+    if is_recent(task.step_ids, identity):
+        return [EventRepeated("task.step")]
     reads = event.reads
     added = 2 * size_bytes + len(reads) * NAME_BYTES  # what it read may differ, too, and is then there twice
     if reads and task.scope is not None and task.scope.parent is not None:
         added += added_above(task_id, len(reads), size_bytes) * len(session.ancestors(task))
     estimate = room_for(session, added, adds_names=bool(reads) and not reads.keys() <= task.expected.keys())
     if estimate == NO_ROOM:
-        return [EventRefused("session_full", session_full(session))]
-    return [StepTaken(task_id, event, timestamp, estimate)]
+        return [EventRefused("session_full", session_full(session)), EventTaken(identity, timestamp, task_id)]
+    return [StepTaken(task_id, event, timestamp, estimate, identity)]
 
 
 def decide_heartbeat(session: Session, event: TaskHeartbeat, timestamp: int) -> list[Fact]:
@@ -31,7 +45,10 @@ def decide_heartbeat(session: Session, event: TaskHeartbeat, timestamp: int) -> 
         return [EventIgnored("task.heartbeat")]
     if task.policy is None or task.policy.heartbeat_timeout_ms is None:
         return []
-    return [HeartbeatReceived(event.task_id, timestamp)]
+    identity = event_digest(event.source, event.event_id)
+    if is_recent(task.heartbeat_ids, identity):
+        return [EventRepeated("task.heartbeat")]
+    return [HeartbeatReceived(event.task_id, timestamp, identity)]
 
 
 def decide_proposal(session: Session, proposal: Arrived) -> list[Fact]:

@@ -32,7 +32,8 @@ class EndedTask:
     """One ended task.
 
     `disposition`, `reason` and `digest` are None if a result was given up as unknown before any dispatch of the task
-    was seen. `echo` and `work` are JSON members that the task's last status has. `acknowledged` is the outcome that the
+    was seen. `echo` and `work` are JSON members that the task's last status has. `dispatch`: what else its dispatch
+    said, as a JSON object, if that is known, see `projections.dispatched`. `acknowledged` is the outcome that the
     consumer reported, `detail` why it refused, or why the task was rejected. Times are the broker's, in ms.
     """
 
@@ -52,6 +53,7 @@ class EndedTask:
         work: str = "",
         acknowledged: str | None = None,
         detail: str | None = None,
+        dispatch: str | None = None,
     ) -> None:
         self.task_id = task_id
         self.task_json = quoted(task_id)
@@ -68,6 +70,7 @@ class EndedTask:
         self.work = work
         self.acknowledged = acknowledged
         self.detail = detail
+        self.dispatch = dispatch
 
     @property
     def was_unknown(self) -> bool:
@@ -115,13 +118,16 @@ class EndedTask:
             self.work,
             self.acknowledged,
             self.detail,
+            self.dispatch,
         )
 
     def line(self) -> bytes:
         """The line it is kept as: the fields of `rows.EndedLine`."""
         results = ",".join([f'["{each.identity}","{each.content}"]' for each in self.results])
         reported = ""
-        if self.acknowledged is not None or self.detail is not None:
+        if self.dispatch is not None:
+            reported = f",{_text(self.acknowledged)},{_text(self.detail)},{self.dispatch}"
+        elif self.acknowledged is not None or self.detail is not None:
             reported = f",{_text(self.acknowledged)},{_text(self.detail)}"
         return (
             f"\n[{self.task_json},{FORMAT},{_text(self.disposition)},{_text(self.reason)},{self.ended_at},"
@@ -160,7 +166,12 @@ def task_of(line: bytes) -> EndedTask:
         bytes(fields.work)[1:-1].decode(),
         fields.acknowledged,
         fields.detail,
+        _object_or_none(bytes(fields.dispatch)),
     )
+
+
+def _object_or_none(raw: bytes) -> str | None:
+    return None if raw == b"null" else raw.decode()
 
 
 def check_format(line: bytes) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import orjson
 
+from projections.dispatched import kept_of_dispatch
 from projections.ended import EndedTask
 from projections.facts import Fact, TaskEnded
 from projections.publish import work_members
@@ -41,6 +42,7 @@ def ended_task(
         work,
         acknowledged,
         detail,
+        kept_of_dispatch(task),
     )
 
 

@@ -11,6 +11,7 @@ from projections.facts import (
     CancelRemembered,
     EffectAnswered,
     EffectProposed,
+    EventTaken,
     FacetsChanged,
     FacetsLost,
     Fact,
@@ -31,6 +32,7 @@ from projections.facts import (
     WaitingJudged,
 )
 from projections.keys import ENDED_KEY, WAITING_KEY, ended_record_key
+from projections.recent_ids import with_event
 from projections.rows import (
     KNOWN,
     Checkpoint,
@@ -46,7 +48,7 @@ from projections.rows import (
 )
 from projections.rules import Rules
 from projections.session import MAX_TASKS_INSIDE, Parked, Session, is_older, order_of
-from projections.stale import leave, leave_reads, restale, state, state_own_reads
+from projections.stale import expect, leave, leave_reads, restale, state, state_own_reads
 from projections.task_index import TaskIndex
 from projections.text import quoted
 from projections.waiting import Arrived, WaitingFor
@@ -78,8 +80,11 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
     elif isinstance(fact, HeartbeatReceived):
         task = session.tasks[fact.task_id]
         task.last_heartbeat = fact.timestamp
+        task.heartbeat_ids = with_event(task.heartbeat_ids, fact.identity)
         _task_changed(session, fact.task_id, task)
         _row_changed(session, fact.timestamp)
+    elif isinstance(fact, EventTaken):
+        _event_taken(session, fact)
     elif isinstance(fact, ReadsStated):
         session.size_estimate = fact.size_estimate
         _reads_stated(session, fact.task_id, session.tasks[fact.task_id], fact.reads, fact.timestamp)
@@ -120,6 +125,7 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
     elif isinstance(fact, SessionForgotten):
         _forget_waiting(session)
         _session_forgotten(session)
+        session.context_ids = fact.context_ids
     else:
         return False
     return True
@@ -130,6 +136,7 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
 
 def _facets_changed(session: Session, fact: FacetsChanged) -> None:
     session.size_estimate = fact.size_estimate
+    session.context_ids = with_event(session.context_ids, fact.identity)
     facets, tasks = session.facets, session.tasks
     holders: list[Task] = []
     if fact.holder is not None:
@@ -151,6 +158,17 @@ def _facets_changed(session: Session, fact: FacetsChanged) -> None:
             _restale_all(session, name, fact.timestamp)
             if session.waiting:
                 _free_by_facet(session, name)
+    _row_changed(session, fact.timestamp)
+
+
+def _event_taken(session: Session, fact: EventTaken) -> None:
+    task_id = fact.task_id
+    if task_id is None:
+        session.context_ids = with_event(session.context_ids, fact.identity)
+    else:
+        task = session.tasks[task_id]
+        task.step_ids = with_event(task.step_ids, fact.identity)
+        _task_changed(session, task_id, task)
     _row_changed(session, fact.timestamp)
 
 
@@ -307,7 +325,7 @@ def _join_reads(session: Session, task_id: str, task: Task, above_id: str, above
 def _expect(session: Session, task_id: str, task: Task, name: str, value: str | None) -> None:
     if session.index is not None and name not in task.expected:
         session.index.expects(task_id, name)
-    task.expected[name] = value
+    expect(task, name, value)
 
 
 def _inherit_own(session: Session, own: OwnChanges, task: Task, timestamp: int) -> None:
@@ -326,6 +344,7 @@ def _step_taken(session: Session, fact: StepTaken) -> None:
     session.size_estimate = fact.size_estimate
     task_id = fact.task_id
     task = session.tasks[task_id]
+    task.step_ids = with_event(task.step_ids, fact.identity)
     status: str = event.status
     step_id: str = event.step_id
     if status == "started":

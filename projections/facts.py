@@ -51,6 +51,7 @@ class FacetsChanged(QuietFact):
         holder: str | None,
         undispatched: str | None,
         size_estimate: int,
+        identity: bytes,
     ) -> None:
         self.changes = changes
         self.change = change
@@ -59,6 +60,8 @@ class FacetsChanged(QuietFact):
         self.holder = holder
         self.undispatched = undispatched
         self.size_estimate = size_estimate
+        self.identity = identity
+        """Of the event, as in `EventTaken`."""
 
 
 class FacetsLost(Fact):
@@ -98,11 +101,12 @@ class ResultAcknowledged(Fact):
 class SessionForgotten(Fact):
     """Everything kept of the session is removed: it was erased, or is idle.
 
-    `erased` are the tasks whose published status is removed, too.
+    `erased` are the tasks whose published status is removed, too. `context_ids` are the identities that stay.
     """
 
-    def __init__(self, erased: list[str]) -> None:
+    def __init__(self, erased: list[str], context_ids: bytes) -> None:
         self.erased = erased
+        self.context_ids = context_ids
 
 
 # Tasks
@@ -118,21 +122,23 @@ class TaskOpened(Fact):
 
 
 class StepTaken(QuietFact):
-    """A step of an open task."""
+    """A step of an open task. `identity`: of the event, as in `EventTaken`."""
 
-    def __init__(self, task_id: str, event: Any, timestamp: int, size_estimate: int) -> None:
+    def __init__(self, task_id: str, event: Any, timestamp: int, size_estimate: int, identity: bytes) -> None:
         self.task_id = task_id
         self.event = event
         self.timestamp = timestamp
         self.size_estimate = size_estimate
+        self.identity = identity
 
 
 class HeartbeatReceived(QuietFact):
-    """The agent of a task with a heartbeat timeout is alive."""
+    """The agent of a task with a heartbeat timeout is alive. `identity`: of the event, as in `EventTaken`."""
 
-    def __init__(self, task_id: str, timestamp: int) -> None:
+    def __init__(self, task_id: str, timestamp: int, identity: bytes) -> None:
         self.task_id = task_id
         self.timestamp = timestamp
+        self.identity = identity
 
 
 class ReadsStated(Fact):
@@ -313,7 +319,19 @@ class WaitingJudged(Fact):
         self.event = event
 
 
-# Events that change nothing
+# Events that change nothing, and what they are recognized by when they come again
+
+
+class EventTaken(QuietFact):
+    """An event was looked at: when it comes again, it changes nothing. `identity`: `schemas.identity.event_digest`.
+
+    Of a session's context, or of the open task `task_id`.
+    """
+
+    def __init__(self, identity: bytes, timestamp: int, task_id: str | None = None) -> None:
+        self.identity = identity
+        self.timestamp = timestamp
+        self.task_id = task_id
 
 
 class ForwardedOnce(Fact):

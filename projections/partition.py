@@ -226,10 +226,11 @@ class Partition:
             elif kind is _CANCEL:
                 facts = decide_cancel(session, event, timestamp)
             elif kind is _ACKNOWLEDGED:
-                facts = decide_acknowledgement(session, event, offsets[index])
+                facts = decide_acknowledgement(session, event, offsets[index], timestamp)
             else:
-                facts = decide_erasure(session)
-                self._unqueue(session)
+                facts = decide_erasure(session, event, timestamp)
+                if len(facts) > 1:  # it has not come before
+                    self._unqueue(session)
             self._apply(session, facts, batch, index, _NOTHING)
 
     def fold_steps(self, batch: Batch, now_ms: int) -> None:
@@ -595,7 +596,7 @@ class Partition:
         for session_id, raw in self._idle:
             is_unchanged = session_id not in self.store.changed and self.store.raw(session_id) == raw
             if is_unchanged and self.store.kept_of(session_id) is None:  # a result waits for the facets, too
-                self._apply(self.store.session(session_id), [SessionForgotten([])], None, 0, _NOTHING)
+                self._apply(self.store.session(session_id), [SessionForgotten([], b"")], None, 0, _NOTHING)
         self._idle = []
 
 

@@ -105,6 +105,8 @@ class Policy(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 DEFAULT_POLICY: Final = Policy()
 
+NOTHING_KEPT: Final = msgspec.Raw(b"null")
+
 
 class Wait(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """A result that has arrived and cannot be decided yet.
@@ -188,6 +190,16 @@ class Task(msgspec.Struct, array_like=True, gc=False):
     position: int = 0
     """Its place among the open tasks of a session whose tasks have records of their own."""
 
+    # By what events are known that come again, see `recent_ids`
+    step_ids: bytes = b""
+    heartbeat_ids: bytes = b""
+    """Kept if the dispatch limits the silence."""
+
+    # What the dispatch said, where the rest of the task does not tell, see `dispatched`
+    snapshot: dict[str, str | None] | None = None
+    """`expected` as it was dispatched, once it is something else."""
+    depends_on: list[str] = []
+
 
 class DispatchOrder(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """Where a dispatch stands among others."""
@@ -226,6 +238,8 @@ class SessionRow(msgspec.Struct, array_like=True, gc=False):
     """By idempotency key."""
     forwarded: list[str]
     """Identities of the last events that were sent on from a wrong partition: a crash in between sends one twice."""
+    context_ids: bytes = b""
+    """The last context events, see `recent_ids`. They outlive an erasure: it may come again, too."""
 
 
 class RowHead(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -274,3 +288,4 @@ class EndedLine(msgspec.Struct, array_like=True, gc=False, frozen=True):
     work: msgspec.Raw
     acknowledged: str | None = None
     detail: str | None = None
+    dispatch: msgspec.Raw = NOTHING_KEPT

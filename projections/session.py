@@ -69,7 +69,9 @@ class Session:
         """The open tasks, in the order in which their dispatches were folded."""
         self.size_estimate = row.size_estimate
         self.last_event_at = row.last_event_at
-        """These two stand in the row only once it is to be written: reading a native attribute is ten times cheaper."""
+        self.context_ids = row.context_ids
+        """These three stand in the row only once it is to be written: reading a native attribute is ten times
+        cheaper."""
         self.ended = b""
         """Lines of its ended tasks, see `projections.ended`."""
         self.waiting: dict[str, Arrived] = _NO_WAITING
@@ -126,6 +128,7 @@ class Session:
         row = self.row
         row.size_estimate = self.size_estimate
         row.last_event_at = self.last_event_at
+        row.context_ids = self.context_ids
         row.open_tasks = len(self.tasks)
         return row
 

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 import msgspec
 import orjson
 
+from projections.json_equality import canonical
 from projections.records import UnknownFormatError
 from projections.rows import FORMAT, ResultDigests
 from projections.text import quoted
@@ -21,6 +22,7 @@ yet, or its task was stopped meanwhile (`result`); its barrier has not been reac
 _results: Final = Decoder("results")
 _steps: Final = Decoder("steps")
 _encode_content: Final = msgspec.json.Encoder().encode
+_encode_sorted: Final = msgspec.json.Encoder(order="sorted").encode
 
 
 class Arrived:
@@ -77,13 +79,38 @@ class Arrived:
 
     @property
     def digests(self) -> ResultDigests:
-        """What a result is recognized by. Content is everything but the envelope; payloads count byte for byte."""
+        """What a result is recognized by. Content is everything but the envelope; payloads count as JSON values."""
         if self._digests is None:
             event = self.event
-            rest = (event.reads, event.error)
-            content = b'["%s",%s,%s' % (event.outcome.encode(), self.parts_json, _encode_content(rest)[1:])
+            rest = _encode_sorted((event.reads, event.error))
+            content = b'["%s",%s,%s' % (event.outcome.encode(), self._canonical_parts(), rest[1:])
             self._digests = ResultDigests(identity_of(event), digest(content))
         return self._digests
+
+    @property
+    def digest_of_bytes(self) -> str:
+        """Its content's digest as it was before payloads were compared as JSON values: rows have such digests."""
+        event = self.event
+        rest = _encode_content((event.reads, event.error))
+        return digest(b'["%s",%s,%s' % (event.outcome.encode(), self.parts_json, rest[1:]))
+
+    def _canonical_parts(self) -> bytes:
+        """Its parts as JSON, with their payloads in canonical text."""
+        parts = self.event.parts
+        changed: list[Any] | None = None
+        for index, part in enumerate(parts):
+            payload = part.payload
+            if payload is None:
+                continue
+            raw = bytes(payload)
+            text = canonical(raw)
+            if text == raw and raw != b"null":
+                continue
+            if changed is None:
+                changed = list(parts)
+            value = None if text == b"null" else msgspec.Raw(text)
+            changed[index] = msgspec.structs.replace(part, payload=value)
+        return self.parts_json if changed is None else _encode_content(changed)
 
     def copy(self) -> "Arrived":
         """The same event, to be kept in another way."""

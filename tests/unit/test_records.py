@@ -73,6 +73,10 @@ FULL_TASK = Task(
     [ResultDigests("i", "c")],
     '"acknowledged":"shown"',
     7,
+    b"step-ids",
+    b"beat-ids",
+    {"a": None},
+    ["a", "never seen"],
 )
 
 
@@ -87,6 +91,7 @@ def full_row() -> SessionRow:
     row.cancels["c"] = START_MS
     row.effects["k"] = EffectAnswer(True, '"a":1')
     row.forwarded = ["identity"]
+    row.context_ids = b"context1"
     return row
 
 

