@@ -17,7 +17,7 @@ from projections.rows import Facet, Task
 from tests.unit.event_logs import CUTS, RULES, Cut, Kinds, Op, feed_ops, full_rows, laid_out, logs, restored
 from tests.unit.feeding import START_MS
 from tests.unit.test_audit_oracle import Rec, World
-from tests.unit.test_laws import settled
+from tests.unit.test_laws import settled, with_repeats
 
 TASKS = tuple(f"t{number}" for number in range(1, 7))
 LATEST_MS = START_MS + 4_000_000
@@ -72,20 +72,10 @@ class Logged(World):
 
 
 def within_the_horizon(ops: list[Op]) -> list[Op]:
-    """The log with an end that is near, and without what gate and audit see differently: a payload that is null.
-
-    To the gate a null is not the same as no payload at all, for it hands on what came; to the audit it is.
-    """
+    """The log with an end that is near."""
     ended = settled(ops)
     far = ended[-1].at_ms - LATEST_MS
-    return [_plain(op if op.at_ms < LATEST_MS else op._replace(at_ms=op.at_ms - far)) for op in ended]
-
-
-def _plain(op: Op) -> Op:
-    if op.body is None or "parts" not in op.body:
-        return op
-    parts = [{name: value for name, value in part.items() if value is not None} for part in op.body["parts"]]
-    return op._replace(body={**op.body, "parts": parts})
+    return [op if op.at_ms < LATEST_MS else op._replace(at_ms=op.at_ms - far) for op in ended]
 
 
 @given(
@@ -105,6 +95,18 @@ def test_the_audit_finds_nothing_wrong_whatever_happens(ops: list[Op], cuts: lis
 def test_the_audit_finds_nothing_wrong_where_rows_are_full(ops: list[Op], cuts: list[Cut], limit: int) -> None:
     with full_rows(limit):
         findings, _, _ = Logged(within_the_horizon(ops), cuts).audit()
+    assert findings.examples == {}
+
+
+@given(
+    ops=logs(Kinds(sessions=("s",), tasks=TASKS, erasure=False)),
+    drawn=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 14)), max_size=12),
+    cuts=st.lists(st.sampled_from([*CUTS, "take", "take"]), max_size=60),
+)
+def test_the_audit_finds_nothing_wrong_with_what_comes_again(
+    ops: list[Op], drawn: list[tuple[int, int]], cuts: list[Cut]
+) -> None:
+    findings, _, _ = Logged(within_the_horizon(with_repeats(ops, drawn)), cuts).audit()
     assert findings.examples == {}
 
 
