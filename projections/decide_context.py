@@ -1,10 +1,14 @@
 """What context events establish: facets change, tasks are cancelled, deliveries acknowledged, sessions erased."""
 
+import msgspec
+
+from projections.attempts import next_id
 from projections.budget import NAME_BYTES, NO_ROOM, room_for
-from projections.ended import task_ids
+from projections.ended import EndedTask, task_ids
 from projections.ending import stop
 from projections.expectation import is_unknown
 from projections.facts import (
+    AttemptRevoked,
     CancelRemembered,
     EventIgnored,
     EventRefused,
@@ -16,6 +20,7 @@ from projections.facts import (
     Fact,
     ResultAcknowledged,
     SessionForgotten,
+    TaskEnded,
 )
 from projections.recent_ids import is_recent
 from projections.records import change_to_bytes
@@ -128,11 +133,39 @@ def decide_cancel(session: Session, event: events.TaskCancelRequested, timestamp
 
 
 def _cancelled(session: Session, task_id: str, timestamp: int) -> list[Fact]:
-    if task_id in session.tasks:
-        return stop(session, task_id, "cancelled", "cancelled", timestamp)
-    if session.ended_task(task_id) is not None:
-        return [EventIgnored("task.cancel_requested")]
-    return [CancelRemembered(task_id, timestamp)]
+    """The named task and the attempts that were commanded after it are stopped; one not dispatched yet is revoked."""
+    if task_id not in session.tasks and session.ended_task(task_id) is None:
+        return [CancelRemembered(task_id, timestamp)]
+    facts: list[Fact] = []
+    stopped: set[str] = set()
+    each: str | None = task_id
+    while each is not None:
+        ended: EndedTask | None = None
+        if each in session.tasks:
+            found = stop(session, each, "cancelled", "cancelled", timestamp) if each not in stopped else []
+            for fact in found:
+                if isinstance(fact, TaskEnded) and fact.task_id not in stopped:
+                    stopped.add(fact.task_id)
+                    facts.append(fact)
+        else:
+            ended = session.ended_task(each)
+        following = next_id(session, each)
+        if following is None or following in session.tasks or session.ended_task(following) is not None:
+            each = following
+            continue
+        if ended is None:
+            _revoke_with_end(facts, each)
+        elif ended.next is not None and not ended.next.is_revoked:
+            facts.append(AttemptRevoked(ended.with_next(msgspec.structs.replace(ended.next, is_revoked=True))))
+        break
+    return facts or [EventIgnored("task.cancel_requested")]
+
+
+def _revoke_with_end(facts: list[Fact], task_id: str) -> None:
+    """The task is stopped, and the attempt that was commanded after it is cancelled with it."""
+    for fact in facts:
+        if isinstance(fact, TaskEnded) and fact.task_id == task_id and fact.ended.next is not None:
+            fact.ended.next = msgspec.structs.replace(fact.ended.next, is_revoked=True)
 
 
 def decide_acknowledgement(

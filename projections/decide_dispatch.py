@@ -5,14 +5,17 @@ from typing import Any, Final
 
 import msgspec
 
+from projections.attempts import commanded
 from projections.budget import MAX_ROW_BYTES, NAME_BYTES, NO_ROOM, added_above, own_bytes, room_for
 from projections.dispatched import Fields, differences, dispatched_fields, ended_fields, in_words, kept_of_dispatch
 from projections.ended import EndedTask
 from projections.ending import stop
 from projections.facts import EventRefused, EventRepeated, Fact, TaskEnded, TaskOpened
-from projections.rows import FORMAT, DispatchOrder, Policy, ResultDigests, Scope, Task
+from projections.rows import DEFAULT_POLICY, FORMAT, DispatchOrder, Lineage, Policy, ResultDigests, Scope, Task
 from projections.rules import Rules
-from projections.session import Session, order_of
+from projections.session import Session
+from projections.slot_order import order_of
+from projections.task_index import is_protected
 from projections.text import json_of, members_of
 from schemas.envelope import Headers, traceparent_of
 from schemas.events import TaskDispatched
@@ -68,11 +71,16 @@ def decide_after_opening(session: Session, fact: TaskOpened, *, cancelled: bool)
     timestamp = task.dispatched_at
     if cancelled:
         return stop(session, task_id, "cancelled", "cancelled", timestamp)
-    if task.slot is None or task.policy is None or task.policy.on_newer != "interrupt":
+    if task.slot is None:
+        return []
+    order = order_of(task)
+    if task.lineage is not None and not is_protected(task) and session.has_newer_interrupting(task.slot, order):
+        return stop(session, task_id, "cancelled", "superseded", timestamp)
+    if task.policy is None or task.policy.on_newer != "interrupt":
         return []
     facts: list[Fact] = []
     stopped: set[str] = set()
-    for older_id in session.older_in_slot(task_id, task.slot, order_of(task), protected=False):
+    for older_id in session.older_in_slot(task_id, task.slot, order, protected=False):
         if older_id in stopped:  # with its parent
             continue
         found = stop(session, older_id, "cancelled", "superseded", timestamp)
@@ -167,7 +175,10 @@ def _reason_to_reject(
             if ended is not None:
                 return "parent_ended", f"parent_task_id: {parent_id!r} has ended ({ended.disposition})"
     if event.slot is not None and event.on_newer == "reject":
+        found = commanded(session, task_id)
         order = DispatchOrder(timestamp, offset, event.lane == "cold")
+        if found is not None:
+            order = DispatchOrder(found.lineage.timestamp, found.lineage.offset, found.lineage.is_cold)
         taken_by = session.first_older_in_slot(task_id, event.slot, order)
         if taken_by is not None:
             return "slot_taken", f"slot: {event.slot!r} is taken by {taken_by!r}"
@@ -200,6 +211,11 @@ def _task_of(
         if known is not None and known.change and name not in expected:
             taken[name] = expected[name] = known.value
     policy = _policy_of(event)
+    lineage: Lineage | None = None
+    attempt = commanded(session, event.task_id)
+    if attempt is not None:
+        lineage = attempt.lineage
+        policy = msgspec.structs.replace(policy or DEFAULT_POLICY, attempt=attempt.attempt)
     scope: Scope | None = None
     parent_id = event.parent_task_id
     if parent_id is not None:
@@ -219,6 +235,7 @@ def _task_of(
         policy=policy,
         taken=json_of(taken) if taken else "",
         depends_on=event.depends_on,
+        lineage=lineage,
         scope=scope,
         traceparent=traceparent_of(headers) if headers else None,
         last_heartbeat=timestamp if policy is not None and policy.heartbeat_timeout_ms is not None else 0,

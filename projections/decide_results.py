@@ -1,5 +1,6 @@
 """What results establish past their barrier: each is judged once, and its task ends with it or waits."""
 
+from projections.attempts import next_attempt
 from projections.budget import NO_ROOM, added_by_reads, has_room_to_wait, room_for
 from projections.ended import EndedTask
 from projections.ending import end, ended_task, stop_children
@@ -74,11 +75,13 @@ def decide_open(
     disposition = "delivered" if delivered else "withheld"
     facts = before
     facts.append(_judged(result, seen, judgement, disposition, shadow=shadow))
+    commanded = task.commanded
     if judgement.redispatch and not shadow:
-        facts.append(_attempt(task_id, seen))
+        commanded = _command_attempt(task_id, seen, facts) or commanded
     if task.scope is not None and task.scope.children and not shadow:
         facts += stop_children(session, task, "parent_ended", result.timestamp)
-    ended = ended_task(task_id, seen, disposition, judgement.reason, result.timestamp, [result.digests], "")
+    digests = [result.digests]
+    ended = ended_task(task_id, seen, disposition, judgement.reason, result.timestamp, digests, "", commanded)
     facts.append(end(session, task_id, seen, ended))
     return facts
 
@@ -121,7 +124,7 @@ def _hold(
             ResultHeld(result.event.task_id, result, wait, estimate, is_new=waited is None, takes_slot=takes_slot)
         )
     if judgement.redispatch:
-        facts.append(_attempt(result.event.task_id, seen))
+        _command_attempt(result.event.task_id, seen, facts)
     return facts
 
 
@@ -141,10 +144,16 @@ def _judged(
     )
 
 
-def _attempt(task_id: str, task: Task) -> AttemptCommanded:
-    attempt = (task.policy.attempt if task.policy is not None else 1) + 1
-    first_id = task_id.removesuffix(f"~{attempt - 1}") if attempt > 2 else task_id
-    return AttemptCommanded(task_id, task, f"{first_id}~{attempt}", attempt)
+def _command_attempt(task_id: str, task: Task, facts: list[Fact]) -> int:
+    """Add the command, and return the attempt's number; 0 if there can be none: its id would be too long, or was given.
+
+    A task commands one attempt, whichever of its parts are stale.
+    """
+    following = next_attempt(task_id, task)
+    if following is None or task.commanded:
+        return 0
+    facts.append(AttemptCommanded(task_id, task, *following))
+    return following[1]
 
 
 def _decide_further(session: Session, result: Arrived, task: Task) -> list[Fact]:

@@ -10,8 +10,8 @@ import msgspec
 
 from projections import format_1
 from projections.records import UnknownFormatError
-from projections.rows import FORMAT, Echo, EndedLine, EndedLineHead, ResultDigests
-from projections.text import quoted
+from projections.rows import FORMAT, Echo, EndedLine, EndedLineHead, NextAttempt, ResultDigests
+from projections.text import json_of, quoted
 
 PRUNE_EVERY: Final = 8
 """How many tasks of a session end between two looks at the oldest one's age: looking costs more than the rest of
@@ -33,7 +33,8 @@ class EndedTask:
 
     `disposition`, `reason` and `digest` are None if a result was given up as unknown before any dispatch of the task
     was seen. `echo` and `work` are JSON members that the task's last status has. `dispatch`: what else its dispatch
-    said, as a JSON object, if that is known, see `projections.dispatched`. `acknowledged` is the outcome that the
+    said, as a JSON object, if that is known, see `projections.dispatched`. `next` is the attempt that was
+    commanded after it. `acknowledged` is the outcome that the
     consumer reported, `detail` why it refused, or why the task was rejected. Times are the broker's, in ms.
     """
 
@@ -54,6 +55,7 @@ class EndedTask:
         acknowledged: str | None = None,
         detail: str | None = None,
         dispatch: str | None = None,
+        next_attempt: NextAttempt | None = None,
     ) -> None:
         self.task_id = task_id
         self.task_json = quoted(task_id)
@@ -71,6 +73,7 @@ class EndedTask:
         self.acknowledged = acknowledged
         self.detail = detail
         self.dispatch = dispatch
+        self.next = next_attempt
 
     @property
     def was_unknown(self) -> bool:
@@ -96,6 +99,12 @@ class EndedTask:
         changed.results = results
         return changed
 
+    def with_next(self, next_attempt: NextAttempt) -> "EndedTask":
+        """The same, with what is known of the attempt that was commanded after it."""
+        changed = self._copy()
+        changed.next = next_attempt
+        return changed
+
     def acknowledged_as(self, outcome: str, detail: str | None) -> "EndedTask":
         """The same, with what the consumer reported."""
         changed = self._copy()
@@ -119,13 +128,17 @@ class EndedTask:
             self.acknowledged,
             self.detail,
             self.dispatch,
+            self.next,
         )
 
     def line(self) -> bytes:
         """The line it is kept as: the fields of `rows.EndedLine`."""
         results = ",".join([f'["{each.identity}","{each.content}"]' for each in self.results])
         reported = ""
-        if self.dispatch is not None:
+        if self.next is not None:
+            told = f"{_text(self.acknowledged)},{_text(self.detail)},{self.dispatch or 'null'}"
+            reported = f",{told},{json_of(self.next)}"
+        elif self.dispatch is not None:
             reported = f",{_text(self.acknowledged)},{_text(self.detail)},{self.dispatch}"
         elif self.acknowledged is not None or self.detail is not None:
             reported = f",{_text(self.acknowledged)},{_text(self.detail)}"
@@ -167,6 +180,7 @@ def task_of(line: bytes) -> EndedTask:
         fields.acknowledged,
         fields.detail,
         _object_or_none(bytes(fields.dispatch)),
+        fields.next,
     )
 
 

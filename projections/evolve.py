@@ -8,6 +8,8 @@ from projections import ended
 from projections.ended import EndedTask
 from projections.expectation import ABSENT
 from projections.facts import (
+    AttemptCommanded,
+    AttemptRevoked,
     CancelRemembered,
     EffectAnswered,
     EffectProposed,
@@ -47,7 +49,8 @@ from projections.rows import (
     new_row,
 )
 from projections.rules import Rules
-from projections.session import MAX_TASKS_INSIDE, Parked, Session, is_older, order_of
+from projections.session import MAX_TASKS_INSIDE, Parked, Session
+from projections.slot_order import is_older, order_of
 from projections.stale import expect, leave, leave_reads, restale, state, state_own_reads
 from projections.task_index import TaskIndex
 from projections.text import quoted
@@ -83,6 +86,14 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
         task.heartbeat_ids = with_event(task.heartbeat_ids, fact.identity)
         _task_changed(session, fact.task_id, task)
         _row_changed(session, fact.timestamp)
+    elif isinstance(fact, AttemptCommanded):
+        task = session.tasks[fact.task_id]
+        task.commanded = fact.attempt
+        _task_changed(session, fact.task_id, task)
+        session.is_changed = True
+    elif isinstance(fact, AttemptRevoked):
+        _remember(session, fact.ended, rules)
+        _row_changed(session, fact.ended.ended_at)
     elif isinstance(fact, EventTaken):
         _event_taken(session, fact)
     elif isinstance(fact, ReadsStated):

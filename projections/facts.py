@@ -278,6 +278,13 @@ class AttemptCommanded(Fact):
         self.attempt = attempt
 
 
+class AttemptRevoked(Fact):
+    """A commanded attempt was cancelled before its dispatch. `ended` is the task that it repeats, with that."""
+
+    def __init__(self, ended: EndedTask) -> None:
+        self.ended = ended
+
+
 class EffectProposed(Fact):
     """A proposed effect waits for its barrier."""
 

@@ -12,6 +12,7 @@ import heapq
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from projections.attempts import is_revoked
 from projections.changes import Changes
 from projections.decide_context import decide_acknowledgement, decide_cancel, decide_change, decide_erasure
 from projections.decide_dispatch import decide_after_opening, decide_dispatch, dispatch_digest, ended_at_once
@@ -269,7 +270,7 @@ class Partition:
         size, headers = len(batch.values[index] or b""), batch.headers[index]
         facts = decide_dispatch(session, event, size, offset, timestamp, headers, lane, self._rules)
         opened = facts[0]
-        cancelled = event.task_id in session.row.cancels
+        cancelled = event.task_id in session.row.cancels or is_revoked(session, event.task_id)
         self._apply(session, facts, batch, index, _NOTHING)
         if len(self._unknown) and event.task_id not in session.parked:
             self._unknown.set((session.id, event.task_id), None)

@@ -147,6 +147,23 @@ class ResultDigests(msgspec.Struct, array_like=True, gc=False, frozen=True):
     content: str
 
 
+class Lineage(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Of a commanded attempt: the first task that it repeats, and where its dispatch stands among others."""
+
+    first: str
+    timestamp: int
+    offset: int
+    is_cold: bool = False
+
+
+class NextAttempt(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """The attempt that was commanded after a task: its number, and whether it was cancelled before its dispatch."""
+
+    lineage: Lineage
+    attempt: int
+    is_revoked: bool = False
+
+
 class Task(msgspec.Struct, array_like=True, gc=False):
     """One open task. `format` comes first, because a task may have a record of its own."""
 
@@ -199,6 +216,10 @@ class Task(msgspec.Struct, array_like=True, gc=False):
     snapshot: dict[str, str | None] | None = None
     """`expected` as it was dispatched, once it is something else."""
     depends_on: list[str] = []
+
+    # The attempt it is, and the one that was commanded after it, see `attempts`
+    lineage: Lineage | None = None
+    commanded: int = 0
 
 
 class DispatchOrder(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -289,3 +310,4 @@ class EndedLine(msgspec.Struct, array_like=True, gc=False, frozen=True):
     acknowledged: str | None = None
     detail: str | None = None
     dispatch: msgspec.Raw = NOTHING_KEPT
+    next: NextAttempt | None = None

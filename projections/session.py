@@ -8,6 +8,7 @@ from typing import Final
 from projections import ended
 from projections.ended import EndedTask
 from projections.rows import DispatchOrder, ResultDigests, SessionRow, Task
+from projections.slot_order import is_older, order_of
 from projections.task_index import TaskIndex
 from projections.text import quoted
 from projections.waiting import Arrived
@@ -241,6 +242,16 @@ class Session:
             if task.slot == slot and task.is_cold != order.is_cold and is_older(order, order_of(task))
         ]
 
+    def has_newer_interrupting(self, slot: str, order: DispatchOrder) -> bool:
+        """Whether an open task of the slot was dispatched after, and stops the older ones."""
+        tasks, index = self.tasks, self.index
+        for task_id in tasks if index is None else index.in_slot(slot):
+            task = tasks[task_id]
+            is_interrupting = task.slot == slot and task.policy is not None and task.policy.on_newer == "interrupt"
+            if is_interrupting and is_older(order, order_of(task)):
+                return True
+        return False
+
     def oldest_in_slot(self, slot: str) -> list[str]:
         """Open tasks of the slot, with those among them that no other was dispatched before."""
         if self.index is not None:
@@ -272,22 +283,3 @@ class Session:
             if other.slot == slot and other_id != task_id and is_older(order_of(other), order):
                 return True
         return False
-
-
-def order_of(task: Task) -> DispatchOrder:
-    """Where the task's dispatch stands among others."""
-    return DispatchOrder(task.dispatched_at, task.offset, task.is_cold)
-
-
-def is_older(one: DispatchOrder, other: DispatchOrder) -> bool:
-    """Whether the one dispatch came before the other: in the log of their lane; between lanes, by the broker's time.
-
-    Not by time within a lane: a broker's clock may be set back, and another leader has another clock.
-    """
-    if one.is_cold == other.is_cold:
-        return one.offset < other.offset
-    if one.timestamp != other.timestamp:
-        return one.timestamp < other.timestamp
-    if one.offset != other.offset:
-        return one.offset < other.offset
-    return other.is_cold

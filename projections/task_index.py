@@ -9,6 +9,7 @@ from typing import Final
 
 from projections.due_queue import DueQueue
 from projections.rows import DispatchOrder, Task
+from projections.slot_order import order_of
 from projections.timers import MAX_WALK, Due, awaits_both_lanes, due_ms, lanes_of
 
 _LAST: Final = "\U0010ffff"
@@ -23,8 +24,9 @@ class SlotTasks:
 
     def add(self, task_id: str, task: Task) -> None:
         """One more task."""
-        insort(self.by_offset[task.is_cold], (task.offset, task_id))
-        insort(self.by_time[task.is_cold], (task.dispatched_at, task.offset, task_id))
+        order = order_of(task)
+        insort(self.by_offset[order.is_cold], (order.offset, task_id))
+        insort(self.by_time[order.is_cold], (order.timestamp, order.offset, task_id))
 
     @property
     def is_empty(self) -> bool:
@@ -33,9 +35,10 @@ class SlotTasks:
 
     def remove(self, task_id: str, task: Task) -> None:
         """The task is not open any more."""
-        in_log, in_time = self.by_offset[task.is_cold], self.by_time[task.is_cold]
-        del in_log[bisect_left(in_log, (task.offset, task_id))]
-        del in_time[bisect_left(in_time, (task.dispatched_at, task.offset, task_id))]
+        order = order_of(task)
+        in_log, in_time = self.by_offset[order.is_cold], self.by_time[order.is_cold]
+        del in_log[bisect_left(in_log, (order.offset, task_id))]
+        del in_time[bisect_left(in_time, (order.timestamp, order.offset, task_id))]
 
     def older(self, order: DispatchOrder) -> list[str]:
         """The tasks that were dispatched before."""
@@ -199,6 +202,11 @@ class TaskIndex:
         """Whether a task of the slot was dispatched before."""
         found = self.slots.get(slot)
         return found is not None and found.has_older(order)
+
+    def in_slot(self, slot: str) -> list[str]:
+        """Every open task of the slot."""
+        found = self.slots.get(slot)
+        return [] if found is None else [each[1] for log in found.by_offset.values() for each in log]
 
     def dues(self) -> Due:
         """When the first task falls due, see `timers.Due`."""

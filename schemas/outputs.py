@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from schemas.events import Event
 from schemas.fields import (
@@ -252,6 +252,8 @@ class TaskRedispatch(TaskEcho):
     """2 for the second attempt."""
     snapshot: AllFacets
     """The current values of the facets the task depends on."""
+    dispatch: dict[str, JsonValue] = {}
+    """The dispatch of the task to be repeated, without its envelope and without fields that have their defaults."""
     checkpoint: Checkpoint | None = None
     """Where the last attempt had got to."""
 

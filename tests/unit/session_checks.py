@@ -13,7 +13,8 @@ from projections.format_1 import is_format_1
 from projections.partition import Partition
 from projections.records import row_apart_to_bytes, row_to_bytes, task_to_bytes
 from projections.rows import Task, new_row
-from projections.session import MAX_TASKS_INSIDE, Session, is_older, order_of
+from projections.session import MAX_TASKS_INSIDE, Session
+from projections.slot_order import is_older, order_of
 from projections.store import Store
 from projections.task_index import TaskIndex
 from projections.timers import awaits_both_lanes, due_ms

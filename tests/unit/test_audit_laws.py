@@ -110,6 +110,79 @@ def test_the_audit_finds_nothing_wrong_with_what_comes_again(
     assert findings.examples == {}
 
 
+def retries() -> st.SearchStrategy[list[Op]]:
+    """Tasks of one slot that are done again, and newer ones; some are cancelled, some propose effects."""
+    doc = st.sampled_from(["1", "2"])
+    names = ("t1", "t1~2", "t1~3", "t2")
+
+    def of(kind: str, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
+        record = st.fixed_dictionaries({"type": st.just(kind), "session_id": st.just("s"), **fields})
+        return st.tuples(st.just("record"), record)
+
+    def dispatch(task_id: str) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
+        return of(
+            "task.dispatched",
+            task_id=st.just(task_id),
+            task_type=st.just("q"),
+            snapshot=doc.map(lambda value: {"doc": value}),
+            slot=st.sampled_from(["panel", "panel", "other"]),
+            on_stale=st.just("redispatch"),
+            max_redispatches=st.sampled_from([1, 3, 3]),
+            on_newer=st.sampled_from(["allow", "enqueue", "reject", "interrupt"]),
+            protected=st.sampled_from([False, False, True]),
+            attempt=st.just(int(task_id[3:] or 1)),
+        )
+
+    task = st.sampled_from(names)
+    parts = st.sampled_from(
+        [
+            [{"part_id": "p", "kind": "show"}],
+            [{"part_id": "p", "kind": "show"}, {"part_id": "q", "kind": "show", "on_stale": "hold"}],
+        ]
+    )
+    result = of("task.result", task_id=task, outcome=st.just("completed"), parts=parts)
+    change = of("context.changed", set=doc.map(lambda value: {"doc": value}))
+    proposal = of(
+        "task.effect_proposed",
+        task_id=task,
+        idempotency_key=st.sampled_from(["k1", "k2"]),
+        effect=st.sampled_from(["book", "pay"]),
+    )
+    some = st.one_of(
+        change,
+        change,
+        result,
+        result,
+        result,
+        *map(dispatch, names[1:]),
+        proposal,
+        of("task.cancel_requested", task_id=task),
+        st.just(("barrier", {})),
+        st.tuples(st.just("time"), st.fixed_dictionaries({"seconds": st.sampled_from([1, 31])})),
+    )
+    first = of("task.result", task_id=st.just("t1"), outcome=st.just("completed"), parts=parts)
+    stale: tuple[str, dict[str, Any]] = ("record", {"type": "context.changed", "session_id": "s", "set": {"doc": "3"}})
+    return st.builds(
+        lambda opened, newer, result, drawn: laid_out([opened, *newer, stale, *result, *drawn], Kinds()),
+        dispatch("t1"),
+        st.lists(dispatch("t2"), max_size=1),
+        st.lists(first, max_size=1),
+        st.lists(some, min_size=4, max_size=18),
+    )
+
+
+@given(
+    ops=retries(),
+    drawn=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 14)), max_size=3),
+    cuts=st.lists(st.sampled_from([*CUTS, "take", "take"]), max_size=24),
+)
+def test_the_audit_finds_nothing_wrong_with_attempts(
+    ops: list[Op], drawn: list[tuple[int, int]], cuts: list[Cut]
+) -> None:
+    findings, _, _ = Logged(within_the_horizon(with_repeats(ops, drawn)), cuts).audit()
+    assert findings.examples == {}
+
+
 def fan_outs() -> st.SearchStrategy[list[Op]]:
     """A parent, children and a grandchild that look at one facet, write it and end, in any order."""
     fare = st.sampled_from(["90", "190"]).map(lambda value: {"fare": value})

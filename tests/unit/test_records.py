@@ -31,6 +31,7 @@ from projections.rows import (
     DispatchOrder,
     EffectAnswer,
     Facet,
+    Lineage,
     OwnChange,
     Policy,
     ResultDigests,
@@ -77,6 +78,8 @@ FULL_TASK = Task(
     b"beat-ids",
     {"a": None},
     ["a", "never seen"],
+    Lineage("t", START_MS, 3, is_cold=True),
+    3,
 )
 
 

@@ -9,6 +9,7 @@ from tidegate.audit.case import Case, Place, Terms
 from tidegate.audit.collect import PartitionLogs
 from tidegate.audit.expect import BEFORE, MAX_EFFECTS, Cut, Statement, exactly, proposals_for, statements_of
 from tidegate.audit.findings import Example
+from tidegate.audit.lineage import cancels_of
 from tidegate.audit.logs import Answer, Proposal, Session
 from tidegate.audit.oracle import rule
 from tidegate.audit.room import was_never_near
@@ -182,7 +183,7 @@ class EffectCheck:
         task, proposal, answer, session = case.task, self._proposal, self._answer, case.session
         if task is None:
             return
-        cancels = session.cancels.get(case.task_id, ())
+        cancels = cancels_of(session, case.task_id)
         if was_known and any(offset < answer.context_offset for offset in cancels) and answer.reason is None:
             self._note("effect_cleared_stale", "its task had been cancelled")
             return

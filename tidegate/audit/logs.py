@@ -128,10 +128,21 @@ class Task:
     """Whether there are more dispatches of it."""
     recent: dict[str, Recent] = field(default_factory=dict)
     """Its last steps, and its last heartbeats."""
+    repeats: Task | None = None
+    """Of a commanded attempt: the first task that it repeats, in whose place it stands."""
+    first_id: str = ""
+    """Its id."""
+    number: int = 0
+    """Of a commanded attempt."""
+    commanded_at: int = 0
+    """The context offset with which it was commanded."""
+    above_it: list[str] = field(default_factory=list)
+    """Ids of the tasks that it repeats, the first one first."""
 
     def is_older(self, other: Task) -> bool:
         """Whether it was dispatched before: in the log of their lane; between lanes, by the broker's time."""
-        return self.offset < other.offset if self.role == other.role else self._order < other._order
+        one, two = self.repeats or self, other.repeats or other
+        return one.offset < two.offset if one.role == two.role else one._order < two._order
 
     @property
     def _order(self) -> tuple[int, int]:
@@ -242,6 +253,8 @@ class Redispatch(NamedTuple):
     new_task_id: str
     attempt: int
     snapshot: Facets
+    dispatch: dict[str, Any] | None
+    """What it says of the task's dispatch; older versions said nothing."""
 
 
 @dataclass(slots=True)

@@ -130,6 +130,12 @@ def _dispatch_digest(said: dict[str, Any]) -> int:
     return digest_of([*content.values()])
 
 
+def digest_of_dispatch(dispatch: dict[str, Any], attempt: int) -> int:
+    """The digest of a dispatch as a command repeats it. `attempt`: what the dispatch itself said of it."""
+    said = {name: dispatch.get(name, default) for name, default in _CONTENT.items()}
+    return _dispatch_digest({**said, "attempt": attempt})
+
+
 def _integers_as_such(value: Any) -> Any:
     """A JSON value in which 1.0 is 1: metadata is compared by value, as doubles."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
@@ -230,4 +236,4 @@ def answer_of(record: Record, body: dict[str, Any]) -> Answer:
 
 def redispatch_of(record: Record, body: dict[str, Any]) -> Redispatch:
     """The command in a `task.redispatch` event. LookupError if it is none."""
-    return Redispatch(record.offset, body["new_task_id"], body["attempt"], body["snapshot"])
+    return Redispatch(record.offset, body["new_task_id"], body["attempt"], body["snapshot"], body.get("dispatch"))
