@@ -38,6 +38,11 @@ def first_of(task_id: str, task: Task, attempt: int) -> str:
     return task_id.removesuffix(f"~{attempt}") if attempt > 1 else task_id
 
 
+def family_of(task_id: str, task: Task | None) -> str:
+    """Id of the first of the commanded attempts that the task is one of; its own if it is none of them."""
+    return task_id if task is None or task.lineage is None else task.lineage.first
+
+
 def attempt_id(first: str, attempt: int) -> str:
     """The id of an attempt."""
     return f"{first}~{attempt}"

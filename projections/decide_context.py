@@ -210,7 +210,7 @@ def decide_erasure(session: Session, event: events.SessionErased, timestamp: int
         return [EventRepeated("session.erased")]
     facts: list[Fact] = [EventIgnored(event_type(type(each.event))) for each in session.queued.values()]
     for parked in session.parked.values():
-        facts += [EventIgnored("task.result") for _ in parked.results]
+        facts += [EventIgnored(event_type(type(each.event))) for each in parked.results]
     facts.append(SessionForgotten([*session.tasks, *task_ids(session.ended)], session.context_ids))
     facts.append(EventTaken(identity, timestamp))
     return facts

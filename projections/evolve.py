@@ -21,6 +21,7 @@ from projections.facts import (
     GraceExpired,
     HeartbeatReceived,
     LaterResultKnown,
+    ProposalParked,
     ReadsStated,
     ResultAcknowledged,
     ResultDropped,
@@ -38,7 +39,6 @@ from projections.recent_ids import with_event
 from projections.rows import (
     KNOWN,
     Checkpoint,
-    EffectAnswer,
     Facet,
     OwnChange,
     OwnChanges,
@@ -64,7 +64,6 @@ MAX_STEPS: Final = 64
 """Ids of steps that are kept of a task: the last ones, by how they ended."""
 MAX_SLOTS: Final = 64
 MAX_CANCELS: Final = 32
-MAX_EFFECTS: Final = 256
 MAX_FORWARDED: Final = 32
 
 _LOST: Final = Facet(None, None, b"")
@@ -110,6 +109,8 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
     elif isinstance(fact, EffectProposed):
         proposal = _keep(session, "effect", fact.proposal)
         session.queued[_kept_as(proposal)] = proposal
+    elif isinstance(fact, ProposalParked):
+        _park(session, _keep(session, "unknown", fact.proposal))
     elif isinstance(fact, EffectAnswered):
         _effect_answered(session, fact)
     elif isinstance(fact, WaitingJudged):
@@ -587,13 +588,13 @@ def _effect_answered(session: Session, fact: EffectAnswered) -> None:
         _status_due(session, fact.proposal.event.task_id)
         for above_id, _ in session.readers_above(fact.task):
             _status_due(session, above_id)
-    if not fact.is_new:
+    if fact.remembered is None:
         return
     effects = session.row.effects
     session.size_estimate = fact.size_estimate
-    effects[fact.proposal.event.idempotency_key] = EffectAnswer(fact.cleared, fact.members)
-    if len(effects) > MAX_EFFECTS:
-        del effects[next(iter(effects))]
+    if fact.forgotten is not None:
+        del effects[fact.forgotten]
+    effects[fact.proposal.event.idempotency_key] = fact.remembered
     _row_changed(session, fact.proposal.timestamp)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from projections.ended import EndedTask
 from projections.gate import Judgement
-from projections.rows import ResultDigests, Task, Wait
+from projections.rows import EffectAnswer, ResultDigests, Task, Wait
 from projections.waiting import Arrived
 from schemas.fields import Reason
 
@@ -292,11 +292,18 @@ class EffectProposed(Fact):
         self.proposal = proposal
 
 
+class ProposalParked(Fact):
+    """A proposed effect waits for the dispatch of its task."""
+
+    def __init__(self, proposal: Arrived) -> None:
+        self.proposal = proposal
+
+
 class EffectAnswered(Fact):
     """A proposed effect may happen, or not.
 
-    `members` are the JSON members of the answer, `differences` more of them that are not remembered. `task` is the open
-    task. `is_new`: the answer is remembered under its key.
+    `members` are the JSON members of the answer, `differences` more of them. `task` is the open task. `remembered` is
+    what is known under its key from now on, if that changes; `forgotten` is a key that makes room for it.
     """
 
     def __init__(
@@ -308,7 +315,8 @@ class EffectAnswered(Fact):
         size_estimate: int,
         *,
         cleared: bool,
-        is_new: bool,
+        remembered: EffectAnswer | None,
+        forgotten: str | None,
     ) -> None:
         self.proposal = proposal
         self.members = members
@@ -316,7 +324,8 @@ class EffectAnswered(Fact):
         self.task = task
         self.size_estimate = size_estimate
         self.cleared = cleared
-        self.is_new = is_new
+        self.remembered = remembered
+        self.forgotten = forgotten
 
 
 class WaitingJudged(Fact):

@@ -29,6 +29,7 @@ from projections.facts import (
     Fact,
     ForwardedOnce,
     GraceExpired,
+    ProposalParked,
     QuietFact,
     ResultDropped,
     ResultParked,
@@ -198,7 +199,7 @@ class Partition:
 
     def _queue(self, event: Arrived) -> None:
         key = event.kept_as or b""
-        if event.role.startswith("steps"):
+        if event.is_proposal:
             self._proposals[key] = event
         elif event.undecided is not None:
             self._stopped[key] = event
@@ -485,6 +486,8 @@ class Partition:
             self._apply(session, [WaitingJudged(proposal)], None, 0, _NOTHING)
             facts = decide_proposal_past_barrier(session, proposal, self._publisher.judged)
             self._apply(session, facts, proposal.as_batch(), 0, _NOTHING)
+            if isinstance(facts[0], ProposalParked):
+                self._start_grace(session, proposal.event.task_id)
 
     # Time
 
@@ -556,7 +559,13 @@ class Partition:
             self._apply(session, [GraceExpired(task_id)], None, 0, _NOTHING)
             for result in results:
                 self._ready.pop(result.kept_as or b"", None)
+                self._proposals.pop(result.kept_as or b"", None)
                 self._apply(session, [WaitingJudged(result)], None, 0, _NOTHING)
+                if result.is_proposal:
+                    judged = self._publisher.judged
+                    facts = decide_proposal_past_barrier(session, result, judged, has_waited=True)
+                    self._apply(session, facts, result.as_batch(), 0, _NOTHING)
+                    continue
                 ended = session.ended_task(task_id)
                 facts = decide_late(result, unknown_task(result) if ended is None else ended, self._rules)
                 self._apply(session, facts, result.as_batch(), 0, _NOTHING)

@@ -231,10 +231,18 @@ class DispatchOrder(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class EffectAnswer(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """The answer given under an idempotency key. `members` are its JSON members, without the differences."""
+    """What an idempotency key belongs to, and whether that was ever cleared.
+
+    `members`: where and when it was cleared first, as the JSON of `judged`; empty if it was not. Rows without an
+    `effect` have the JSON members of the whole answer.
+    """
 
     cleared: bool
     members: str
+    owner: str = ""
+    """Id of the task, or of the first one that its attempts repeat."""
+    effect: str = ""
+    fingerprint: str | None = None
 
 
 class SessionRow(msgspec.Struct, array_like=True, gc=False):

@@ -19,7 +19,7 @@ open: an event then rewrites only those that it changes."""
 
 
 class Parked:
-    """Results of one task whose dispatch has not been folded."""
+    """Results and proposed effects of one task whose dispatch has not been folded."""
 
     def __init__(self) -> None:
         self.results: list[Arrived] = []
@@ -35,9 +35,11 @@ class Parked:
         return parked
 
     def add(self, result: Arrived) -> None:
-        """Keep one more result."""
-        digests = result.digests
+        """Keep one more result, or a proposed effect, which may come as often as it likes."""
         self.results.append(result)
+        if result.is_proposal:
+            return
+        digests = result.digests
         self._contents[digests.content] = digests.identity
         self._identities[digests.identity] = digests.content
 

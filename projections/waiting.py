@@ -63,6 +63,11 @@ class Arrived:
         return traceparent_of(self.headers) if self.headers else None
 
     @property
+    def is_proposal(self) -> bool:
+        """Whether it is a proposed effect, and not a result."""
+        return self.role.startswith("steps")
+
+    @property
     def size_bytes(self) -> int:
         """What it takes while it is kept: the record with its headers, and its key on the changelog."""
         size = len(self.value) + len(self.key or b"") + 2 * len(self.event.session_id) + len(self.event.task_id) + 64
@@ -184,7 +189,7 @@ def from_bytes(key: bytes, raw: bytes, partition: int) -> tuple[WaitingFor, Arri
     origin = orjson.loads(line)
     offset, timestamp, has_key, texts, undecided = origin[:5]
     headers = _headers_of(texts, origin[5] if len(origin) > 5 else 1)
-    event = (_steps if waiting_for == "effect" else _results).event_of(value, headers)
+    event = (_steps if role.startswith("steps") else _results).event_of(value, headers)
     record_key = session_id.encode() if has_key else None
     return waiting_for, Arrived(event, value, record_key, headers, offset, timestamp, role, partition, undecided)
 

@@ -58,6 +58,7 @@ def as_before(transactions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         {
             **each,
             "refusals": [refusal[:3] for refusal in each["refusals"]],
+            "duplicates": {kind: n for kind, n in each["duplicates"].items() if kind != "task.effect_proposed"},
             "outputs": [without_dispatch(output) for output in each["outputs"]],
         }
         for each in transactions
@@ -65,10 +66,12 @@ def as_before(transactions: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def without_dispatch(output: list[Any]) -> list[Any]:
-    """An output without what a command says of the dispatch."""
+    """An output without what a command says of the dispatch, and of an effect only that it was answered."""
     topic, key, body, headers = output
     if body is None:
         return output
+    if body["type"].startswith("effect."):
+        return [topic, key, {"effect": body["idempotency_key"]}, headers]
     return [topic, key, {name: value for name, value in body.items() if name != "dispatch"}, headers]
 
 

@@ -458,7 +458,7 @@ class PartitionLogs:
 
     def _output(self, role: Role, record: Record) -> None:
         try:
-            body = load(record.value or b"")
+            body = orjson.loads(record.value or b"") if role == "commands" else load(record.value or b"")
             session_id = body["session_id"]
             if role == "commands":
                 self._command(record, body, self.session(session_id))
@@ -475,7 +475,8 @@ class PartitionLogs:
     def _command(self, record: Record, body: dict[str, Any], session: Session) -> None:
         kind, task_id = body["type"], body["task_id"]
         if kind.startswith("effect."):
-            # A repeated answer is the same answer again, its id included.
+            if body.get("proposal"):
+                self._output_id("commands", record, body)
             session.answers.setdefault(body["idempotency_key"], []).append(answer_of(record, body))
             return
         self._output_id("commands", record, body)

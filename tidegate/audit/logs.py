@@ -226,11 +226,16 @@ class Proposal(NamedTuple):
     broker_time: bool
     effect: str
     reads: Facets
+    source: str
+    event_id: str
+    fingerprint: str | None
+    allow_duplicate: bool
 
 
 class Answer(NamedTuple):
     """One `effect.cleared` or `effect.refused`; `reason` is None where it was cleared."""
 
+    key: str
     task_id: str
     offset: int
     effect: str
@@ -239,11 +244,22 @@ class Answer(NamedTuple):
     partition: int
     context_offset: int
     steps_offset: int
+    proposal: tuple[str, str, int] | None
+    """Source, event id and offset of the proposal that is answered; older versions did not say."""
+    repeat: bool
+    first_cleared: tuple[int, int] | None
+    """Context and steps offsets with which it says that it had been cleared before."""
+    conflicts_with: dict[str, Any] | None
 
     @property
-    def told(self) -> tuple[str, str | None, int, int]:
-        """What every answer to the same key must agree in."""
-        return self.effect, self.reason, self.context_offset, self.steps_offset
+    def judged(self) -> tuple[int, int]:
+        """Context and steps offsets of its place."""
+        return self.context_offset, self.steps_offset
+
+    def is_about(self, proposal: Proposal) -> bool:
+        """Whether it answers the proposal."""
+        named = (proposal.task_id, proposal.effect) == (self.task_id, self.effect)
+        return named and self.proposal in (None, (proposal.source, proposal.event_id, proposal.offset))
 
 
 class Redispatch(NamedTuple):

@@ -216,13 +216,26 @@ def proposal_of(role: Role, record: Record, body: dict[str, Any]) -> Proposal | 
     task_id, effect, reads = body.get("task_id"), body.get("effect"), body.get("reads") or {}
     if type(task_id) is not str or type(effect) is not str or type(reads) is not dict:
         return None
-    return Proposal(task_id, role, record.offset, record.timestamp, record.timestamp_type == 1, effect, reads)
+    return Proposal(
+        task_id,
+        role,
+        record.offset,
+        record.timestamp,
+        record.timestamp_type == 1,
+        effect,
+        reads,
+        body["source"],
+        body["event_id"],
+        body.get("fingerprint"),
+        body.get("allow_duplicate", False),
+    )
 
 
 def answer_of(record: Record, body: dict[str, Any]) -> Answer:
     """The answer in an `effect.cleared` or `effect.refused` event. LookupError, TypeError if neither."""
-    judged = body["judged"]
+    judged, proposal, first = body["judged"], body.get("proposal"), body.get("first_cleared")
     return Answer(
+        body["idempotency_key"],
         body["task_id"],
         record.offset,
         body["effect"],
@@ -231,6 +244,10 @@ def answer_of(record: Record, body: dict[str, Any]) -> Answer:
         judged["partition"],
         judged["context_offset"],
         judged["steps_offset"],
+        (proposal["source"], proposal["event_id"], proposal["offset"]) if proposal else None,
+        body.get("repeat", False),
+        (first["context_offset"], first["steps_offset"]) if first else None,
+        body.get("conflicts_with"),
     )
 
 
