@@ -21,6 +21,7 @@ from schemas.envelope import Headers, traceparent_of
 from schemas.events import TaskDispatched
 from schemas.fields import Reason
 from schemas.identity import digest
+from schemas.topics import topic_name
 
 _sorted_json: Final = msgspec.json.Encoder(order="sorted").encode
 _NO_TIME: Final = datetime.fromtimestamp(0, UTC)
@@ -41,8 +42,7 @@ def decide_dispatch(
     A dispatch that comes again changes nothing. `lane`: of the topic; `size_bytes`: of the record's value.
     """
     if event.lane != lane:
-        detail = f"lane: a task of the {event.lane} lane was dispatched on the other lane's topic"
-        return [EventRefused("invalid_event", detail)]
+        return [EventRefused("invalid_event", _on_the_wrong_topic(event, rules))]
     task_id = event.task_id
     task = session.tasks.get(task_id)
     ended = session.ended_task(task_id) if task is None else None
@@ -143,6 +143,16 @@ def echo_of(event: TaskDispatched) -> str:
     if event.lane != "hot":
         echo["lane"] = event.lane
     return members_of(echo)
+
+
+def _on_the_wrong_topic(event: TaskDispatched, rules: Rules) -> str:
+    hot, cold = topic_name("steps", rules.topic_prefix), topic_name("steps.cold", rules.topic_prefix)
+    here, there = (hot, cold) if event.lane == "cold" else (cold, hot)
+    other = "hot" if event.lane == "cold" else "cold"
+    return (
+        f'lane: "{event.lane}", but it was dispatched on {here}; dispatch it on {there}, or with lane: "{other}";'
+        " its result goes to the results topic of its lane"
+    )
 
 
 def _repeated(event: TaskDispatched, known: str, content: str, before: Fields | None, now: Fields) -> Fact:

@@ -87,7 +87,7 @@ class Partition:
         self._rules = rules
         self._is_home = is_home
         self._publisher = Publisher(rules.source)
-        self._decoders = {role: Decoder(role) for role in ("context", "steps", "results")}
+        self._decoders = {role: Decoder(role, rules.topic_prefix) for role in ("context", "steps", "results")}
         self._changes = Changes()
         self._timers = DueQueue()
         """When sessions fall due, of tasks that no record of the cold lane can keep from it."""

@@ -18,6 +18,7 @@ from projections.changes import Changes
 from projections.log_position import LogPosition
 from projections.partition import Partition
 from schemas.decode import Batch, Refusal
+from schemas.envelope import producers_headers
 from schemas.fields import Lane
 from schemas.topics import Role, topics
 from streams.batches import (
@@ -447,7 +448,7 @@ class Cycle:
     def _dead_letter_headers(self, refusal: Refusal) -> Headers:
         batch, index = refusal.batch, refusal.index
         return [
-            *batch.headers[index],
+            *producers_headers(batch.headers[index]),
             ("tidegate_error", refusal.error.encode()),
             ("tidegate_error_detail", refusal.detail.encode()),
             ("tidegate_origin_topic", self._config.topic(batch.role).encode()),

@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import murmur2
 
 from schemas.decode import Batch, Decoder
-from schemas.envelope import FORWARDED_FROM
+from schemas.envelope import FORWARDED_FROM, producers_headers
 from schemas.topics import Role
 from streams.batches import UNTOUCHED
 from streams.config import EngineConfig
@@ -66,7 +66,7 @@ class Forwarder:
                     value=batch.values[index],
                     key=session_id.encode(),
                     partition=partition_of(session_id, self._partition_count),
-                    headers=[*batch.headers[index], (FORWARDED_FROM, origin.encode())],
+                    headers=[*producers_headers(batch.headers[index]), (FORWARDED_FROM, origin.encode())],
                 )
             )
         if sent:
