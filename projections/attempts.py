@@ -10,10 +10,8 @@ from projections.ended import EndedTask
 from projections.rows import Lineage, Task
 from projections.session import Session
 from projections.slot_order import order_of
+from projections.task_index import MAX_ATTEMPTS
 from schemas.fields import MAX_NAME_BYTES
-
-MAX_ATTEMPTS = 17
-"""`max_redispatches` is at most 16."""
 
 
 class Commanded(NamedTuple):

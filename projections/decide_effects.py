@@ -8,7 +8,7 @@ from typing import Final
 
 import orjson
 
-from projections.attempts import MAX_ATTEMPTS, attempt_id, family_of
+from projections.attempts import attempt_id, family_of
 from projections.budget import NO_ROOM, added_by_reads, room_for
 from projections.expectation import differing, is_unknown
 from projections.facts import EffectAnswered, EventTaken, Fact, ProposalParked, ReadsStated
@@ -17,6 +17,7 @@ from projections.publish import differences_json
 from projections.rows import EffectAnswer, Task
 from projections.session import Session
 from projections.stale import with_reads
+from projections.task_index import MAX_ATTEMPTS
 from projections.text import json_of, quoted
 from projections.waiting import Arrived
 from schemas.events import TaskEffectProposed

@@ -227,12 +227,22 @@ class Session:
         ]
 
     def first_older_in_slot(self, task_id: str, slot: str, order: DispatchOrder) -> str | None:
-        """The first of the open tasks of the slot that were dispatched before."""
-        index = self.index
-        older = (
-            self.older_in_slot(task_id, slot, order) if index is None else index.first_older(self.tasks, slot, order)
-        )
-        return older[0] if older else None
+        """An open task of the slot that was dispatched before; None if there is none.
+
+        Of the same lane the first in the log, or of the other lane any, whichever was folded first.
+        """
+        tasks, index = self.tasks, self.index
+        if index is not None:
+            found = index.first_older(tasks, slot, order)
+            return found[0] if found else None
+        first: str | None = None
+        least = 0
+        older = self.older_in_slot(task_id, slot, order)
+        for each in older:
+            of_each = order_of(tasks[each])
+            if of_each.is_cold == order.is_cold and (first is None or (of_each.offset, each) < (least, first)):
+                first, least = each, of_each.offset
+        return next((each for each in older if each == first or order_of(tasks[each]).is_cold != order.is_cold), None)
 
     def newer_on_other_lane(self, slot: str, order: DispatchOrder) -> list[str]:
         """Open tasks of the slot and the other lane that were dispatched after."""
@@ -241,7 +251,7 @@ class Session:
         return [
             task_id
             for task_id, task in self.tasks.items()
-            if task.slot == slot and task.is_cold != order.is_cold and is_older(order, order_of(task))
+            if task.slot == slot and order_of(task).is_cold != order.is_cold and is_older(order, order_of(task))
         ]
 
     def has_newer_interrupting(self, slot: str, order: DispatchOrder) -> bool:

@@ -12,6 +12,9 @@ from projections.rows import DispatchOrder, Task
 from projections.slot_order import order_of
 from projections.timers import MAX_WALK, Due, awaits_both_lanes, due_ms, lanes_of
 
+MAX_ATTEMPTS: Final = 17
+"""Of one task, which stand in one place: `max_redispatches` is at most 16."""
+
 _LAST: Final = "\U0010ffff"
 
 
@@ -63,8 +66,9 @@ class SlotTasks:
         return bool(in_log and in_log[0][0] < order.offset) or self._place_in_time(order) > 0
 
     def oldest(self) -> list[str]:
-        """The first task of each lane: no other can have nothing before it."""
-        return [log[0][1] for log in self.by_offset.values() if log]
+        """The first task of each lane, with attempts in the same place: no other can have nothing before it."""
+        logs = self.by_offset.values()
+        return [task_id for log in logs for offset, task_id in log[:MAX_ATTEMPTS] if offset == log[0][0]]
 
     def _place_in_time(self, order: DispatchOrder) -> int:
         """Among the tasks of the other lane. Of two with the same time and offset, the hot lane's is older."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.unit.feeding import Feed, reason_of
+from tests.unit.session_checks import tasks_inside
 
 
 def stale_task(**fields: Any) -> Feed:
@@ -298,3 +299,32 @@ def test_ids_may_have_the_mark_in_them() -> None:
     feed.dispatched("a~2~2", slot="s", attempt=2)
     feed.result("a~2~2")
     assert reason_of(feed.verdict()) == ("withheld", "superseded")
+
+
+@pytest.mark.parametrize("inside", [1, 8])
+def test_an_attempt_that_queues_is_freed_though_its_first_task_still_waits(inside: int) -> None:
+    feed = Feed()
+    with tasks_inside(inside):
+        feed.changed({"doc": "1"})
+        feed.dispatched("older", slot="panel")
+        feed.dispatched("old", {"doc": "0"}, slot="panel")
+        parts = [{"part_id": "a", "on_stale": "redispatch"}, {"part_id": "b", "on_stale": "hold"}]
+        feed.result("old", *parts)
+        feed.dispatched("old~2", {"doc": "1"}, slot="panel", attempt=2, on_newer="enqueue")
+        feed.result("old~2")
+        assert feed.waits("old~2") == "slot"
+        feed.take()
+        feed.result("older")
+        assert [body["task_id"] for body in feed.verdicts()] == ["older", "old~2"]
+
+
+@pytest.mark.parametrize("inside", [1, 8])
+def test_who_has_the_slot_is_told_wherever_tasks_are_kept(inside: int) -> None:
+    with tasks_inside(inside):
+        feed = stale_task()
+        feed.dispatched("between", slot="panel")
+        attempt(feed)
+        feed.take()
+        feed.dispatched("newest", slot="panel", on_newer="reject")
+        (status,) = [body for body in feed.take() if body.get("disposition") == "rejected"]
+        assert "'old~2'" in status["detail"]
