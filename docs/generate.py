@@ -49,6 +49,8 @@ SHARED: Final[tuple[type[BaseModel], ...]] = (
     outputs.ChangedBy,
     outputs.Judged,
     outputs.ResultIdentity,
+    outputs.ProposalIdentity,
+    outputs.OtherEffect,
     outputs.Shadow,
     outputs.Receipt,
 )

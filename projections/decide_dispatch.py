@@ -5,7 +5,9 @@ from typing import Any, Final
 
 import msgspec
 
+from projections.attempts import commanded
 from projections.budget import MAX_ROW_BYTES, NAME_BYTES, NO_ROOM, added_above, own_bytes, room_for
+from projections.dispatched import Fields, differences, dispatched_fields, ended_fields, in_words, kept_of_dispatch
 from projections.ended import EndedTask
 from projections.ending import stop
 from projections.expectation import is_unknown
@@ -16,18 +18,22 @@ from projections.rows import (
     KNOWN,
     UNKNOWN,
     DispatchOrder,
+    Lineage,
     Policy,
     ResultDigests,
     Scope,
     Task,
 )
 from projections.rules import Rules
-from projections.session import Session, order_of
+from projections.session import Session
+from projections.slot_order import order_of
+from projections.task_index import is_protected
 from projections.text import json_of, quoted
 from schemas.envelope import Headers, traceparent_of
 from schemas.events import Event, TaskDispatched
 from schemas.fields import Reason
 from schemas.identity import digest
+from schemas.topics import topic_name
 from schemas.wire import fields_of, picker
 
 _fields_of: Final = fields_of
@@ -51,15 +57,18 @@ def decide_dispatch(
     A dispatch that comes again changes nothing. `lane`: of the topic; `size_bytes`: of the record's value.
     """
     if event.lane != lane:
-        detail = f"lane: a task of the {event.lane} lane was dispatched on the other lane's topic"
-        return [EventRefused("invalid_event", detail)]
+        return [EventRefused("invalid_event", _on_the_wrong_topic(event, rules))]
     task_id = event.task_id
     task = session.tasks.get(task_id)
     ended = session.ended_task(task_id) if task is None else None
     content = dispatch_digest(event)
     known = task.digest if task is not None else ended.digest if ended is not None else None
     if known is not None:
-        return [_repeated(event, known, content)]
+        if content == known:
+            return [EventRepeated("task.dispatched")]
+        now = dispatched_fields(_task_of(session, event, content, offset, timestamp, headers, rules))
+        before = dispatched_fields(task) if task is not None else ended_fields(ended) if ended is not None else None
+        return [_repeated(event, known, content, before, now)]
     if ended is not None:
         return [ended_at_once(session, event, content, "withheld", "unknown_task", None, ended.results, timestamp)]
     added = _added_bytes(session, event, size_bytes)
@@ -75,13 +84,16 @@ def decide_after_opening(session: Session, fact: TaskOpened) -> list[Fact]:
     """What the opened task, now part of the session, means for the older tasks of its slot."""
     task_id, task = fact.task_id, fact.task
     timestamp = task.dispatched_at
-    if session.pending_cancel(task_id) is not None:
-        return []  # it takes nobody's place
-    if task.slot is None or task.policy is None or task.policy.on_newer != "interrupt":
+    if session.pending_cancel(task_id) is not None or task.slot is None:
+        return []  # to be cancelled, it takes nobody's place
+    order = order_of(task)
+    if task.lineage is not None and not is_protected(task) and session.has_newer_interrupting(task.slot, order):
+        return stop(session, task_id, "cancelled", "superseded", timestamp)
+    if task.policy is None or task.policy.on_newer != "interrupt":
         return []
     facts: list[Fact] = []
     stopped: set[str] = set()
-    for older_id in session.older_in_slot(task_id, task.slot, order_of(task), protected=False):
+    for older_id in session.older_in_slot(task_id, task.slot, order, protected=False):
         if older_id in stopped:  # with its parent
             continue
         if session.pending_cancel(older_id) is not None:  # the user's word counts first
@@ -123,6 +135,7 @@ def ended_at_once(
         timestamp,
         echo=echo_of(event),
         detail=detail,
+        dispatch=kept_of_dispatch(_task_of(session, event, content, 0, timestamp, (), Rules())),
     )
     holder: str | None = None
     if task_id in session.row.undispatched:
@@ -146,12 +159,28 @@ def echo_of(event: TaskDispatched) -> str:
     return echo if event.lane == "hot" else f'{echo},"lane":"{event.lane}"'
 
 
-def _repeated(event: TaskDispatched, known: str, content: str) -> Fact:
-    if content == known:
-        return EventRepeated("task.dispatched")
+def _on_the_wrong_topic(event: TaskDispatched, rules: Rules) -> str:
+    hot, cold = topic_name("steps", rules.topic_prefix), topic_name("steps.cold", rules.topic_prefix)
+    here, there = (hot, cold) if event.lane == "cold" else (cold, hot)
+    other = "hot" if event.lane == "cold" else "cold"
+    return (
+        f'lane: "{event.lane}", but it was dispatched on {here}; dispatch it on {there}, or with lane: "{other}";'
+        " its result goes to the results topic of its lane"
+    )
+
+
+def _repeated(event: TaskDispatched, known: str, content: str, before: Fields | None, now: Fields) -> Fact:
+    """A dispatch whose bytes say something else than those of the first one: in other words, or something else."""
+    if before is None:
+        told = f"its digest was {known} and is {content} now"
+    else:
+        found = differences(before, now)
+        if not found:
+            return EventRepeated("task.dispatched")
+        told = in_words(found)
     detail = (
-        f"task_id: {event.task_id!r} was dispatched before with other content (digest {known}, now {content});"
-        " give every task its own id"
+        f"task_id: {event.task_id[:64]!r} was dispatched before with other content: {told}; the first dispatch stands:"
+        " repeat a dispatch as it was, and give every other task its own id"
     )
     return EventRefused("dispatch_conflict", detail)
 
@@ -175,7 +204,10 @@ def _reason_to_reject(
         elif session.pending_cancel(parent_id) is not None:
             return "parent_ended", f"parent_task_id: {parent_id!r} has ended (cancelled)"
     if event.slot is not None and event.on_newer == "reject":
+        found = commanded(session, task_id)
         order = DispatchOrder(timestamp, offset, event.lane == "cold")
+        if found is not None:
+            order = DispatchOrder(found.lineage.timestamp, found.lineage.offset, found.lineage.is_cold)
         taken_by = session.first_older_in_slot(task_id, event.slot, order)
         if taken_by is not None and session.row.cancels:
             older = session.older_in_slot(task_id, event.slot, order)
@@ -218,6 +250,11 @@ def _task_of(
             if seen == KNOWN:
                 taken[name] = expected[name] = value
     policy = _policy_of(event)
+    lineage: Lineage | None = None
+    attempt = commanded(session, event.task_id)
+    if attempt is not None:
+        lineage = attempt.lineage
+        policy = msgspec.structs.replace(policy or DEFAULT_POLICY, attempt=attempt.attempt)
     scope: Scope | None = None
     parent_id = event.parent_task_id
     if parent_id is not None:
@@ -236,6 +273,8 @@ def _task_of(
         event.request_id,
         policy=policy,
         taken=json_of(taken) if taken else "",
+        depends_on=event.depends_on,
+        lineage=lineage,
         scope=scope,
         traceparent=traceparent_of(headers) if headers else None,
         last_heartbeat=timestamp if policy is not None and policy.heartbeat_timeout_ms is not None else 0,

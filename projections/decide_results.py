@@ -1,5 +1,6 @@
 """What results establish past their barrier: each is judged once, and its task ends with it or waits."""
 
+from projections.attempts import next_attempt
 from projections.budget import NO_ROOM, added_by_reads, has_room_to_wait, room_for
 from projections.ended import EndedTask
 from projections.ending import end, ended_task, stop_children
@@ -73,12 +74,14 @@ def decide_open(
     disposition = "delivered" if delivered else "withheld"
     facts = before
     facts.append(_judged(result, seen, judgement, disposition, shadow=shadow))
+    commanded = task.commanded
     if judgement.redispatch and not shadow:
-        facts.append(_attempt(task_id, seen))
+        commanded = _command_attempt(task_id, seen, facts) or commanded
     scope = task.scope
     if scope is not None and scope.children and not shadow:
         facts += stop_children(session, task, "parent_ended", result.timestamp)
-    ended = ended_task(task_id, seen, disposition, judgement.reason, result.timestamp, [result.digests], "")
+    digests = [result.digests]
+    ended = ended_task(task_id, seen, disposition, judgement.reason, result.timestamp, digests, "", commanded)
     facts.append(end(session, task_id, seen, ended))
     return facts
 
@@ -119,7 +122,7 @@ def _hold(
                 return [EventRefused("session_full", session_full(session))]
         facts.append(ResultHeld(result.task_id, result, wait, estimate, is_new=waited is None, takes_slot=takes_slot))
     if judgement.redispatch:
-        facts.append(_attempt(result.task_id, seen))
+        _command_attempt(result.task_id, seen, facts)
     return facts
 
 
@@ -139,17 +142,23 @@ def _judged(
     )
 
 
-def _attempt(task_id: str, task: Task) -> AttemptCommanded:
-    attempt = (task.policy.attempt if task.policy is not None else 1) + 1
-    first_id = task_id.removesuffix(f"~{attempt - 1}") if attempt > 2 else task_id
-    return AttemptCommanded(task_id, task, f"{first_id}~{attempt}", attempt)
+def _command_attempt(task_id: str, task: Task, facts: list[Fact]) -> int:
+    """Add the command, and return the attempt's number; 0 if there can be none: its id would be too long, or was given.
+
+    A task commands one attempt, whichever of its parts are stale.
+    """
+    following = next_attempt(task_id, task)
+    if following is None or task.commanded:
+        return 0
+    facts.append(AttemptCommanded(task_id, task, *following))
+    return following[1]
 
 
 def _decide_further(session: Session, result: Arrived, task: Task) -> list[Fact]:
     """Another result of a task whose first one waits: a repeat, a conflict, or late."""
     event: TaskResult = result.event
     first = session.waiting[result.task_id].digests
-    known = _known(event, result.digests, [first, *task.later_results])
+    known = _known(result, [first, *task.later_results])
     if known is not None:
         return [known]
     judgement = all_parts(event.parts, "withheld", "late")
@@ -172,7 +181,7 @@ def _decide_further(session: Session, result: Arrived, task: Task) -> list[Fact]
 def decide_late(result: Arrived, ended: EndedTask, rules: Rules) -> list[Fact]:
     """A result of a task that has ended, or was never known: a repeat, a conflict, or withheld."""
     event: TaskResult = result.event
-    known = _known(event, result.digests, ended.results)
+    known = _known(result, ended.results)
     if known is not None:
         return [known]
     return _withheld(result, event, ended, rules)
@@ -211,14 +220,16 @@ def _withheld(result: Arrived, event: TaskResult, ended: EndedTask, rules: Rules
     ]
 
 
-def _known(event: TaskResult, digests: ResultDigests, known: list[ResultDigests]) -> Fact | None:
-    """Whether the result came before: as it is, or under its identity with other content, which is refused."""
+def _known(result: Arrived, known: list[ResultDigests]) -> Fact | None:
+    """Whether the result came before: with equal content, or with its identity and other content."""
+    digests = result.digests
     is_repeat = False
     for each in known:
-        if each.content == digests.content:
+        is_same = each.content == digests.content
+        if is_same or each.content == result.digest_of_bytes:
             is_repeat = True
         elif each.identity == digests.identity:
-            return _conflict(event)
+            return _conflict(result.event)
     return EventRepeated("task.result") if is_repeat else None
 
 

@@ -11,8 +11,8 @@ from mypy_extensions import mypyc_attr
 
 from projections import format_1
 from projections.records import UnknownFormatError
-from projections.rows import FORMAT, Echo, EndedLine, EndedLineHead, ResultDigests
-from projections.text import quoted
+from projections.rows import FORMAT, Echo, EndedLine, EndedLineHead, NextAttempt, ResultDigests
+from projections.text import json_of, quoted
 
 PRUNE_EVERY: Final = 8
 """How many tasks of a session end between two looks at the oldest one's age: looking costs more than the rest of
@@ -34,7 +34,9 @@ class EndedTask:
     """One ended task.
 
     `disposition`, `reason` and `digest` are None if a result was given up as unknown before any dispatch of the task
-    was seen. `echo` and `work` are JSON members that the task's last status has. `acknowledged` is the outcome that the
+    was seen. `echo` and `work` are JSON members that the task's last status has. `dispatch`: what else its dispatch
+    said, as a JSON object, if that is known, see `projections.dispatched`. `next` is the attempt that was
+    commanded after it. `acknowledged` is the outcome that the
     consumer reported, `detail` why it refused, or why the task was rejected. Times are the broker's, in ms.
     """
 
@@ -54,6 +56,8 @@ class EndedTask:
         work: str = "",
         acknowledged: str | None = None,
         detail: str | None = None,
+        dispatch: str | None = None,
+        next_attempt: NextAttempt | None = None,
     ) -> None:
         self.task_id = task_id
         self.task_json = quoted(task_id)
@@ -70,6 +74,8 @@ class EndedTask:
         self.work = work
         self.acknowledged = acknowledged
         self.detail = detail
+        self.dispatch = dispatch
+        self.next = next_attempt
 
     @property
     def was_unknown(self) -> bool:
@@ -95,6 +101,12 @@ class EndedTask:
         changed.results = results
         return changed
 
+    def with_next(self, next_attempt: NextAttempt) -> "EndedTask":
+        """The same, with what is known of the attempt that was commanded after it."""
+        changed = self._copy()
+        changed.next = next_attempt
+        return changed
+
     def acknowledged_as(self, outcome: str, detail: str | None) -> "EndedTask":
         """The same, with what the consumer reported."""
         changed = self._copy()
@@ -117,13 +129,20 @@ class EndedTask:
             self.work,
             self.acknowledged,
             self.detail,
+            self.dispatch,
+            self.next,
         )
 
     def line(self) -> bytes:
         """The line it is kept as: the fields of `rows.EndedLine`."""
         results = ",".join([f'["{each.identity}","{each.content}"]' for each in self.results])
         reported = ""
-        if self.acknowledged is not None or self.detail is not None:
+        if self.next is not None:
+            told = f"{_text(self.acknowledged)},{_text(self.detail)},{self.dispatch or 'null'}"
+            reported = f",{told},{json_of(self.next)}"
+        elif self.dispatch is not None:
+            reported = f",{_text(self.acknowledged)},{_text(self.detail)},{self.dispatch}"
+        elif self.acknowledged is not None or self.detail is not None:
             reported = f",{_text(self.acknowledged)},{_text(self.detail)}"
         return (
             f"\n[{self.task_json},{FORMAT},{_text(self.disposition)},{_text(self.reason)},{self.ended_at},"
@@ -162,7 +181,13 @@ def task_of(line: bytes) -> EndedTask:
         bytes(fields.work)[1:-1].decode(),
         fields.acknowledged,
         fields.detail,
+        _object_or_none(bytes(fields.dispatch)),
+        fields.next,
     )
+
+
+def _object_or_none(raw: bytes) -> str | None:
+    return None if raw == b"null" else raw.decode()
 
 
 def check_format(line: bytes) -> None:

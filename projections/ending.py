@@ -4,19 +4,31 @@ from collections.abc import Iterable
 
 import orjson
 
+from projections.attempts import lineage_of_next
+from projections.dispatched import kept_of_dispatch
 from projections.ended import EndedTask
 from projections.facts import Fact, TaskEnded
 from projections.publish import work_members
-from projections.rows import ResultDigests, Task
+from projections.rows import NextAttempt, ResultDigests, Task
 from projections.session import Session
 from projections.text import json_of
 from schemas.fields import Reason
 
 
 def ended_task(
-    task_id: str, task: Task, disposition: str, reason: str, ended_at: int, results: list[ResultDigests], receipt: str
+    task_id: str,
+    task: Task,
+    disposition: str,
+    reason: str,
+    ended_at: int,
+    results: list[ResultDigests],
+    receipt: str,
+    commanded: int,
 ) -> EndedTask:
-    """An open task as it ends. `receipt`: JSON of what it had done, if it was stopped."""
+    """An open task as it ends. `receipt`: JSON of what it had done, if it was stopped.
+
+    `commanded`: the number of the attempt that was commanded after it; 0 if none was.
+    """
     work = work_members(task)
     if receipt:
         work = f'{work},"receipt":{receipt}' if work else f'"receipt":{receipt}'
@@ -42,6 +54,8 @@ def ended_task(
         work,
         acknowledged,
         detail,
+        kept_of_dispatch(task),
+        NextAttempt(lineage_of_next(task_id, task, commanded), commanded) if commanded else None,
     )
 
 
@@ -94,7 +108,7 @@ def _stopped(
         undecided = wait.undecided
         if wait.delivered:
             disposition = "delivered"
-    ended = ended_task(task_id, task, disposition, reason, timestamp, [], receipt_of(task))
+    ended = ended_task(task_id, task, disposition, reason, timestamp, [], receipt_of(task), task.commanded)
     return TaskEnded(task_id, ended, task, readers, reason, undecided)
 
 

@@ -9,8 +9,11 @@ from projections.ended import EndedTask
 from projections.expectation import ABSENT
 from projections.facets import Facets
 from projections.facts import (
+    AttemptCommanded,
+    AttemptRevoked,
     CancelRequested,
     EffectAnswered,
+    EventTaken,
     FacetsChanged,
     FacetsLost,
     Fact,
@@ -18,6 +21,7 @@ from projections.facts import (
     GraceExpired,
     HeartbeatReceived,
     LaterResultKnown,
+    ProposalParked,
     ReadsStated,
     ResultAcknowledged,
     ResultDropped,
@@ -31,11 +35,11 @@ from projections.facts import (
     WaitingJudged,
 )
 from projections.keys import ENDED_KEY, WAITING_KEY, ended_record_key
+from projections.recent_ids import with_event
 from projections.rows import (
     KNOWN,
     UNKNOWN,
     Checkpoint,
-    EffectAnswer,
     Facet,
     OwnChange,
     OwnChanges,
@@ -47,8 +51,9 @@ from projections.rows import (
     new_row,
 )
 from projections.rules import Rules
-from projections.session import MAX_TASKS_INSIDE, Parked, Session, is_older, order_of
-from projections.stale import leave, leave_reads, restale, state, state_own_reads
+from projections.session import MAX_TASKS_INSIDE, Parked, Session
+from projections.slot_order import is_older, order_of
+from projections.stale import expect, leave, leave_reads, restale, state, state_own_reads
 from projections.task_index import TaskIndex
 from projections.text import quoted
 from projections.waiting import Arrived, WaitingFor
@@ -63,7 +68,6 @@ MAX_SLOTS: Final = 64
 MAX_REPLACED: Final = 256
 """Former values that are kept of a session, until the dispatches that were sent before have been folded."""
 MAX_CANCELS: Final = 32
-MAX_EFFECTS: Final = 256
 MAX_FORWARDED: Final = 32
 
 _LOST: Final = Facet(None, None, b"")
@@ -82,8 +86,19 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
     elif isinstance(fact, HeartbeatReceived):
         task = session.tasks[fact.task_id]
         task.last_heartbeat = fact.timestamp
+        task.heartbeat_ids = with_event(task.heartbeat_ids, fact.identity)
         _task_changed(session, fact.task_id, task)
         _row_changed(session, fact.timestamp)
+    elif isinstance(fact, AttemptCommanded):
+        task = session.tasks[fact.task_id]
+        task.commanded = fact.attempt
+        _task_changed(session, fact.task_id, task)
+        session.is_changed = True
+    elif isinstance(fact, AttemptRevoked):
+        _remember(session, fact.ended, rules)
+        _row_changed(session, fact.ended.ended_at)
+    elif isinstance(fact, EventTaken):
+        _event_taken(session, fact)
     elif isinstance(fact, ReadsStated):
         session.size_estimate = fact.size_estimate
         _reads_stated(session, fact.task_id, session.tasks[fact.task_id], fact.reads, fact.timestamp)
@@ -95,6 +110,8 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
         _result_dropped(session, fact)
     elif isinstance(fact, LaterResultKnown):
         _later_result_known(session, fact, rules)
+    elif isinstance(fact, ProposalParked):
+        _park(session, _keep(session, "unknown", fact.proposal))
     elif isinstance(fact, EffectAnswered):
         _effect_answered(session, fact)
     elif isinstance(fact, WaitingJudged):
@@ -121,6 +138,7 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
     elif isinstance(fact, SessionForgotten):
         _forget_waiting(session)
         _session_forgotten(session)
+        session.context_ids = fact.context_ids
     else:
         return False
     return True
@@ -131,6 +149,7 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
 
 def _facets_changed(session: Session, fact: FacetsChanged) -> None:
     session.size_estimate = fact.size_estimate
+    session.context_ids = with_event(session.context_ids, fact.identity)
     facets, tasks = session.facets, session.tasks
     holders: list[Task] = []
     if fact.holder is not None:
@@ -170,6 +189,17 @@ def forget_replaced(session: Session, folded_ms: int) -> None:
     known = session.replaced
     if known[0].until <= folded_ms:
         session.replaced = [each for each in known if each.until > folded_ms]
+
+
+def _event_taken(session: Session, fact: EventTaken) -> None:
+    task_id = fact.task_id
+    if task_id is None:
+        session.context_ids = with_event(session.context_ids, fact.identity)
+    else:
+        task = session.tasks[task_id]
+        task.step_ids = with_event(task.step_ids, fact.identity)
+        _task_changed(session, task_id, task)
+    _row_changed(session, fact.timestamp)
 
 
 def _facets_lost(session: Session, fact: FacetsLost) -> None:
@@ -327,7 +357,7 @@ def _join_reads(session: Session, task_id: str, task: Task, above_id: str, above
 def _expect(session: Session, task_id: str, task: Task, name: str, value: str | None) -> None:
     if session.index is not None and name not in task.expected:
         session.index.expects(task_id, name)
-    task.expected[name] = value
+    expect(task, name, value)
 
 
 def _inherit_own(session: Session, own: OwnChanges, task: Task, timestamp: int) -> None:
@@ -345,6 +375,7 @@ def _step_taken(session: Session, fact: StepTaken) -> None:
     session.size_estimate = fact.size_estimate
     task_id, status, step_id, checkpoint = fact.task_id, fact.status, fact.step_id, fact.checkpoint
     task = session.tasks[task_id]
+    task.step_ids = with_event(task.step_ids, fact.identity)
     if status == "started":
         task.steps_started += 1
         work = _work(task)
@@ -575,13 +606,13 @@ def _effect_answered(session: Session, fact: EffectAnswered) -> None:
         _status_due(session, fact.proposal.task_id)
         for above_id, _ in session.readers_above(fact.task):
             _status_due(session, above_id)
-    if not fact.is_new:
+    if fact.remembered is None:
         return
     effects = session.row.effects
     session.size_estimate = fact.size_estimate
-    effects[fact.proposal.event.idempotency_key] = EffectAnswer(fact.cleared, fact.members)
-    if len(effects) > MAX_EFFECTS:
-        del effects[next(iter(effects))]
+    if fact.forgotten is not None:
+        del effects[fact.forgotten]
+    effects[fact.proposal.event.idempotency_key] = fact.remembered
     _row_changed(session, fact.proposal.timestamp)
 
 

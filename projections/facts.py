@@ -13,7 +13,7 @@ from mypy_extensions import mypyc_attr
 
 from projections.ended import EndedTask
 from projections.gate import Judgement
-from projections.rows import ResultDigests, Task, Wait
+from projections.rows import EffectAnswer, ResultDigests, Task, Wait
 from projections.waiting import Arrived
 from schemas.fields import Reason
 
@@ -60,6 +60,7 @@ class FacetsChanged(QuietFact):
         holder: str | None,
         undispatched: str | None,
         size_estimate: int,
+        identity: bytes,
     ) -> None:
         self.changes = changes
         self.change = change
@@ -68,6 +69,8 @@ class FacetsChanged(QuietFact):
         self.holder = holder
         self.undispatched = undispatched
         self.size_estimate = size_estimate
+        self.identity = identity
+        """Of the event, as in `EventTaken`."""
 
 
 class FacetsLost(Fact):
@@ -107,11 +110,12 @@ class ResultAcknowledged(Fact):
 class SessionForgotten(Fact):
     """Everything kept of the session is removed: it was erased, or is idle.
 
-    `erased` are the tasks whose published status is removed, too.
+    `erased` are the tasks whose published status is removed, too. `context_ids` are the identities that stay.
     """
 
-    def __init__(self, erased: list[str]) -> None:
+    def __init__(self, erased: list[str], context_ids: bytes) -> None:
         self.erased = erased
+        self.context_ids = context_ids
 
 
 # Tasks
@@ -129,7 +133,7 @@ class TaskOpened(Fact):
 
 @mypyc_attr(acyclic=True, free_list_len=1)
 class StepTaken(QuietFact):
-    """A step of an open task, as its event tells it."""
+    """A step of an open task, as its event tells it. `identity`: of the event, as in `EventTaken`."""
 
     def __init__(
         self,
@@ -142,6 +146,7 @@ class StepTaken(QuietFact):
         checkpoint: Any,
         timestamp: int,
         size_estimate: int,
+        identity: bytes,
     ) -> None:
         self.task_id = task_id
         self.step_id = step_id
@@ -152,14 +157,16 @@ class StepTaken(QuietFact):
         self.checkpoint = checkpoint
         self.timestamp = timestamp
         self.size_estimate = size_estimate
+        self.identity = identity
 
 
 class HeartbeatReceived(QuietFact):
-    """The agent of a task with a heartbeat timeout is alive."""
+    """The agent of a task with a heartbeat timeout is alive. `identity`: of the event, as in `EventTaken`."""
 
-    def __init__(self, task_id: str, timestamp: int) -> None:
+    def __init__(self, task_id: str, timestamp: int, identity: bytes) -> None:
         self.task_id = task_id
         self.timestamp = timestamp
+        self.identity = identity
 
 
 class ReadsStated(Fact):
@@ -301,11 +308,25 @@ class AttemptCommanded(Fact):
         self.attempt = attempt
 
 
+class AttemptRevoked(Fact):
+    """A commanded attempt was cancelled before its dispatch. `ended` is the task that it repeats, with that."""
+
+    def __init__(self, ended: EndedTask) -> None:
+        self.ended = ended
+
+
+class ProposalParked(Fact):
+    """A proposed effect waits for the dispatch of its task."""
+
+    def __init__(self, proposal: Arrived) -> None:
+        self.proposal = proposal
+
+
 class EffectAnswered(Fact):
     """A proposed effect may happen, or not.
 
-    `members` are the JSON members of the answer, `differences` more of them that are not remembered. `task` is the open
-    task. `is_new`: the answer is remembered under its key.
+    `members` are the JSON members of the answer, `differences` more of them. `task` is the open task. `remembered` is
+    what is known under its key from now on, if that changes; `forgotten` is a key that makes room for it.
     """
 
     def __init__(
@@ -317,7 +338,8 @@ class EffectAnswered(Fact):
         size_estimate: int,
         *,
         cleared: bool,
-        is_new: bool,
+        remembered: EffectAnswer | None,
+        forgotten: str | None,
     ) -> None:
         self.proposal = proposal
         self.members = members
@@ -325,7 +347,8 @@ class EffectAnswered(Fact):
         self.task = task
         self.size_estimate = size_estimate
         self.cleared = cleared
-        self.is_new = is_new
+        self.remembered = remembered
+        self.forgotten = forgotten
 
 
 class WaitingJudged(Fact):
@@ -335,7 +358,19 @@ class WaitingJudged(Fact):
         self.event = event
 
 
-# Events that change nothing
+# Events that change nothing, and what they are recognized by when they come again
+
+
+class EventTaken(QuietFact):
+    """An event was looked at: when it comes again, it changes nothing. `identity`: `schemas.identity.event_digest`.
+
+    Of a session's context, or of the open task `task_id`.
+    """
+
+    def __init__(self, identity: bytes, timestamp: int, task_id: str | None = None) -> None:
+        self.identity = identity
+        self.timestamp = timestamp
+        self.task_id = task_id
 
 
 class ForwardedOnce(Fact):

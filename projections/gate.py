@@ -12,7 +12,8 @@ from projections.facets import Facets
 from projections.records import change_of
 from projections.rows import DEFAULT_POLICY, Facet, Policy, Task, Wait
 from projections.rules import Rules
-from projections.session import Session, is_older, order_of
+from projections.session import Session
+from projections.slot_order import is_older, order_of
 from schemas.events import TaskResult
 from schemas.fields import Part, Reason
 from schemas.outputs import MAX_DIFFERENCES

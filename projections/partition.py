@@ -18,8 +18,15 @@ import heapq
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from projections.attempts import is_revoked
 from projections.changes import Changes
-from projections.decide_context import decide_acknowledgement, decide_cancel, decide_change, decide_erasure
+from projections.decide_context import (
+    decide_acknowledgement,
+    decide_cancel,
+    decide_change,
+    decide_erasure,
+    decide_stop,
+)
 from projections.decide_dispatch import decide_after_opening, decide_dispatch, dispatch_digest, ended_at_once
 from projections.decide_effects import decide_proposal_past_barrier
 from projections.decide_results import decide_late, decide_open, decide_result, decide_stopped, unknown_task
@@ -30,11 +37,13 @@ from projections.ending import stop
 from projections.evolve import evolve, forget_replaced
 from projections.facts import (
     AttemptCommanded,
+    CancelRequested,
     EventRefused,
     EventRepeated,
     Fact,
     ForwardedOnce,
     GraceExpired,
+    ProposalParked,
     QuietFact,
     ResultDropped,
     ResultJudged,
@@ -93,7 +102,7 @@ class Partition:
         self._rules = rules
         self._is_home = is_home
         self._publisher = Publisher(rules.source)
-        self._decoders = {role: Decoder(role) for role in ("context", "steps", "results")}
+        self._decoders = {role: Decoder(role, rules.topic_prefix) for role in ("context", "steps", "results")}
         self._changes = Changes()
         self._timers = DueQueue()
         """When sessions fall due, of tasks that no record of the cold lane can keep from it."""
@@ -244,7 +253,7 @@ class Partition:
 
     def _queue(self, event: Arrived) -> None:
         key = event.kept_as or b""
-        if event.role.startswith("steps"):
+        if event.is_proposal:
             self._proposals[key] = event
         elif event.undecided is not None:
             self._stopped[key] = event
@@ -278,13 +287,15 @@ class Partition:
                 facts = decide_change(session, event, len(values[index] or b""), offsets[index], timestamp)
             elif kind is _CANCEL:
                 facts = decide_cancel(session, event, timestamp)
-                if event.task_id in session.tasks:
-                    self._cancels[session.id, event.task_id] = None
+                for fact in facts:
+                    if isinstance(fact, CancelRequested) and fact.task_id in session.tasks:
+                        self._cancels[session.id, fact.task_id] = None
             elif kind is _ACKNOWLEDGED:
-                facts = decide_acknowledgement(session, event, offsets[index])
+                facts = decide_acknowledgement(session, event, offsets[index], timestamp)
             else:
-                facts = decide_erasure(session)
-                self._unqueue(session)
+                facts = decide_erasure(session, event, timestamp)
+                if len(facts) > 1:  # it has not come before
+                    self._unqueue(session)
             self._apply(session, facts, batch, index, _NOTHING)
         counts[_CHANGED] = counts.get(_CHANGED, 0) + changed
 
@@ -316,11 +327,8 @@ class Partition:
             if session.tasks or session.parked:
                 self._let_time_pass(session, event.task_id, timestamp, is_cold=is_cold)
             if kind is _STEP:
-                fact = decide_step(session, event, len(values[index] or b""), timestamp)
-                if isinstance(fact, QuietFact):
-                    self._apply_quiet(session, fact)
-                else:
-                    self._apply(session, [fact], batch, index, _NOTHING)
+                facts = decide_step(session, event, len(values[index] or b""), timestamp)
+                self._apply(session, facts, batch, index, _NOTHING)
                 if self._pending:
                     self._decide_waiting()
                 continue
@@ -348,6 +356,8 @@ class Partition:
             self._unset_grace(session.id, task_id)
         opened = facts[0]
         if isinstance(opened, TaskOpened) and task_id in session.tasks:
+            if is_revoked(session, task_id):
+                self._apply(session, [CancelRequested(task_id, opened.task.dispatched_at)], None, 0, _NOTHING)
             if task_id in session.row.cancels:
                 self._cancels[session.id, task_id] = None
             after = decide_after_opening(session, opened)
@@ -523,7 +533,7 @@ class Partition:
                 session = self.store.session(name[0])
                 cancelled_at = session.row.cancels.get(name[1])
                 if cancelled_at is not None and name[1] in session.tasks:
-                    facts = stop(session, name[1], "cancelled", "cancelled", cancelled_at)
+                    facts = decide_stop(session, name[1], cancelled_at)
                     self._apply(session, facts, None, 0, _NOTHING)
                     self._decide_waiting()
 
@@ -546,7 +556,12 @@ class Partition:
         if cancel is None or not any(isinstance(fact, ResultJudged) and fact.task is not None for fact in facts):
             return facts
         reason, cancelled_at = cancel
-        self._apply(session, stop(session, task_id, "cancelled", reason, cancelled_at), None, 0, _NOTHING)
+        stopped = (
+            decide_stop(session, task_id, cancelled_at)
+            if reason == "cancelled"
+            else stop(session, task_id, "cancelled", reason, cancelled_at)
+        )
+        self._apply(session, stopped, None, 0, _NOTHING)
         self._decide_stopped()
         return decide_result(session, result, self._rules)
 
@@ -606,6 +621,8 @@ class Partition:
             self._apply(session, [WaitingJudged(proposal)], None, 0, _NOTHING)
             facts = decide_proposal_past_barrier(session, proposal, self._publisher.judged)
             self._apply(session, facts, proposal.as_batch(), 0, _NOTHING)
+            if isinstance(facts[0], ProposalParked):
+                self._start_grace(session, proposal.event.task_id)
 
     # Time
 
@@ -704,9 +721,14 @@ class Partition:
         self._apply(session, [GraceExpired(task_id)], None, 0, _NOTHING)
         for result in results:
             self._ready.pop(result.kept_as or b"", None)
+            self._proposals.pop(result.kept_as or b"", None)
             self._apply(session, [WaitingJudged(result)], None, 0, _NOTHING)
-            ended = session.ended_task(task_id)
-            facts = decide_late(result, unknown_task(result) if ended is None else ended, self._rules)
+            if result.is_proposal:
+                judged = self._publisher.judged
+                facts = decide_proposal_past_barrier(session, result, judged, has_waited=True)
+            else:
+                ended = session.ended_task(task_id)
+                facts = decide_late(result, unknown_task(result) if ended is None else ended, self._rules)
             self._apply(session, facts, result.as_batch(), 0, _NOTHING)
 
     def _set_timers(self, session: Session) -> None:
@@ -745,7 +767,7 @@ class Partition:
         for session_id, raw in self._idle:
             is_unchanged = not self.store.is_changed(session_id) and self.store.raw(session_id) == raw
             if is_unchanged and self.store.kept_of(session_id) is None:  # a result waits for the facets, too
-                self._apply(self.store.session(session_id), [SessionForgotten([])], None, 0, _NOTHING)
+                self._apply(self.store.session(session_id), [SessionForgotten([], b"")], None, 0, _NOTHING)
         self._idle = []
 
 

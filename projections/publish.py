@@ -9,6 +9,7 @@ from zlib import crc32
 
 from mypy_extensions import mypyc_attr
 
+from projections.dispatched import dispatched_fields
 from projections.ended import EndedTask
 from projections.expectation import contradicted, expected_values, is_unknown
 from projections.facts import (
@@ -280,6 +281,8 @@ class Publisher:
             facet = facets.get(name)
             snapshot[name] = stated if facet is None or is_unknown(facet) else facet.value
         members = f'"new_task_id":{quoted(fact.new_task_id)},"attempt":{fact.attempt},"snapshot":{json_of(snapshot)}'
+        dispatch = {"type": "task.dispatched", "task_id": fact.task_id, **dispatched_fields(task)}
+        members = f'{members},"dispatch":{json_of(dispatch)}'
         if task.work is not None and task.work.checkpoint is not None:
             members = f'{members},"checkpoint":{_checkpoint_json(task)}'
         return self._command("task.redispatch", session, fact.task_id, task, members)

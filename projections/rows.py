@@ -113,6 +113,8 @@ class Policy(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 DEFAULT_POLICY: Final = Policy()
 
+NOTHING_KEPT: Final = msgspec.Raw(b"null")
+
 
 class Wait(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """A result that has arrived and cannot be decided yet.
@@ -151,6 +153,23 @@ class ResultDigests(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
     identity: str
     content: str
+
+
+class Lineage(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Of a commanded attempt: the first task that it repeats, and where its dispatch stands among others."""
+
+    first: str
+    timestamp: int
+    offset: int
+    is_cold: bool = False
+
+
+class NextAttempt(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """The attempt that was commanded after a task: its number, and whether it was cancelled before its dispatch."""
+
+    lineage: Lineage
+    attempt: int
+    is_revoked: bool = False
 
 
 class Task(msgspec.Struct, array_like=True, gc=False):
@@ -196,6 +215,20 @@ class Task(msgspec.Struct, array_like=True, gc=False):
     position: int = 0
     """Its place among the open tasks of a session whose tasks have records of their own."""
 
+    # By what events are known that come again, see `recent_ids`
+    step_ids: bytes = b""
+    heartbeat_ids: bytes = b""
+    """Kept if the dispatch limits the silence."""
+
+    # What the dispatch said, where the rest of the task does not tell, see `dispatched`
+    snapshot: dict[str, str | None] | None = None
+    """`expected` as it was dispatched, once it is something else."""
+    depends_on: list[str] = []
+
+    # The attempt it is, and the one that was commanded after it, see `attempts`
+    lineage: Lineage | None = None
+    commanded: int = 0
+
 
 class DispatchOrder(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """Where a dispatch stands among others."""
@@ -206,10 +239,18 @@ class DispatchOrder(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class EffectAnswer(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """The answer given under an idempotency key. `members` are its JSON members, without the differences."""
+    """What an idempotency key belongs to, and whether that was ever cleared.
+
+    `members`: where and when it was cleared first, as the JSON of `judged`; empty if it was not. Rows without an
+    `effect` have the JSON members of the whole answer.
+    """
 
     cleared: bool
     members: str
+    owner: str = ""
+    """Id of the task, or of the first one that its attempts repeat."""
+    effect: str = ""
+    fingerprint: str | None = None
 
 
 class Replaced(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -247,6 +288,8 @@ class SessionRow(msgspec.Struct, array_like=True, gc=False):
     replaced: list[Replaced] = []
     """Values that facets had before, in the order of their changes: a dispatch that has not been folded may have been
     sent before the change. One without a name says until when values have been forgotten."""
+    context_ids: bytes = b""
+    """The last context events, see `recent_ids`. They outlive an erasure: it may come again, too."""
 
 
 class RowHead(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -295,3 +338,5 @@ class EndedLine(msgspec.Struct, array_like=True, gc=False, frozen=True):
     work: msgspec.Raw
     acknowledged: str | None = None
     detail: str | None = None
+    dispatch: msgspec.Raw = NOTHING_KEPT
+    next: NextAttempt | None = None

@@ -12,6 +12,7 @@ from projections.ended import EndedTask
 from projections.expectation import is_unknown
 from projections.facets import Facets
 from projections.rows import KNOWN, UNKNOWN, UNSEEN, DispatchOrder, ResultDigests, SessionRow, Task
+from projections.slot_order import is_older, order_of
 from projections.task_index import TaskIndex
 from projections.text import quoted
 from projections.timers import awaits_both_lanes, due_ms
@@ -24,7 +25,7 @@ open: an event then rewrites only those that it changes."""
 
 
 class Parked:
-    """Results of one task whose dispatch has not been folded."""
+    """Results and proposed effects of one task whose dispatch has not been folded."""
 
     def __init__(self) -> None:
         self.results: list[Arrived] = []
@@ -40,9 +41,11 @@ class Parked:
         return parked
 
     def add(self, result: Arrived) -> None:
-        """Keep one more result."""
-        digests = result.digests
+        """Keep one more result, or a proposed effect, which may come as often as it likes."""
         self.results.append(result)
+        if result.is_proposal:
+            return
+        digests = result.digests
         self._contents[digests.content] = digests.identity
         self._identities[digests.identity] = digests.content
 
@@ -76,7 +79,9 @@ class Session:
         """The open tasks, in the order in which their dispatches were folded."""
         self.size_estimate = row.size_estimate
         self.last_event_at = row.last_event_at
-        """These two stand in the row only once it is to be written: reading a native attribute is ten times cheaper."""
+        self.context_ids = row.context_ids
+        """These three stand in the row only once it is to be written: reading a native attribute is ten times
+        cheaper."""
         self.replaced = row.replaced
         """Values that facets had before."""
         self.ended = b""
@@ -135,6 +140,7 @@ class Session:
         row = self.row
         row.size_estimate = self.size_estimate
         row.last_event_at = self.last_event_at
+        row.context_ids = self.context_ids
         row.open_tasks = len(self.tasks)
         row.replaced = self.replaced
         return row
@@ -284,12 +290,22 @@ class Session:
         ]
 
     def first_older_in_slot(self, task_id: str, slot: str, order: DispatchOrder) -> str | None:
-        """The first of the open tasks of the slot that were dispatched before."""
-        index = self.index
-        older = (
-            self.older_in_slot(task_id, slot, order) if index is None else index.first_older(self.tasks, slot, order)
-        )
-        return older[0] if older else None
+        """An open task of the slot that was dispatched before; None if there is none.
+
+        Of the same lane the first in the log, or of the other lane any, whichever was folded first.
+        """
+        tasks, index = self.tasks, self.index
+        if index is not None:
+            found = index.first_older(tasks, slot, order)
+            return found[0] if found else None
+        first: str | None = None
+        least = 0
+        older = self.older_in_slot(task_id, slot, order)
+        for each in older:
+            of_each = order_of(tasks[each])
+            if of_each.is_cold == order.is_cold and (first is None or (of_each.offset, each) < (least, first)):
+                first, least = each, of_each.offset
+        return next((each for each in older if each == first or order_of(tasks[each]).is_cold != order.is_cold), None)
 
     def newer_on_other_lane(self, slot: str, order: DispatchOrder) -> list[str]:
         """Open tasks of the slot and the other lane that were dispatched after."""
@@ -298,8 +314,18 @@ class Session:
         return [
             task_id
             for task_id, task in self.tasks.items()
-            if task.slot == slot and task.is_cold != order.is_cold and is_older(order, order_of(task))
+            if task.slot == slot and order_of(task).is_cold != order.is_cold and is_older(order, order_of(task))
         ]
+
+    def has_newer_interrupting(self, slot: str, order: DispatchOrder) -> bool:
+        """Whether an open task of the slot was dispatched after, and stops the older ones."""
+        tasks, index = self.tasks, self.index
+        for task_id in tasks if index is None else index.in_slot(slot):
+            task = tasks[task_id]
+            is_interrupting = task.slot == slot and task.policy is not None and task.policy.on_newer == "interrupt"
+            if is_interrupting and is_older(order, order_of(task)):
+                return True
+        return False
 
     def oldest_in_slot(self, slot: str) -> list[str]:
         """Open tasks of the slot, with those among them that no other was dispatched before."""
@@ -332,22 +358,3 @@ class Session:
             if other.slot == slot and other_id != task_id and is_older(order_of(other), order):
                 return True
         return False
-
-
-def order_of(task: Task) -> DispatchOrder:
-    """Where the task's dispatch stands among others."""
-    return DispatchOrder(task.dispatched_at, task.offset, task.is_cold)
-
-
-def is_older(one: DispatchOrder, other: DispatchOrder) -> bool:
-    """Whether the one dispatch came before the other: in the log of their lane; between lanes, by the broker's time.
-
-    Not by time within a lane: a broker's clock may be set back, and another leader has another clock.
-    """
-    if one.is_cold == other.is_cold:
-        return one.offset < other.offset
-    if one.timestamp != other.timestamp:
-        return one.timestamp < other.timestamp
-    if one.offset != other.offset:
-        return one.offset < other.offset
-    return other.is_cold

@@ -42,8 +42,16 @@ def state_own_reads(facets: Facets, task: Task, reads: dict[str, str | None], ti
     for name, value in reads.items():
         if scope is not None and scope.below:
             state(task, ITSELF, name, value)
-        task.expected[name] = value
+        expect(task, name, value)
         restale(facets, task, name, timestamp)
+
+
+def expect(task: Task, name: str, value: str | None) -> None:
+    """Set what the task expects of a facet. What its dispatch said is kept when that is the first thing it changes."""
+    expected = task.expected
+    if task.snapshot is None and (name not in expected or expected[name] != value):
+        task.snapshot = dict(expected)
+    expected[name] = value
 
 
 def state(task: Task, reader_id: str, name: str, value: str | None) -> None:

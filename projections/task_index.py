@@ -9,7 +9,11 @@ from typing import Final
 
 from projections.due_queue import DueQueue
 from projections.rows import DispatchOrder, Task
+from projections.slot_order import order_of
 from projections.timers import MAX_WALK, Due, awaits_both_lanes, due_ms, lanes_of
+
+MAX_ATTEMPTS: Final = 17
+"""Of one task, which stand in one place: `max_redispatches` is at most 16."""
 
 _LAST: Final = "\U0010ffff"
 
@@ -23,8 +27,9 @@ class SlotTasks:
 
     def add(self, task_id: str, task: Task) -> None:
         """One more task."""
-        insort(self.by_offset[task.is_cold], (task.offset, task_id))
-        insort(self.by_time[task.is_cold], (task.dispatched_at, task.offset, task_id))
+        order = order_of(task)
+        insort(self.by_offset[order.is_cold], (order.offset, task_id))
+        insort(self.by_time[order.is_cold], (order.timestamp, order.offset, task_id))
 
     @property
     def is_empty(self) -> bool:
@@ -33,9 +38,10 @@ class SlotTasks:
 
     def remove(self, task_id: str, task: Task) -> None:
         """The task is not open any more."""
-        in_log, in_time = self.by_offset[task.is_cold], self.by_time[task.is_cold]
-        del in_log[bisect_left(in_log, (task.offset, task_id))]
-        del in_time[bisect_left(in_time, (task.dispatched_at, task.offset, task_id))]
+        order = order_of(task)
+        in_log, in_time = self.by_offset[order.is_cold], self.by_time[order.is_cold]
+        del in_log[bisect_left(in_log, (order.offset, task_id))]
+        del in_time[bisect_left(in_time, (order.timestamp, order.offset, task_id))]
 
     def older(self, order: DispatchOrder) -> list[str]:
         """The tasks that were dispatched before."""
@@ -60,8 +66,9 @@ class SlotTasks:
         return bool(in_log and in_log[0][0] < order.offset) or self._place_in_time(order) > 0
 
     def oldest(self) -> list[str]:
-        """The first task of each lane: no other can have nothing before it."""
-        return [log[0][1] for log in self.by_offset.values() if log]
+        """The first task of each lane, with attempts in the same place: no other can have nothing before it."""
+        logs = self.by_offset.values()
+        return [task_id for log in logs for offset, task_id in log[:MAX_ATTEMPTS] if offset == log[0][0]]
 
     def _place_in_time(self, order: DispatchOrder) -> int:
         """Among the tasks of the other lane. Of two with the same time and offset, the hot lane's is older."""
@@ -199,6 +206,11 @@ class TaskIndex:
         """Whether a task of the slot was dispatched before."""
         found = self.slots.get(slot)
         return found is not None and found.has_older(order)
+
+    def in_slot(self, slot: str) -> list[str]:
+        """Every open task of the slot."""
+        found = self.slots.get(slot)
+        return [] if found is None else [each[1] for log in found.by_offset.values() for each in log]
 
     def dues(self) -> Due:
         """When the first task falls due, see `timers.Due`."""

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Union
 
 import msgspec
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter
 
 from schemas.envelope import Headers, completed_from_headers
 from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS, TaskDispatched
+from schemas.explain import explained
 from schemas.limits import UNBOUNDED_BYTES, exceeded
-from schemas.topics import Role
+from schemas.topics import DEFAULT_PREFIX, Role
 from schemas.wire import decoder, struct_of
 
 _MODELS: Final[dict[str, tuple[type[BaseModel], ...]]] = {
@@ -130,13 +131,15 @@ class Decoder:
     Events have the attributes of the models in `schemas.events`.
     """
 
-    def __init__(self, role: Role) -> None:
+    def __init__(self, role: Role, prefix: str = DEFAULT_PREFIX) -> None:
+        """`prefix` of the topics, to name them where a record is on the wrong one."""
         models = _MODELS[role.split(".", maxsplit=1)[0]]
         self.session_id = ""
         """Of the event that was decoded last: reading it of the event costs ten times as much."""
         self._decode: Any = decoder(models).decode
         self._has_parts = models is RESULT_EVENTS
         self._explain: TypeAdapter[Any] = TypeAdapter(_told_apart(models))
+        self._prefix = prefix
 
     def decode(self, batch: Batch, refusals: list[Refusal]) -> list[Any]:
         """The event of each record; None for what is not an event, which is added to `refusals`. Raises nothing."""
@@ -175,7 +178,8 @@ class Decoder:
     def _refused(self, batch: Batch, index: int, error: Exception, refusals: list[Refusal]) -> Any:
         value = batch.values[index]
         if value is None:
-            refusals.append(Refusal(batch, index, "empty_value", "a record without a value is not an event"))
+            detail = "value: there is none; write one JSON object (session.erased removes a session)"
+            refusals.append(Refusal(batch, index, "empty_value", detail))
             return None
         completed = completed_from_headers(value, batch.headers[index])
         if completed is not None:
@@ -189,7 +193,8 @@ class Decoder:
                     return event
                 refusals.append(Refusal(batch, index, "invalid_event", problem))
                 return None
-        refusals.append(Refusal(batch, index, "invalid_event", self._explained(value, error)[:MAX_DETAIL]))
+        detail = explained(value, error, self._explain, batch.role, self._prefix)
+        refusals.append(Refusal(batch, index, "invalid_event", detail[:MAX_DETAIL]))
         return None
 
     def event_of(self, value: bytes, headers: Headers) -> Any:
@@ -201,18 +206,6 @@ class Decoder:
             if completed is None:
                 raise
             return self._decode(completed)
-
-    def _explained(self, value: bytes, error: Exception) -> str:
-        """Every problem of the record, as pydantic tells them; of a large one the first, as the decoder names it."""
-        if len(value) > MAX_EXPLAINED_BYTES:
-            return str(error)
-        try:
-            self._explain.validate_json(value)
-        except ValidationError as told:
-            problems = told.errors(include_url=False, include_input=False, include_context=False)
-            lines = [f"{'.'.join(map(str, each['loc'])) or 'event'}: {each['msg']}" for each in problems[:5]]
-            return "; ".join([*lines, *([f"and {len(problems) - 5} more"] if len(problems) > 5 else [])])
-        return str(error)
 
 
 def _told_apart(models: tuple[type[BaseModel], ...]) -> Any:

@@ -188,9 +188,13 @@ class TaskEffectProposed(Event):
     task_id: Name
     """The task proposing it."""
     idempotency_key: Name
-    """One answer per key in the session."""
+    """Belongs to one effect of one task and its attempts in the session."""
     effect: Name
     """What would be done."""
+    fingerprint: Name | None = None
+    """By what the effect is known whatever its key: a digest of payee and amount, for example."""
+    allow_duplicate: bool = False
+    """True: it is meant that an effect with this fingerprint was cleared under another key."""
     reads: Facets = {}
     """What the agent looked at for this effect."""
 

@@ -86,6 +86,8 @@ Reason = Literal[
     "slot_taken",
     "session_full",
     "unsupported",
+    "key_conflict",
+    "duplicate_effect",
 ]
 """Why a part, a result or a task was decided as it was. `fresh` is the reason of an unmarked delivery."""
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from schemas.events import Event
 from schemas.fields import (
@@ -252,8 +252,34 @@ class TaskRedispatch(TaskEcho):
     """2 for the second attempt."""
     snapshot: AllFacets
     """The current values of the facets the task depends on."""
+    dispatch: dict[str, JsonValue] = {}
+    """The dispatch of the task to be repeated, without its envelope and without fields that have their defaults."""
     checkpoint: Checkpoint | None = None
     """Where the last attempt had got to."""
+
+
+class ProposalIdentity(Model):
+    """Which proposed effect was answered."""
+
+    source: Name
+    """Its `source`."""
+    event_id: Name
+    """Its `event_id`."""
+    offset: int
+    """Its offset on the steps topic of its lane, in the session's partition."""
+    at: Instant
+    """The broker's timestamp of it."""
+
+
+class OtherEffect(Model):
+    """The effect that a proposal is in conflict with."""
+
+    idempotency_key: Name
+    """Its key."""
+    task_id: Name | None = None
+    """The task that proposed it, or the first task that this one repeats."""
+    effect: Name
+    """What was proposed."""
 
 
 class EffectCleared(TaskEcho):
@@ -264,6 +290,12 @@ class EffectCleared(TaskEcho):
     """The key proposed."""
     effect: Name
     """What was proposed."""
+    proposal: ProposalIdentity | None = None
+    """The proposal that is answered."""
+    repeat: bool = False
+    """True: it had been cleared under this key before, so it may have happened already."""
+    first_cleared: Judged | None = None
+    """Where the logs stood when it was cleared first, if this is a repeat."""
     judged: Judged
     """Where the logs stood."""
 
@@ -276,8 +308,14 @@ class EffectRefused(TaskEcho):
     """The key proposed."""
     effect: Name
     """What was proposed."""
+    proposal: ProposalIdentity | None = None
+    """The proposal that is answered."""
     reason: Reason
     """Why."""
+    first_cleared: Judged | None = None
+    """Where the logs stood when it was cleared under this key before: it may have happened, so ask the payee."""
+    conflicts_with: OtherEffect | None = None
+    """What the key belongs to (`key_conflict`), or the effect with the same fingerprint (`duplicate_effect`)."""
     differences: list[Difference] = []
     """The facets that differ, at most 32."""
     judged: Judged

@@ -10,7 +10,7 @@ from aiokafka import TopicPartition
 
 from projections.changes import Changes
 from schemas.decode import Batch, Decoder, Refusal
-from schemas.envelope import FORWARDED_FROM
+from schemas.envelope import FORWARDED_FROM, producers_headers
 from schemas.topics import Role, topics
 from streams.batches import (
     NO_HEADERS,
@@ -75,7 +75,7 @@ class Stager:
         """Add a dead letter. What its topic does not take is left out, and a header says so."""
         key, value = refusal.batch.keys[refusal.index], refusal.batch.values[refusal.index]
         said = dead_letter_headers(self._config, refusal)
-        own, limit = refusal.batch.headers[refusal.index], self._limits["dlq"]
+        own, limit = producers_headers(refusal.batch.headers[refusal.index]), self._limits["dlq"]
         headers = [*own, *said]
         if excess(key, value, headers, limit):
             headers = [(LEFT_OUT, b"headers"), *said]
@@ -107,7 +107,10 @@ class Stager:
         writer = writers.get(home)
         if writer is None:
             writer = writers[home] = BatchWriter(UNTOUCHED)
-        key, headers = session_id.encode(), [*batch.headers[index], (FORWARDED_FROM, origin.encode())]
+        key, headers = (
+            session_id.encode(),
+            [*producers_headers(batch.headers[index]), (FORWARDED_FROM, origin.encode())],
+        )
         too_much = excess(key, batch.values[index], headers, self._limits[batch.role])
         if not too_much:
             writer.add(key, batch.values[index], header_block(headers))

@@ -38,6 +38,7 @@ def engine_config(settings: Settings) -> EngineConfig:
         instance_id=settings.instance_id,
         rules=Rules(
             source=settings.group_id,
+            topic_prefix=settings.topic_prefix,
             unknown_task_grace_ms=int(settings.unknown_task_grace_seconds * 1000),
             ended_task_retention_ms=int(settings.ended_task_retention_seconds * 1000),
             ended_tasks_per_session=settings.ended_tasks_per_session,

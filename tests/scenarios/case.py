@@ -72,7 +72,8 @@ Step = Said | Together | Later | Away
 class Case:
     """`told`: for each task the lines that the gate tells of it, in order. `says`: outputs with at least these fields.
 
-    `refused`: error codes in the dead-letter topic. `forgotten`: nothing is left of the session in the end.
+    `refused`: error codes in the dead-letter topic. `forgotten`: nothing is left of the session in the
+    end, but for identities of its last context events.
     `clock_only`: why a broker cannot run it, as its clock cannot be set.
     """
 

@@ -215,7 +215,7 @@ def _policies(kinds: Kinds) -> list[tuple[str, Any]]:
         ("metadata", {"tasks": {}}),
     ]
     if kinds.waits:
-        policies += [("on_stale", "hold"), ("on_stale", "redispatch"), ("when_absent", "hold")]
+        policies += [("on_stale", "hold"), ("on_stale", "redispatch"), ("when_absent", "hold"), ("max_redispatches", 3)]
     if kinds.depends_on:
         policies += [("depends_on", [name]) for name in ("doc/1", "conversation")]
     if kinds.scopes:

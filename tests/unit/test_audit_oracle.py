@@ -148,6 +148,8 @@ class World:
         """The answer to a proposed effect, at the logs' present ends."""
         body = proposed.body
         fields = {name: body[name] for name in ("task_id", "idempotency_key", "effect")}
+        named = {"source": body["source"], "event_id": body["event_id"], "offset": proposed.offset, "at": self.time}
+        more = {"proposal": named, **more}
         if reason is not None:
             more = {"reason": reason, **more}
         type_ = "effect.cleared" if reason is None else "effect.refused"
@@ -951,17 +953,31 @@ def effects() -> World:
     w.context({"doc": "1", "list": "a"})
     w.dispatch(snapshot={"doc": "1"})
     w.running()
-    w.answer(w.propose("fine"))
+    first = w.answer(w.propose("fine")).body["judged"]
+    w.answer(w.propose("fine"), repeat=True, first_cleared=first)
     by = w.context({"doc": "2"})
     w.answer(w.propose("stale"), "stale", differences=[difference("doc", "1", "2", by)])
-    again = w.topics["commands", 0][0]
-    w.propose("fine")
-    w.append("commands", again.key, again.value)
     w.context({"session": "closed"})
     w.answer(w.propose("closed"), "session_closed")
     w.withheld(w.result(), "session_closed")
     w.answer(w.propose("late"), "late")
     w.answer(w.propose("nobody", "t-9"), "unknown_task")
+    return w
+
+
+def effect_keys() -> World:
+    """A key belongs to one effect of one task; a fingerprint to one effect."""
+    w = World()
+    for task in (T, "t-2"):
+        w.dispatch(task)
+        w.running(task)
+    first = w.answer(w.propose("k", fingerprint="f")).body["judged"]
+    other = {"idempotency_key": "k", "task_id": T, "effect": "pay"}
+    w.answer(w.propose("k", "t-2"), "key_conflict", conflicts_with=other)
+    w.answer(w.propose("k2", fingerprint="f"), "duplicate_effect", conflicts_with=other)
+    w.cancel()
+    w.stopped("cancelled", "cancelled")
+    w.answer(w.propose("k"), "cancelled", first_cleared=first)
     return w
 
 
@@ -1075,6 +1091,7 @@ CLEAN: list[tuple[Callable[[], World], dict[tuple[str, str], int]]] = [
     (redispatched_no_more, {("withheld", "stale"): 1}),
     (acknowledged, {("delivered", "fresh"): 1}),
     (effects, {("withheld", "session_closed"): 1}),
+    (effect_keys, {}),
     (effect_read, {("withheld", "stale"): 1}),
     (effect_without_room, {("delivered", "fresh"): 1}),
     (effect_read_after_erasure, {("delivered", "fresh"): 1}),
@@ -1285,17 +1302,12 @@ def _parent_first(w: World) -> None:
 
 
 def _answered_otherwise(w: World) -> None:
-    body = w.topics["commands", 0][0].body
-    w.propose("fine")
-    w.put(
-        "commands",
-        "effect.refused",
-        task_id=T,
-        idempotency_key="fine",
-        effect="pay",
-        reason="stale",
-        judged=body["judged"],
-    )
+    """What was cleared again is not marked as a repeat."""
+
+    def unmarked(body: dict[str, Any]) -> None:
+        del body["repeat"], body["first_cleared"]
+
+    w.edit("commands", unmarked, 1)
 
 
 def _clear(key: str) -> Callable[[World], None]:
@@ -1314,7 +1326,7 @@ def _refuse(key: str, reason: str) -> Callable[[World], None]:
         log = w.topics["commands", 0]
         for index, rec in enumerate(log):
             body = {**rec.body, "type": "effect.refused", "reason": reason}
-            if body["idempotency_key"] == key:
+            if body.get("idempotency_key") == key:
                 log[index] = replace(rec, value=orjson.dumps(body))
 
     return change
@@ -1424,6 +1436,17 @@ CORRUPTIONS: list[tuple[str, Callable[[], World], Callable[[World], object]]] = 
     ("verdict_twice", held_then_released, lambda w: _repeat(w, "delivered")),
     ("effect_answered_twice", effects, lambda w: _repeat(w, "commands")),
     ("effect_answered_differently", effects, _answered_otherwise),
+    ("effect_answered_differently", effect_keys, lambda w: w.edit("commands", lambda b: b.pop("first_cleared"), -1)),
+    (
+        "effect_answered_differently",
+        effect_keys,
+        lambda w: w.edit("commands", lambda b: b["conflicts_with"].update(effect="book"), 1),
+    ),
+    ("effect_reason_wrong", effect_keys, lambda w: w.edit("commands", lambda b: b.update(reason="stale"), 1)),
+    ("effect_cleared_stale", effect_keys, lambda w: w.edit("commands", lambda b: b.update(type="effect.cleared"), 1)),
+    ("effect_cleared_stale", effect_keys, lambda w: w.edit("commands", lambda b: b.update(type="effect.cleared"), 2)),
+    ("effect_refused_fresh", effect_keys, _refuse("k", "key_conflict")),
+    ("effect_refused_fresh", effects, _refuse("fine", "duplicate_effect")),
     ("two_dispositions", cancelled, lambda w: w.ended("delivered")),
     ("event_id_twice", fresh, lambda w: w.topics["tasks", 0].append(replace(w.topics["tasks", 0][-1], offset=9))),
     ("verdict_twice", fresh, lambda w: _repeat(w, "delivered")),

@@ -135,7 +135,9 @@ class Story:
             MODELS[body["type"]].model_validate_json(output.value)
             self.outputs.append({"topic": topic, **body})
         for refusal in changes.refusals:
-            self.outputs.append({"topic": topic_name("dlq"), "tidegate_error": refusal.error})
+            self.outputs.append(
+                {"topic": topic_name("dlq"), "tidegate_error": refusal.error, "tidegate_error_detail": refusal.detail}
+            )
 
 
 def told(example: Example) -> list[dict[str, Any]]:

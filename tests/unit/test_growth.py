@@ -529,7 +529,7 @@ def test_heartbeats_leave_no_garbage_behind() -> None:
         feed.session = f"s{number}"
         feed.dispatched("t", heartbeat_timeout_seconds=86_000)
     beat(feed, rounds=20)  # until caches are full
-    assert allocated_bytes(lambda: beat(feed, rounds=10)) < 50_000
+    assert allocated_bytes(lambda: beat(feed, rounds=10)) < 80_000  # 17,000 of them are identities of heartbeats
 
 
 def beat(feed: Feed, *, rounds: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 
@@ -12,6 +13,7 @@ from projections import store
 from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.records import row_to_bytes
+from projections.rows import new_row
 from projections.rules import Rules
 from schemas.decode import Batch
 from schemas.envelope import FORWARDED_FROM, Headers
@@ -126,12 +128,17 @@ def test_erasing_leaves_nothing_and_says_so() -> None:
     changes = feed.changes[-1]
     tombstones = [orjson.loads(output.key)[1] for output in changes.outputs if output.value is None]
     assert sorted(tombstones) == ["holding", "open", "over"]
-    assert all(value is None for value in changes.rows.values())
+    assert [key for key, value in changes.rows.items() if value is not None] == [b"ss"]
     for compacted in (False, True):
         feed.restart(compacted=compacted)
         kept = feed.partition.store
-        assert (kept.session_count, kept.waiting_count) == (0, 0)
-        assert (kept.row_bytes, kept.ended_bytes, kept.waiting_bytes) == (0, 0, 0)
+        assert (kept.session_count, kept.waiting_count) == (1, 0)
+        assert feed.row == msgspec.structs.replace(
+            new_row(), last_event_at=feed.row.last_event_at, context_ids=feed.row.context_ids
+        )
+        assert len(feed.row.context_ids) == 2 * 8
+        assert kept.row_bytes < 64
+        assert (kept.ended_bytes, kept.waiting_bytes) == (0, 0)
         assert feed.partition.next_due_ms() is None
 
 

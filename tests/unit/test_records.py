@@ -32,6 +32,7 @@ from projections.rows import (
     DispatchOrder,
     EffectAnswer,
     Facet,
+    Lineage,
     OwnChange,
     Policy,
     ResultDigests,
@@ -74,6 +75,12 @@ FULL_TASK = Task(
     [ResultDigests("i", "c")],
     '"acknowledged":"shown"',
     7,
+    b"step-ids",
+    b"beat-ids",
+    {"a": None},
+    ["a", "never seen"],
+    Lineage("t", START_MS, 3, is_cold=True),
+    3,
 )
 
 
@@ -88,6 +95,7 @@ def full_row() -> SessionRow:
     row.cancels["c"] = START_MS
     row.effects["k"] = EffectAnswer(True, '"a":1')
     row.forwarded = ["identity"]
+    row.context_ids = b"context1"
     return row
 
 

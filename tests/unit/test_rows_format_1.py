@@ -51,7 +51,30 @@ def test_restored_rows_of_format_1_give_the_outcome_that_was_looked_at(
 ) -> None:
     feed = restored(story, compacted=compacted)
     go_on(feed, story["then"])
-    assert orjson.loads(orjson.dumps(outcome_of(feed.changes))) == story["outcome"]
+    assert as_before(orjson.loads(orjson.dumps(outcome_of(feed.changes)))) == as_before(story["outcome"])
+
+
+def as_before(transactions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same without what is new: refusals in other words, and what a command says of the dispatch."""
+    return [
+        {
+            **each,
+            "refusals": [refusal[:3] for refusal in each["refusals"]],
+            "duplicates": {kind: n for kind, n in each["duplicates"].items() if kind != "task.effect_proposed"},
+            "outputs": [without_dispatch(output) for output in each["outputs"]],
+        }
+        for each in transactions
+    ]
+
+
+def without_dispatch(output: list[Any]) -> list[Any]:
+    """An output without what a command says of the dispatch, and of an effect only that it was answered."""
+    topic, key, body, headers = output
+    if body is None:
+        return output
+    if body["type"].startswith("effect."):
+        return [topic, key, {"effect": body["idempotency_key"]}, headers]
+    return [topic, key, {name: value for name, value in body.items() if name != "dispatch"}, headers]
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story["story"])
@@ -66,7 +89,7 @@ def test_so_do_the_rows_that_this_version_writes_from_them(story: dict[str, Any]
 
 def final(transactions: list[dict[str, Any]]) -> list[Any]:
     """All outputs except the statuses of open tasks, whose number depends on the transactions."""
-    outputs = [output for each in transactions for output in each["outputs"]]
+    outputs = [without_dispatch(output) for each in transactions for output in each["outputs"]]
     ended = [each for each in outputs if each[0] != "tasks" or each[2] is None or each[2]["status"] == "ended"]
     return sorted(orjson.loads(orjson.dumps(ended)), key=lambda each: each[:2])
 

@@ -159,6 +159,13 @@ class Case:
         return self.status.dispositions[-1] if self.status is not None and self.status.dispositions else None
 
     @property
+    def reason_of_end(self) -> str:
+        """The reason that a proposed effect is refused for once the task has ended."""
+        if self.status is not None and self.disposition in ("cancelled", "expired", "rejected"):
+            return self.status.reason or ""
+        return "late"
+
+    @property
     def is_open(self) -> bool:
         """Whether the task's status says that it has not ended."""
         return self.status is not None and self.status.seen and self.disposition is None

@@ -8,6 +8,7 @@ from schemas.topics import INPUT_ROLES
 from tidegate.audit.case import Case, Terms, families
 from tidegate.audit.collect import PartitionLogs
 from tidegate.audit.effects import EffectsCheck
+from tidegate.audit.lineage import link_attempts
 from tidegate.audit.tasks import check_task, match
 
 
@@ -30,6 +31,7 @@ class PartitionCheck:
             for told in (session.stops, session.redispatches):
                 for task_id in told.keys() - names:
                     self._unfounded(session_id, task_id)
+            link_attempts(session)
             cases = {name: Case(self.logs, self.terms, self.counts, session_id, name) for name in sorted(names)}
             families(cases)
             for case in cases.values():

@@ -20,7 +20,8 @@ from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS, Event
 from schemas.fields import MAX_METADATA_BYTES
 from schemas.topics import INPUT_ROLES, Role, topics
 from tidegate.audit.findings import Example, Findings
-from tidegate.audit.logs import NEVER, Bounds, Clock, ContextEvent, Facet, Session, Status, Value
+from tidegate.audit.json_equality import load
+from tidegate.audit.logs import NEVER, Bounds, Clock, ContextEvent, Facet, Recent, Session, Status, Value
 from tidegate.audit.parse import (
     Record,
     answer_of,
@@ -167,6 +168,9 @@ class PartitionLogs:
             self.counts["forwarded_again"] += 1
             return
         session.heard_at(record.timestamp)
+        if role == "context" and session.recent.is_repeat(body["source"], body["event_id"]):
+            self.counts["repeated"] += 1
+            return
         if not self._takers[body["type"]](role, record, body, session):
             self._unaccounted(role, offset, f"{body['type']} cannot be folded", handled=handled)
 
@@ -180,7 +184,7 @@ class PartitionLogs:
         if value is None:
             return None
         try:
-            body = orjson.loads(value)
+            body = load(value) if role.startswith("results") else orjson.loads(value)
             if (
                 body["type"] in self._types[role]
                 and type(body["source"]) is str
@@ -204,7 +208,7 @@ class PartitionLogs:
             adapter = self._adapters[role] = TypeAdapter(union)
         body = completed(record)
         try:
-            adapter.validate_json(orjson.dumps(body))
+            adapter.validate_json(orjson.dumps(body, default=_as_zero, option=orjson.OPT_PASSTHROUGH_SUBCLASS))
         except ValidationError:
             return None
         return body if record.key is None or record.key == body["session_id"].encode() else None
@@ -249,7 +253,24 @@ class PartitionLogs:
         task_id = body.get("task_id")
         if type(task_id) is not str:
             return False
-        self._sign(session, task_id, role, record)
+        if not self._is_repeated(session, task_id, role, body, "heartbeats"):
+            self._sign(session, task_id, role, record)
+        return True
+
+    def _is_repeated(self, session: Session, task_id: str, role: Role, body: dict[str, Any], what: str) -> bool:
+        """Whether a step or heartbeat is one of the last ones of its task again. Before the dispatch there are none.
+
+        Of a step on the other lane's topic the order is not known.
+        """
+        task = session.tasks.get(task_id)
+        if task is None or task.role != role:
+            return False
+        recent = task.recent.get(what)
+        if recent is None:
+            recent = task.recent[what] = Recent()
+        if not recent.is_repeat(body["source"], body["event_id"]):
+            return False
+        self.counts["repeated"] += 1
         return True
 
     def _sign(self, session: Session, task_id: str, role: Role, record: Record) -> None:
@@ -330,6 +351,8 @@ class PartitionLogs:
         )
         if type(task_id) is not str or type(status) is not str or type(step_id) is not str:
             return False
+        if self._is_repeated(session, task_id, role, body, "steps"):
+            return True
         session.steps.setdefault(task_id, set()).add((step_id, status))
         self._sign(session, task_id, role, record)
         if reads:
@@ -374,13 +397,18 @@ class PartitionLogs:
         if event is None:
             return
         misplaced = event["type"] == "task.dispatched" and not on_lane(role, event)
-        invalid = misplaced or _may_exceed(record.value or b"")
+        parts = [part["part_id"] for part in event.get("parts") or ()]
+        invalid = misplaced or len(set(parts)) < len(parts) or _may_exceed(record.value or b"")
         if refused.error == "unsupported" or (refused.error in ("invalid_event", "empty_value") and not invalid):
             self.note(
                 "dlq_unfounded", f"{where} is a valid event, but was refused as {refused.error}", "dlq", refused.offset
             )
         if event["type"] == "context.changed" and refused.error == "session_full":
-            self._context_changed(role, record, event, self.session(event["session_id"]))
+            session = self.session(event["session_id"])
+            session.recent.is_repeat(event["source"], event["event_id"])
+            self._context_changed(role, record, event, session)
+        if event["type"] == "task.step" and refused.error == "session_full":
+            self._is_repeated(self.session(event["session_id"]), event["task_id"], role, event, "steps")
         if event["type"] == "task.result":
             refused.result = (event["session_id"], event["task_id"], event["source"], event["event_id"])
             result = result_of(role, record, event) if refused.error in _FOR_WANT_OF_ROOM else None
@@ -430,7 +458,7 @@ class PartitionLogs:
 
     def _output(self, role: Role, record: Record) -> None:
         try:
-            body = orjson.loads(record.value or b"")
+            body = orjson.loads(record.value or b"") if role == "commands" else load(record.value or b"")
             session_id = body["session_id"]
             if role == "commands":
                 self._command(record, body, self.session(session_id))
@@ -447,7 +475,8 @@ class PartitionLogs:
     def _command(self, record: Record, body: dict[str, Any], session: Session) -> None:
         kind, task_id = body["type"], body["task_id"]
         if kind.startswith("effect."):
-            # A repeated answer is the same answer again, its id included.
+            if body.get("proposal"):
+                self._output_id("commands", record, body)
             session.answers.setdefault(body["idempotency_key"], []).append(answer_of(record, body))
             return
         self._output_id("commands", record, body)
@@ -469,6 +498,11 @@ class PartitionLogs:
             self.note("output_misplaced", f"belongs on partition {self._home(session_id)}", role, record.offset)
         elif record.key != key:
             self.note("output_misplaced", f"key {record.key!r}", role, record.offset)
+
+
+def _as_zero(_number: Any) -> int:
+    """Stands for a number that JSON libraries do not take: where the models allow a number, they allow any."""
+    return 0
 
 
 def _may_exceed(value: bytes) -> bool:

@@ -188,17 +188,22 @@ def _reads_of_effects(case: Case, here: Place | None) -> Iterator[Statement]:
             if proposal.task_id == case.task_id and proposal.reads:
                 yield Statement(case.task_id, task.offset, END, exactly(proposal.reads), is_certain=False)
         return
-    for key, answers in session.answers.items():
-        answer = answers[0]
-        if answer.task_id != case.task_id or answer.reason in ("late", "unknown_task"):
+    seen: set[tuple[str, str]] = set()
+    answers = sorted((each for several in session.answers.values() for each in several), key=lambda told: told.offset)
+    for answer in answers:
+        if answer.task_id != case.task_id or answer.reason in NOT_READ:
             continue
-        proposals = proposals_for(session.proposals.get(key, ()), answer)
+        proposals = proposals_for(session.proposals.get(answer.key, ()), answer)
         for proposal in proposals:
             if not proposal.reads:
                 continue
             reads = exactly(proposal.reads)
-            # Either there was no room for the reads, or what they name is unknown for want of room.
-            is_taken = answer.reason != "session_full"
+            # Either there was no room for the reads, or what they name is unknown for want of room. What comes again
+            # states nothing, and of some reasons it is not told whether the task had ended.
+            is_again = (proposal.source, proposal.event_id) in seen
+            seen.add((proposal.source, proposal.event_id))
+            is_taken = answer.reason is None or (answer.reason == "stale" and bool(answer.differences))
+            is_taken = (is_taken or answer.reason in ("session_closed", "request_archived")) and not is_again
             if is_taken and len(proposals) == 1 and proposal.role == task.role:
                 at, there = answer.steps_offset, Place(answer.context_offset, answer.steps_offset)
                 if here is None or not here.is_before(there):
@@ -208,9 +213,13 @@ def _reads_of_effects(case: Case, here: Place | None) -> Iterator[Statement]:
                 yield Statement(case.task_id, task.offset, END, reads, is_certain=False)
 
 
+NOT_READ: Final = ("late", "unknown_task", "cancelled", "key_conflict", "duplicate_effect")
+"""Reasons of answers to proposals whose reads certainly did not join what their task depends on."""
+
+
 def proposals_for(proposals: Iterable[Proposal], answer: Answer) -> list[Proposal]:
-    """The proposals that the first answer to a key may be about: of one lane, the first."""
-    about = [each for each in proposals if (each.task_id, each.effect) == (answer.task_id, answer.effect)]
+    """The proposals that an answer may be about: one, or of those of an older version the first of each lane."""
+    about = [each for each in proposals if answer.is_about(each)]
     return about[:1] if len({each.role for each in about}) == 1 else about
 
 

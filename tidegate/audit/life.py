@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from schemas.fields import MAX_NAME_BYTES
 from tidegate.audit.case import Case
+from tidegate.audit.lineage import attempt_of, cancels_of, due_command
 from tidegate.audit.logs import NEVER, Redispatch, Status, Task
 from tidegate.audit.oracle import policy_of
+from tidegate.audit.parse import digest_of_dispatch
 from tidegate.audit.room import may_be_unknown
 
 STOPS: Final[dict[str, tuple[str, ...]]] = {
@@ -82,7 +85,7 @@ def _why_not(case: Case, task: Task, status: Status) -> str | None:
     session, margin = case.session, case.terms.margin_ms
     ended_ms, reason = status.ended_ms, status.reason
     if reason == "cancelled":
-        asked = case.task_id in session.cancels or case.truncated("context")
+        asked = cancels_of(session, case.task_id) or case.truncated("context")
         return None if asked else "nobody asked for it"
     if reason == "superseded":
         newer = [each for each in case.rivals if _interrupts(each, task)]
@@ -208,7 +211,7 @@ def _is_above_itself(case: Case) -> bool:
 def _may_be_open_at(older: Case, task: Task) -> bool:
     """Whether the older task may have been open when the newer one's dispatch was folded."""
     other = older.task
-    if other is None or not other.is_older(task):
+    if other is None or not other.is_older(task) or not _came_before(other, task):
         return False
     status = older.status
     if older.disposition == "rejected" and status is not None and not _is_stopped(older, other, status):
@@ -222,12 +225,17 @@ def _may_be_open_at(older: Case, task: Task) -> bool:
 def _was_open_at(older: Case, task: Task) -> bool:
     """Whether the older task surely was open then."""
     other = older.task
-    if other is None or not other.is_older(task) or other.role != task.role:
+    if other is None or not other.is_older(task) or other.role != task.role or not _came_before(other, task):
         return False
     if older.unsettled or older.given_up:
         return False
     ended = older.ended_at
     return ended is not None and ended.steps_offset is not None and ended.steps_offset > task.offset
+
+
+def _came_before(one: Task, other: Task) -> bool:
+    """Whether its dispatch was folded before, as far as is known: an attempt stands before tasks dispatched earlier."""
+    return one.role != other.role or one.offset < other.offset
 
 
 # ---- commands and receipts
@@ -268,7 +276,7 @@ def _check_receipt(case: Case, task: Task, receipt: dict[str, list[str]], offset
 
 def _check_cancels(case: Case, task: Task) -> None:
     """A wish to cancel below the context that a verdict was given with stops the task before that."""
-    asked = case.session.cancels.get(case.task_id)
+    asked = cancels_of(case.session, case.task_id)
     if not asked or len(case.session.cancels) > MAX_CANCELS or case.given_up:
         return
     first = asked[0]
@@ -328,7 +336,14 @@ def _is_watched(case: Case) -> bool:
 
 def _check_slot(case: Case, task: Task, status: Status) -> None:
     """What a newer task's policy does to the older ones of its slot, as far as the logs tell that they were open."""
-    if task.on_newer not in ("reject", "interrupt") or case.disposition == "rejected" or case.given_up:
+    if case.disposition == "rejected" or case.given_up:
+        return
+    if task.repeats is not None and not task.protected and status.reason not in ("superseded", "cancelled"):
+        newer = [each for each in case.rivals if _interrupts(each, task) and _was_there(each, task)]
+        if newer:
+            detail = f"an attempt, but the newer task {newer[0].task_id}, which interrupts it, was open"
+            case.note("slot_not_respected", detail, task.role, task.offset)
+    if task.on_newer not in ("reject", "interrupt"):
         return
     if task.on_newer == "interrupt" and status.reason == "cancelled":
         return  # it was cancelled before it was dispatched, perhaps
@@ -339,6 +354,14 @@ def _check_slot(case: Case, task: Task, status: Status) -> None:
         if task.on_newer == "reject" or not other.protected:
             detail = f"{task.on_newer}, but the older task {older.task_id} was open and went on"
             case.note("slot_not_respected", detail, task.role, task.offset)
+
+
+def _was_there(newer: Case, task: Task) -> bool:
+    """Whether the newer task surely was open when the attempt's dispatch was folded."""
+    other, ended = newer.task, newer.ended_at
+    if other is None or other.role != task.role or newer.unsettled or newer.given_up or other.offset > task.offset:
+        return False
+    return ended is not None and ended.steps_offset is not None and ended.steps_offset > task.offset
 
 
 def _check_time(case: Case, task: Task) -> None:
@@ -372,13 +395,14 @@ def _check_redispatch(case: Case, task: Task) -> None:
     ]
     sent = case.session.redispatches.get(case.task_id, [])
     case.counts["redispatches"] += len(sent)
-    has_attempts = task.attempt <= task.max_redispatches
+    due = due_command(case.task_id, task)
+    has_attempts = attempt_of(task) <= task.max_redispatches and len(due[0].encode()) <= MAX_NAME_BYTES
     for command in sent:
-        problem = _wrong_with(case, task, command)
+        problem = _wrong_with(task, due, command)
         if problem is None and not causes and not case.outputs_truncated:
             problem = "no part was withheld as stale that asks for it"
         if problem is None and not has_attempts:
-            problem = f"attempt {task.attempt}, at most {task.max_redispatches} redispatches"
+            problem = f"attempt {attempt_of(task)}, at most {task.max_redispatches} redispatches"
         if problem is None and len(sent) > 1:
             problem = f"it was commanded {len(sent)} times"
         if problem is not None:
@@ -390,13 +414,13 @@ def _check_redispatch(case: Case, task: Task) -> None:
         case.note_at("redispatch_missing", causes[0], "a part withheld as stale asks for it")
 
 
-def _wrong_with(case: Case, task: Task, command: Redispatch) -> str | None:
-    base = case.task_id
-    if task.attempt > 1:
-        base = base.removesuffix(f"~{task.attempt}")
-    due = (f"{base}~{task.attempt + 1}", task.attempt + 1)
+def _wrong_with(task: Task, due: tuple[str, int], command: Redispatch) -> str | None:
     told = (command.new_task_id, command.attempt)
-    return None if told == due else f"{told}, should be {due}"
+    if told != due:
+        return f"{told}, should be {due}"
+    if command.dispatch is not None and digest_of_dispatch(command.dispatch, task.attempt) != task.digest:
+        return f"its dispatch is {command.dispatch}, which is not what was dispatched at {task.offset}"
+    return None
 
 
 def _check_snapshot(case: Case, command: Redispatch, context_offset: int) -> None:

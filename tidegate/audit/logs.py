@@ -74,6 +74,26 @@ class Facet:
         return events
 
 
+MAX_RECENT: Final = 16
+"""Context events of a session, and steps and heartbeats of an open task, that are known when they come again."""
+
+
+class Recent:
+    """The last events of a session or a task, by source and event id."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: list[tuple[str, str]] = []
+
+    def is_repeat(self, source: str, event_id: str) -> bool:
+        """Whether the event is one of the last; if not, it is from now on."""
+        if (source, event_id) in self._known:
+            return True
+        self._known = [*self._known[1 - MAX_RECENT :], (source, event_id)]
+        return False
+
+
 @dataclass(slots=True)
 class Task:
     """The first dispatch of a task that is not in the DLQ."""
@@ -106,10 +126,23 @@ class Task:
     """Of the record's value."""
     again: bool = False
     """Whether there are more dispatches of it."""
+    recent: dict[str, Recent] = field(default_factory=dict)
+    """Its last steps, and its last heartbeats."""
+    repeats: Task | None = None
+    """Of a commanded attempt: the first task that it repeats, in whose place it stands."""
+    first_id: str = ""
+    """Its id."""
+    number: int = 0
+    """Of a commanded attempt."""
+    commanded_at: int = 0
+    """The context offset with which it was commanded."""
+    above_it: list[str] = field(default_factory=list)
+    """Ids of the tasks that it repeats, the first one first."""
 
     def is_older(self, other: Task) -> bool:
         """Whether it was dispatched before: in the log of their lane; between lanes, by the broker's time."""
-        return self.offset < other.offset if self.role == other.role else self._order < other._order
+        one, two = self.repeats or self, other.repeats or other
+        return one.offset < two.offset if one.role == two.role else one._order < two._order
 
     @property
     def _order(self) -> tuple[int, int]:
@@ -193,11 +226,16 @@ class Proposal(NamedTuple):
     broker_time: bool
     effect: str
     reads: Facets
+    source: str
+    event_id: str
+    fingerprint: str | None
+    allow_duplicate: bool
 
 
 class Answer(NamedTuple):
     """One `effect.cleared` or `effect.refused`; `reason` is None where it was cleared."""
 
+    key: str
     task_id: str
     offset: int
     effect: str
@@ -206,11 +244,22 @@ class Answer(NamedTuple):
     partition: int
     context_offset: int
     steps_offset: int
+    proposal: tuple[str, str, int] | None
+    """Source, event id and offset of the proposal that is answered; older versions did not say."""
+    repeat: bool
+    first_cleared: tuple[int, int] | None
+    """Context and steps offsets with which it says that it had been cleared before."""
+    conflicts_with: dict[str, Any] | None
 
     @property
-    def told(self) -> tuple[str, str | None, int, int]:
-        """What every answer to the same key must agree in."""
-        return self.effect, self.reason, self.context_offset, self.steps_offset
+    def judged(self) -> tuple[int, int]:
+        """Context and steps offsets of its place."""
+        return self.context_offset, self.steps_offset
+
+    def is_about(self, proposal: Proposal) -> bool:
+        """Whether it answers the proposal."""
+        named = (proposal.task_id, proposal.effect) == (self.task_id, self.effect)
+        return named and self.proposal in (None, (proposal.source, proposal.event_id, proposal.offset))
 
 
 class Redispatch(NamedTuple):
@@ -220,6 +269,8 @@ class Redispatch(NamedTuple):
     new_task_id: str
     attempt: int
     snapshot: Facets
+    dispatch: dict[str, Any] | None
+    """What it says of the task's dispatch; older versions said nothing."""
 
 
 @dataclass(slots=True)
@@ -281,6 +332,8 @@ class Session:
     stops: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     """`task.cancel` by task: reason, offset."""
     redispatches: dict[str, list[Redispatch]] = field(default_factory=dict)
+    recent: Recent = field(default_factory=Recent)
+    """Its last context events."""
     first_ms: int = 0
     last_ms: int = 0
     """Times of the oldest and the newest input."""

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-import orjson
-
 from schemas.events import TaskDispatched
 from schemas.fields import Part
 from schemas.topics import Role
+from tidegate.audit.json_equality import digest_of, load
 from tidegate.audit.logs import Answer, JudgedPart, Output, Proposal, Redispatch, Result, ResultPart, Task
 
 _NOT_CONTENT: Final = ("type", "source", "event_id", "session_id", "occurred_at", "task_id")
@@ -52,8 +51,8 @@ def completed(record: Record) -> Any:
     A field that the body states wins over the header.
     """
     try:
-        body = orjson.loads(record.value or b"")
-    except orjson.JSONDecodeError:
+        body = load(record.value or b"")
+    except ValueError:
         return None
     if isinstance(body, dict):
         for name, value in record.headers:
@@ -85,7 +84,7 @@ def _task_of(role: Role, record: Record, body: dict[str, Any]) -> Task | None:
         role=role,
         offset=record.offset,
         at_ms=record.timestamp,
-        digest=_digest([*said.values()]),
+        digest=_dispatch_digest(said),
         snapshot=snapshot,
         depends_on=depends_on,
         request_id=said["request_id"],
@@ -118,12 +117,36 @@ def _ms(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
 
-def _digest(content: Any) -> int:
-    return hash(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))
+def _dispatch_digest(said: dict[str, Any]) -> int:
+    """Of what two dispatches of one task must agree in: times to the millisecond."""
+    content = dict(said)
+    for name in ("heartbeat_timeout_seconds", "scope_grace_seconds", "hold_ttl_seconds", "while_stale_grace_seconds"):
+        content[name] = _ms(content[name])
+    if content["while_stale"] != "cancel":
+        content["while_stale_grace_seconds"] = None
+    for name in ("deadline_at", "valid_until"):
+        content[name] = None if content[name] is None else instant_ms(content[name])
+    content["metadata"] = _integers_as_such(content["metadata"])
+    return digest_of([*content.values()])
+
+
+def digest_of_dispatch(dispatch: dict[str, Any], attempt: int) -> int:
+    """The digest of a dispatch as a command repeats it. `attempt`: what the dispatch itself said of it."""
+    said = {name: dispatch.get(name, default) for name, default in _CONTENT.items()}
+    return _dispatch_digest({**said, "attempt": attempt})
+
+
+def _integers_as_such(value: Any) -> Any:
+    """A JSON value in which 1.0 is 1: metadata is compared by value, as doubles."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _integers_as_such(each) for name, each in value.items()}
+    return [_integers_as_such(each) for each in value] if isinstance(value, list) else value
 
 
 def _part_digest(part: dict[str, Any]) -> int:
-    return _digest([part.get(name, default) for name, default in _PART.items()])
+    return digest_of([part.get(name, default) for name, default in _PART.items()])
 
 
 def result_of(role: Role, record: Record, body: dict[str, Any]) -> Result | None:
@@ -147,7 +170,7 @@ def result_of(role: Role, record: Record, body: dict[str, Any]) -> Result | None
             outcome=body["outcome"],
             parts=parts,
             reads=reads,
-            digest=_digest(content),
+            digest=digest_of(content),
         )
     except (LookupError, TypeError, AttributeError):
         return None
@@ -165,7 +188,7 @@ def output_of(role: Role, record: Record, body: dict[str, Any]) -> Output:
         result_offset=result["offset"],
         carried=[(part["part_id"], _part_digest(part)) for part in body["parts"]],
         snapshot=body.get("snapshot") or {},
-        digest=_digest(verdict),
+        digest=digest_of(verdict),
         decision=verdict["decision"],
         reason=verdict["reason"],
         disposition=verdict.get("disposition"),
@@ -193,13 +216,26 @@ def proposal_of(role: Role, record: Record, body: dict[str, Any]) -> Proposal | 
     task_id, effect, reads = body.get("task_id"), body.get("effect"), body.get("reads") or {}
     if type(task_id) is not str or type(effect) is not str or type(reads) is not dict:
         return None
-    return Proposal(task_id, role, record.offset, record.timestamp, record.timestamp_type == 1, effect, reads)
+    return Proposal(
+        task_id,
+        role,
+        record.offset,
+        record.timestamp,
+        record.timestamp_type == 1,
+        effect,
+        reads,
+        body["source"],
+        body["event_id"],
+        body.get("fingerprint"),
+        body.get("allow_duplicate", False),
+    )
 
 
 def answer_of(record: Record, body: dict[str, Any]) -> Answer:
     """The answer in an `effect.cleared` or `effect.refused` event. LookupError, TypeError if neither."""
-    judged = body["judged"]
+    judged, proposal, first = body["judged"], body.get("proposal"), body.get("first_cleared")
     return Answer(
+        body["idempotency_key"],
         body["task_id"],
         record.offset,
         body["effect"],
@@ -208,9 +244,13 @@ def answer_of(record: Record, body: dict[str, Any]) -> Answer:
         judged["partition"],
         judged["context_offset"],
         judged["steps_offset"],
+        (proposal["source"], proposal["event_id"], proposal["offset"]) if proposal else None,
+        body.get("repeat", False),
+        (first["context_offset"], first["steps_offset"]) if first else None,
+        body.get("conflicts_with"),
     )
 
 
 def redispatch_of(record: Record, body: dict[str, Any]) -> Redispatch:
     """The command in a `task.redispatch` event. LookupError if it is none."""
-    return Redispatch(record.offset, body["new_task_id"], body["attempt"], body["snapshot"])
+    return Redispatch(record.offset, body["new_task_id"], body["attempt"], body["snapshot"], body.get("dispatch"))
