@@ -49,6 +49,7 @@ SHARED: Final[tuple[type[BaseModel], ...]] = (
     outputs.ChangedBy,
     outputs.Judged,
     outputs.ResultIdentity,
+    outputs.EventIdentity,
     outputs.Shadow,
     outputs.Receipt,
 )

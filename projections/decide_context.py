@@ -1,27 +1,37 @@
 """What context events establish: facets change, tasks are cancelled, deliveries acknowledged, sessions erased."""
 
+from typing import Final
+
+import msgspec
+
 from projections.budget import NAME_BYTES, NO_ROOM, room_for
+from projections.cancelling import reached_by
 from projections.ended import task_ids
-from projections.ending import stop
+from projections.ending import stop, stop_all
 from projections.expectation import is_unknown
 from projections.facts import (
     CancelRemembered,
     EventIgnored,
     EventRefused,
+    EventRepeated,
     FacetChange,
     FacetsChanged,
     FacetsLost,
     Fact,
+    LeasesChanged,
     ResultAcknowledged,
     SessionForgotten,
+    VersionsStated,
 )
-from projections.records import change_to_bytes
+from projections.records import change_of_bytes, change_to_bytes, expired_change_to_bytes
 from projections.refusing import session_full
-from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN
+from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN, CancelRequest, Extras, Lease
 from projections.session import Session
 from projections.text import quoted
 from schemas import events
 from schemas.wire import event_type
+
+_NO_EXTRAS: Final = Extras()
 
 
 def decide_change(
@@ -29,9 +39,112 @@ def decide_change(
 ) -> list[Fact]:
     """Facets are set and unset. `size_bytes`: of the record's value."""
     cause = event.cause.task_id if event.cause is not None else None
-    changes = _changes(session, event, cause)
+    values: dict[str, str | None] = event.set  # type: ignore[assignment]
+    if event.unset:
+        values = {**values, **dict.fromkeys(event.unset)}
+    extras = session.row.extras
+    if event.versions or event.expires_in_seconds or (extras is not None and extras.leases):
+        return _decide_special(session, event, values, cause, size_bytes, offset, timestamp)
+    changes = _changes(session, values, cause)
     if not changes:
         return []
+    return _decide_changes(session, event, changes, cause, size_bytes, offset, timestamp)
+
+
+def _decide_special(
+    session: Session,
+    event: events.ContextChanged,
+    values: dict[str, str | None],
+    cause: str | None,
+    size_bytes: int,
+    offset: int,
+    timestamp: int,
+) -> list[Fact]:
+    """A change that states versions, or sets facets for a time only, or concerns facets that were so set.
+
+    Of a facet with a version only a newer one than any stated before counts.
+    """
+    problem = _problem_of(event, values)
+    if problem is not None:
+        return [EventRefused("invalid_event", problem)]
+    extras = session.row.extras if session.row.extras is not None else _NO_EXTRAS
+    newer = {name: version for name, version in event.versions.items() if version > extras.versions.get(name, -1)}
+    facts: list[Fact] = []
+    if len(newer) < len(event.versions):
+        facts.append(EventIgnored("context.changed"))
+        values = {name: value for name, value in values.items() if name in newer or name not in event.versions}
+    changes = _changes(session, values, cause)
+    estimate = session.size_estimate
+    if changes:
+        facts += _decide_changes(session, event, changes, cause, size_bytes, offset, timestamp)
+        for fact in facts:
+            if isinstance(fact, FacetsChanged):
+                estimate = fact.size_estimate
+    if any(isinstance(fact, EventRefused) for fact in facts):  # facets that are not taken have none of these either
+        newer = {name: version for name, version in newer.items() if _is_known(session, name)}
+        values = {name: value for name, value in values.items() if _is_known(session, name)}
+    if any(isinstance(fact, FacetsLost) for fact in facts):
+        values = {}
+    until = {name: seconds for name, seconds in event.expires_in_seconds.items() if name in values}
+    ended = [name for name in extras.leases if name in values and name not in until]
+    added = 0 if changes else size_bytes
+    if until:
+        added += len(until) * (len(event.source) + len(event.event_id) + NAME_BYTES)
+    if added and (newer or until):
+        estimate = room_for(session, estimate - session.size_estimate + added, adds_names=False)
+        if estimate == NO_ROOM:
+            return [*facts, EventRefused("session_full", session_full(session))]
+    if newer:
+        facts.append(VersionsStated(newer, timestamp, estimate))
+    if until or ended:
+        change = change_to_bytes(offset, timestamp, event.source, event.event_id)
+        leases = {name: Lease(timestamp + round(seconds * 1000), change) for name, seconds in until.items()}
+        facts.append(LeasesChanged(leases, ended, timestamp, estimate))
+    return facts
+
+
+def _problem_of(event: events.ContextChanged, values: dict[str, str | None]) -> str | None:
+    """What contradicts itself in the event."""
+    for name in event.versions:
+        if name not in values:
+            return f"versions.{name}: the event does not set or unset this facet"
+    for name in event.expires_in_seconds:
+        if name not in event.set:
+            return f"expires_in_seconds.{name}: the event does not set this facet"
+    return None
+
+
+def decide_expiry(session: Session, now_ms: int) -> list[Fact]:
+    """The leases that have run out by `now_ms`: a client is absent then, any other facet is unset."""
+    extras = session.row.extras
+    if extras is None:
+        return []
+    facts: list[Fact] = []
+    due = sorted((lease.until, name) for name, lease in extras.leases.items() if lease.until <= now_ms)
+    for until, name in due:
+        value = "absent" if name.startswith("presence/") else None
+        changes = _changes(session, {name: value}, None)
+        if changes:
+            made = extras.leases[name].change
+            offset = change_of_bytes(made).offset
+            change = expired_change_to_bytes(made, until)
+            facts.append(FacetsChanged(changes, change, offset, until, None, None, session.size_estimate))
+        facts.append(LeasesChanged({}, [name], until, session.size_estimate))
+    return facts
+
+
+def _decide_changes(
+    session: Session,
+    event: events.ContextChanged,
+    changes: list[FacetChange],
+    cause: str | None,
+    size_bytes: int,
+    offset: int,
+    timestamp: int,
+) -> list[Fact]:
+    problem = _unknown_value(changes)
+    if problem is not None:
+        return [EventRefused("invalid_event", problem)]
     holder, undispatched = (None, None) if cause is None else _holder_of(session, cause)
     added = _added_bytes(session, event, size_bytes, changes, holder or undispatched)
     estimate = room_for(session, added, adds_names=True)
@@ -48,17 +161,49 @@ def decide_change(
                 return facts
     if changes:
         change = change_to_bytes(offset, timestamp, event.source, event.event_id)
-        facts.append(FacetsChanged(changes, change, offset, timestamp, holder, undispatched, estimate))
+        kept = None if cause is None or session.row.extras is None else _kept_with_work_of(session, cause)
+        facts.append(FacetsChanged(changes, change, offset, timestamp, holder, undispatched, estimate, kept))
     return facts
 
 
-def _changes(session: Session, event: events.ContextChanged, cause: str | None) -> list[FacetChange]:
-    """The facets that the event gives another value, or another cause."""
+def _unknown_value(changes: list[FacetChange]) -> str | None:
+    """What is wrong with a value of a reserved facet that the gate would not understand."""
+    for change in changes:
+        name = change.name
+        if name[0] not in "ps" or change.value is None:
+            continue
+        allowed = _SESSION_VALUES if name == "session" else _PRESENCE_VALUES if name.startswith("presence/") else None
+        if allowed is not None and change.value not in allowed:
+            given = change.value[:64]
+            return f"set.{name}: {given!r} is not a value of this reserved facet; use {' or '.join(allowed)}"
+    return None
+
+
+_SESSION_VALUES: Final = ("open", "closed")
+_PRESENCE_VALUES: Final = ("present", "absent")
+
+
+def _kept_with_work_of(session: Session, cause: str) -> list[str] | None:
+    """The ended tasks of which more is kept, and whose own work the task's is: itself and those that were above it."""
+    extras = session.row.extras
+    if extras is None or not extras.kept:
+        return None
+    found: list[str] = []
+    each: str | None = cause
+    seen: set[str] = set()
+    while each is not None and each not in seen:
+        seen.add(each)
+        if each in extras.kept:
+            found.append(each)
+        over = session.ended_task(each)
+        each = over.parent if over is not None else None
+    return found
+
+
+def _changes(session: Session, values: dict[str, str | None], cause: str | None) -> list[FacetChange]:
+    """The facets that an event gives another value, or another cause."""
     facets = session.facets
     found: list[FacetChange] = []
-    values: dict[str, str | None] = event.set  # type: ignore[assignment]
-    if event.unset:
-        values = {**values, **dict.fromkeys(event.unset)}
     for name, value in values.items():
         known = facets.get(name)
         if known is None:
@@ -107,14 +252,41 @@ def _is_known(session: Session, name: str) -> bool:
     return name in session.facets or bool(session.tasks_expecting(name))
 
 
-def decide_cancel(session: Session, event: events.TaskCancelRequested, timestamp: int) -> list[Fact]:
-    """A task is to be cancelled. Cancelling a task that has ended changes nothing."""
+def decide_cancel(
+    session: Session, event: events.TaskCancelRequested, size_bytes: int, offset: int, timestamp: int
+) -> list[Fact]:
+    """Tasks are to be cancelled. Cancelling a task that has ended changes nothing.
+
+    A request that names no task id reaches the tasks that were dispatched before it, by the broker's time. Topics have
+    no common order: it is remembered for the grace of unknown tasks, for those whose dispatches are folded later.
+    """
     task_id = event.task_id
-    if task_id in session.tasks:
-        return stop(session, task_id, "cancelled", "cancelled", timestamp)
-    if session.ended_task(task_id) is not None:
-        return [EventIgnored("task.cancel_requested")]
-    return [CancelRemembered(task_id, timestamp)]
+    named = [name for name in (task_id, event.request_id, event.slot) if name is not None]
+    if len(named) + event.all != 1:
+        detail = f"event: {len(named) + event.all} of task_id, request_id, slot and all say what to cancel; state one"
+        return [EventRefused("invalid_event", detail)]
+    if task_id is not None:
+        if task_id in session.tasks:
+            return stop(session, task_id, "cancelled", "cancelled", timestamp)
+        if session.ended_task(task_id) is not None:
+            return [EventIgnored("task.cancel_requested")]
+    request = CancelRequest(task_id, event.request_id, event.slot, timestamp, offset, event.source, event.event_id)
+    reached = [] if task_id is not None else reached_by(session, request)
+    pending = session.row.extras.cancels if session.row.extras is not None else []
+    if any((each.source, each.event_id) == (event.source, event.event_id) for each in pending):
+        return [EventRepeated("task.cancel_requested")]
+    if reached:
+        request = msgspec.structs.replace(request, is_matched=True)
+    estimate = room_for(session, size_bytes + NAME_BYTES, adds_names=False)
+    if estimate == NO_ROOM:
+        return [
+            *stop_all(session, reached, "cancelled", "cancelled", timestamp),
+            EventRefused("session_full", session_full(session)),
+        ]
+    return [
+        CancelRemembered(request, estimate),
+        *stop_all(session, reached, "cancelled", "cancelled", timestamp),
+    ]
 
 
 def decide_acknowledgement(session: Session, event: events.ResultAcknowledged, offset: int) -> list[Fact]:

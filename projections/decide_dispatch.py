@@ -7,9 +7,10 @@ import msgspec
 
 from projections.budget import MAX_ROW_BYTES, NAME_BYTES, NO_ROOM, added_above, own_bytes, room_for
 from projections.ended import EndedTask
-from projections.ending import stop
-from projections.facts import EventRefused, EventRepeated, Fact, TaskEnded, TaskOpened
-from projections.rows import FORMAT, DispatchOrder, Policy, ResultDigests, Scope, Task
+from projections.ending import stop, stop_all
+from projections.facts import EventRefused, EventRepeated, Fact, TaskEnded, TaskOpened, TurnCame
+from projections.gate import QUEUES
+from projections.rows import FORMAT, Clocks, DispatchOrder, Options, Policy, ResultDigests, Scope, Task
 from projections.rules import Rules
 from projections.session import Session, order_of
 from projections.text import json_of, members_of
@@ -63,18 +64,29 @@ def decide_after_opening(session: Session, fact: TaskOpened, *, cancelled: bool)
     timestamp = task.dispatched_at
     if cancelled:
         return stop(session, task_id, "cancelled", "cancelled", timestamp)
-    if task.slot is None or task.policy is None or task.policy.on_newer != "interrupt":
+    if task.slot is None or task.policy is None or task.policy.on_newer not in _STOPPING:
         return []
+    older = session.older_in_slot(task_id, task.slot, order_of(task), protected=False)
+    if task.policy.on_newer == "enqueue_latest":
+        older = [older_id for older_id in older if _queues(session.tasks[older_id])]
+    return stop_all(session, older, "cancelled", "superseded", timestamp)
+
+
+_STOPPING: Final = ("interrupt", "enqueue_latest")
+"""Policies of a newer task that stop older ones: all of the slot, or those that queue for it."""
+
+
+def _queues(task: Task) -> bool:
+    return task.clocks is not None and task.clocks.is_queued
+
+
+def decide_turn(session: Session, slot: str, timestamp: int) -> list[Fact]:
+    """A task of the slot has ended: the turn of the next one may have come."""
     facts: list[Fact] = []
-    stopped: set[str] = set()
-    for older_id in session.older_in_slot(task_id, task.slot, order_of(task), protected=False):
-        if older_id in stopped:  # with its parent
-            continue
-        found = stop(session, older_id, "cancelled", "superseded", timestamp)
-        for each in found:
-            if isinstance(each, TaskEnded) and each.task_id not in stopped:
-                stopped.add(each.task_id)
-                facts.append(each)
+    for task_id in session.oldest_in_slot(slot):
+        task = session.tasks[task_id]
+        if _queues(task) and not session.has_older_in_slot(task_id, slot, order_of(task)):
+            facts.append(TurnCame(task_id, task, timestamp, commanded=task.wait is None))
     return facts
 
 
@@ -95,7 +107,8 @@ def ended_at_once(
     timestamp: int,
 ) -> TaskEnded:
     """A task that ends with its dispatch. `content`: the dispatch's digest."""
-    task_id, parent_id = event.task_id, event.parent_task_id
+    task_id = event.task_id
+    parent_id = event.parent_task_id if not event.detached else None
     ended = EndedTask(
         task_id,
         disposition,
@@ -147,7 +160,10 @@ def _reason_to_reject(
     task_id, parent_id, tasks = event.task_id, event.parent_task_id, session.tasks
     if not has_room:
         return "session_full", f"session: with it, its row would have more than {MAX_ROW_BYTES} bytes"
-    if parent_id is not None:
+    if event.detached:
+        if task_id == parent_id:
+            return "unknown_parent", "parent_task_id: a task cannot be above itself"
+    elif parent_id is not None:
         if task_id == parent_id or (session.parentless_children(task_id) and _is_above(session, task_id, parent_id)):
             return "unknown_parent", "parent_task_id: a task cannot be above itself"
         if parent_id not in tasks:
@@ -187,12 +203,17 @@ def _task_of(
         known = session.facets.get(name)
         if known is not None and known.change and name not in expected:
             taken[name] = expected[name] = known.value
-    policy = _policy_of(event)
+    policy = _policy_of(event, timestamp)
     scope: Scope | None = None
     parent_id = event.parent_task_id
-    if parent_id is not None:
+    if parent_id is not None and not event.detached:
         is_parentless = parent_id not in session.tasks
         scope = Scope(parent_id, {}, timestamp + rules.unknown_task_grace_ms if is_parentless else None)
+    clocks: Clocks | None = None
+    if event.slot is not None and event.on_newer in QUEUES:
+        order = DispatchOrder(timestamp, offset, event.lane == "cold")
+        if session.has_older_in_slot(event.task_id, event.slot, order):
+            clocks = Clocks(is_queued=True)
     return Task(
         FORMAT,
         timestamp,
@@ -209,10 +230,11 @@ def _task_of(
         scope=scope,
         traceparent=traceparent_of(headers) if headers else None,
         last_heartbeat=timestamp if policy is not None and policy.heartbeat_timeout_ms is not None else 0,
+        clocks=clocks,
     )
 
 
-def _policy_of(event: TaskDispatched) -> Policy | None:
+def _policy_of(event: TaskDispatched, timestamp: int) -> Policy | None:
     """The policies and limits of a dispatch; None if it has only defaults."""
     policy = Policy(
         on_stale=event.on_stale,
@@ -222,7 +244,7 @@ def _policy_of(event: TaskDispatched) -> Policy | None:
         protected=event.protected,
         independent=event.independent,
         while_stale_grace_ms=round(event.while_stale_grace_seconds * 1000) if event.while_stale == "cancel" else None,
-        deadline_ms=round(event.deadline_at.timestamp() * 1000) if event.deadline_at is not None else None,
+        deadline_ms=_deadline_of(event, timestamp),
         heartbeat_timeout_ms=_milliseconds(event.heartbeat_timeout_seconds),
         scope_grace_ms=_milliseconds(event.scope_grace_seconds),
         hold_ttl_ms=_milliseconds(event.hold_ttl_seconds),
@@ -230,11 +252,34 @@ def _policy_of(event: TaskDispatched) -> Policy | None:
         attempt=event.attempt,
         valid_until=event.valid_until.isoformat() if event.valid_until is not None else None,
         plan=event.plan,
+        options=_options_of(event),
     )
     return None if policy == _DEFAULTS else policy
 
 
 _DEFAULTS: Final = Policy()
+
+
+def _deadline_of(event: TaskDispatched, timestamp: int) -> int | None:
+    """The earlier one of the deadlines that the dispatch states."""
+    deadline_ms = round(event.deadline_at.timestamp() * 1000) if event.deadline_at is not None else None
+    if event.deadline_seconds is not None:
+        relative_ms = timestamp + round(event.deadline_seconds * 1000)
+        deadline_ms = relative_ms if deadline_ms is None else min(deadline_ms, relative_ms)
+    return deadline_ms
+
+
+def _options_of(event: TaskDispatched) -> Options | None:
+    """What few dispatches ask for; None if this one does not."""
+    delivers_late = event.on_late == "deliver"
+    if not (event.detached or delivers_late) and event.start_timeout_seconds is None and event.watch_seconds is None:
+        return None
+    return Options(
+        detached_from=event.parent_task_id if event.detached else None,
+        start_timeout_ms=_milliseconds(event.start_timeout_seconds),
+        delivers_late=delivers_late,
+        watch_ms=_milliseconds(event.watch_seconds),
+    )
 
 
 def _milliseconds(seconds: float | None) -> int | None:
@@ -248,7 +293,8 @@ def _added_bytes(session: Session, event: TaskDispatched, size_bytes: int) -> in
         facet = session.facets.get(name)
         if facet is not None and facet.value is not None:
             taken += 4 * len(facet.value)
-    above = session.tasks.get(event.parent_task_id) if event.parent_task_id is not None else None
+    parent_id = event.parent_task_id if not event.detached else None
+    above = session.tasks.get(parent_id) if parent_id is not None else None
     depth = 0 if above is None else 1 + len(session.ancestors(above))
     count = len(event.snapshot) + len(event.depends_on)
     size = size_bytes + taken + count * NAME_BYTES

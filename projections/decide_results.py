@@ -3,20 +3,26 @@
 from projections.budget import NO_ROOM, added_by_reads, has_room_to_wait, room_for
 from projections.ended import EndedTask
 from projections.ending import end, ended_task, stop_children
+from projections.expectation import is_unknown
 from projections.facts import (
     AttemptCommanded,
+    DeliveryWatched,
     EventRefused,
     EventRepeated,
     Fact,
+    InterimJudged,
+    LateResultDelivered,
     LaterResultKnown,
     ReadsStated,
     ResultHeld,
     ResultJudged,
+    ResultOutdated,
     ResultParked,
 )
-from projections.gate import DELIVERED, Judgement, all_parts, judge
+from projections.gate import DELIVERED, Judgement, all_parts, judge, judge_at_once, mark_late
+from projections.publish import identity_json
 from projections.refusing import session_full, too_many_waiting
-from projections.rows import ResultDigests, Task, Wait
+from projections.rows import Delivery, ResultDigests, Task, Wait
 from projections.rules import Rules
 from projections.session import Session
 from projections.stale import with_reads
@@ -32,21 +38,47 @@ def decide_result(session: Session, result: Arrived, rules: Rules) -> list[Fact]
     task = session.tasks.get(task_id)
     if task is None:
         ended = session.ended_task(task_id)
-        return _park(session, result) if ended is None else decide_late(result, ended, rules)
+        if ended is None:
+            return _park(session, result)
+        extras = session.row.extras
+        kept = extras.kept.get(task_id) if extras is not None else None
+        if kept is not None and kept.delivery is None and result.event.final:
+            return _decide_late_but_complete(session, result, ended, kept.task, rules)
+        return decide_late(result, ended, rules)
     if task.wait is not None:
         return _decide_further(session, result, task)
     event: TaskResult = result.event
+    if task.later_results:  # interim answers
+        known = _known(event, result.digests, task.later_results)
+        if known is not None:
+            return [known]
     if not event.reads:
+        if not event.final:
+            return _decide_interim(session, result, task, rules, [])
         return decide_open(session, result, task, task, rules, [])
     reads = event.reads
     above = session.readers_above(task)
     added = added_by_reads(len(json_of(reads).encode()), len(reads), task_id, len(above))
     estimate = room_for(session, added, adds_names=not reads.keys() <= task.expected.keys())
     seen = with_reads(session.facets, task, reads, result.timestamp)
-    if estimate == NO_ROOM and (above or _would_wait(session, task_id, seen, result, rules)):
+    if estimate == NO_ROOM and (above or not event.final or _would_wait(session, task_id, seen, result, rules)):
         return [EventRefused("session_full", session_full(session))]
     stated = ReadsStated(task_id, reads, result.timestamp, max(estimate, session.size_estimate))
+    if not event.final:
+        return _decide_interim(session, result, seen, rules, [stated])
     return decide_open(session, result, task, seen, rules, [stated])
+
+
+def _decide_interim(session: Session, result: Arrived, seen: Task, rules: Rules, before: list[Fact]) -> list[Fact]:
+    """An interim answer of an open task, which goes on. `seen` is the task with what the result read."""
+    task_id = result.event.task_id
+    judgement = judge_at_once(session, task_id, seen, result.event, result.timestamp, rules)
+    shadow = rules.is_shadow(seen.task_type)
+    facts = before
+    facts.append(_judged(result, seen, judgement, None, shadow=shadow))
+    takes_slot = shadow or judgement.decision == DELIVERED
+    facts.append(InterimJudged(task_id, result.digests, result.timestamp, takes_slot=takes_slot))
+    return facts
 
 
 def _would_wait(session: Session, task_id: str, task: Task, result: Arrived, rules: Rules) -> bool:
@@ -80,6 +112,73 @@ def decide_open(
         facts += stop_children(session, task, "parent_ended", result.timestamp)
     ended = ended_task(task_id, seen, disposition, judgement.reason, result.timestamp, [result.digests], "")
     facts.append(end(session, task_id, seen, ended))
+    if seen.policy is not None and seen.policy.options is not None:
+        timestamp = result.timestamp if waited is None else max(result.timestamp, session.last_event_at)
+        facts += _watch(task_id, result, seen, judgement, timestamp)
+    return facts
+
+
+def _watch(task_id: str, result: Arrived, task: Task, judgement: Judgement, timestamp: int) -> list[Fact]:
+    """The parts that are delivered as fresh, to be watched, if the dispatch asks for it."""
+    options = task.policy.options if task.policy is not None else None
+    if options is None or options.watch_ms is None:
+        return []
+    parts: dict[str, list[str] | None] = {
+        each.part.part_id: each.part.depends_on
+        for each in judgement.parts
+        if each.decision == DELIVERED and not each.annotated
+    }
+    if not parts:
+        return []
+    return [DeliveryWatched(task_id, task, timestamp + options.watch_ms, Delivery(identity_json(result), parts))]
+
+
+def decide_outdated(session: Session, task_id: str, names: list[str]) -> list[Fact]:
+    """Facets that a watched delivery depends on have changed. It is told of once."""
+    extras = session.row.extras
+    kept = extras.kept.get(task_id) if extras is not None else None
+    if kept is None or kept.delivery is None:
+        return []
+    differ = [name for name in names if name in kept.task.stale and not is_unknown(session.facets[name])]
+    parts = kept.delivery.parts
+    part_ids = [part_id for part_id, on in parts.items() if on is None or not set(on).isdisjoint(differ)]
+    if not part_ids:
+        return []
+    if None not in parts.values():
+        on_any = {name for on in parts.values() for name in on or ()}
+        differ = [name for name in differ if name in on_any]
+    return [ResultOutdated(task_id, kept, differ, part_ids)]
+
+
+def _decide_late_but_complete(
+    session: Session, result: Arrived, ended: EndedTask, task: Task, rules: Rules
+) -> list[Fact]:
+    """The result of a task that had expired and asks for it all the same: every other rule holds, and nothing waits."""
+    event: TaskResult = result.event
+    known = _known(event, result.digests, ended.results)
+    if known is not None:
+        return [known]
+    seen = with_reads(session.facets, task, event.reads, result.timestamp) if event.reads else task
+    judgement = judge_at_once(session, event.task_id, seen, event, result.timestamp, rules)
+    mark_late(judgement)
+    facts: list[Fact] = [
+        ResultJudged(
+            result,
+            event,
+            judgement,
+            ended.disposition,
+            seen,
+            ended.echo,
+            is_cold=ended.is_cold,
+            task_type=ended.task_type,
+            shadow=rules.is_shadow(ended.task_type),
+            late=True,
+        ),
+        LaterResultKnown(event.task_id, result.digests, ended.with_result(result.digests)),
+    ]
+    if judgement.decision == DELIVERED:
+        facts.append(LateResultDelivered(event.task_id, seen, result.timestamp))
+        facts += _watch(event.task_id, result, seen, judgement, result.timestamp)
     return facts
 
 

@@ -1,8 +1,31 @@
 """What the passing of time establishes: tasks expire, or wait no more."""
 
+from projections.clocks import deadline_of, given_up_at
 from projections.ending import stop, stop_children
-from projections.facts import Fact, WaitExpired
+from projections.facts import CancelExpired, Fact, KeptForgotten, UndispatchedForgotten, WaitExpired
 from projections.session import Session
+
+
+def decide_extras_due(session: Session, now_ms: int, grace_ms: int) -> list[Fact]:
+    """What has waited longer than the grace for dispatches: by `now_ms` every one that was written has been folded."""
+    extras = session.row.extras
+    if extras is None:
+        return []
+    facts: list[Fact] = [CancelExpired(each) for each in extras.cancels if each.timestamp + grace_ms <= now_ms]
+    facts += [
+        UndispatchedForgotten(task_id)
+        for task_id, last_ms in extras.undispatched_since.items()
+        if last_ms + grace_ms <= now_ms
+    ]
+    return facts
+
+
+def decide_kept_due(session: Session, now_ms: int) -> list[Fact]:
+    """The ended tasks of which more was asked until `now_ms`, and not any longer."""
+    extras = session.row.extras
+    if extras is None:
+        return []
+    return [KeptForgotten(task_id) for task_id, each in extras.kept.items() if each.until <= now_ms]
 
 
 def decide_due(session: Session, task_id: str, now_ms: int) -> list[Fact]:
@@ -19,10 +42,12 @@ def decide_due(session: Session, task_id: str, now_ms: int) -> list[Fact]:
         return [WaitExpired(task_id, now_ms)]
     if policy is None:
         return []
-    if policy.deadline_ms is not None and policy.deadline_ms < now_ms:
+    deadline_ms = deadline_of(task)
+    if deadline_ms is not None and deadline_ms < now_ms:
         return stop(session, task_id, "expired", "deadline_passed", now_ms)
-    if policy.heartbeat_timeout_ms is not None and task.last_heartbeat + policy.heartbeat_timeout_ms <= now_ms:
-        return stop(session, task_id, "expired", "heartbeat_missed", now_ms)
+    silent = given_up_at(task)
+    if silent is not None and silent[0] <= now_ms:
+        return stop(session, task_id, "expired", silent[1], now_ms)
     grace_ms = policy.while_stale_grace_ms
     if task.stale_since is not None and grace_ms is not None and task.stale_since + grace_ms <= now_ms:
         return stop(session, task_id, "cancelled", "stale", now_ms)

@@ -201,8 +201,8 @@ def without(lines: bytes, task_id: str) -> bytes:
     return lines[:begin] + lines[end:] if begin >= 0 else lines
 
 
-def beyond_horizon(lines: bytes, oldest_ms: int, max_count: int) -> list[str]:
-    """Ids of the tasks at the beginning that are to be forgotten.
+def beyond_horizon(lines: bytes, oldest_ms: int, max_count: int) -> list[EndedTask]:
+    """The tasks at the beginning that are to be forgotten.
 
     They ended before `oldest_ms`, or are more than `max_count`, or take more than `MAX_ENDED_BYTES`.
     """
@@ -210,7 +210,7 @@ def beyond_horizon(lines: bytes, oldest_ms: int, max_count: int) -> list[str]:
     surplus, surplus_bytes = count - max_count, len(lines) - MAX_ENDED_BYTES
     if surplus <= 0 and surplus_bytes <= 0 and count % PRUNE_EVERY:
         return []
-    found: list[str] = []
+    found: list[EndedTask] = []
     begin = 0
     while begin < len(lines):
         end = lines.find(b"\n", begin + 1)
@@ -218,7 +218,7 @@ def beyond_horizon(lines: bytes, oldest_ms: int, max_count: int) -> list[str]:
         oldest = task_of(lines[begin:end])
         if surplus <= len(found) and surplus_bytes <= begin and oldest.ended_at >= oldest_ms:
             break
-        found.append(oldest.task_id)
+        found.append(oldest)
         begin = end
     return found
 
@@ -226,6 +226,11 @@ def beyond_horizon(lines: bytes, oldest_ms: int, max_count: int) -> list[str]:
 def task_ids(lines: bytes) -> list[str]:
     """Every task remembered, the oldest first."""
     return [task_of(line).task_id for line in lines.split(b"\n") if line]
+
+
+def told_ids(lines: bytes) -> list[str]:
+    """Those of which a status was published: their dispatches were seen."""
+    return [task.task_id for task in map(task_of, filter(None, lines.split(b"\n"))) if not task.was_unknown]
 
 
 def _place(lines: bytes, task_id: str) -> tuple[int, int]:

@@ -74,6 +74,20 @@ def stop(
     return facts
 
 
+def stop_all(session: Session, task_ids: list[str], disposition: str, reason: Reason, timestamp: int) -> list[Fact]:
+    """The ends of open tasks that are stopped together, each once: one may be a descendant of another."""
+    facts: list[Fact] = []
+    stopped: set[str] = set()
+    for task_id in task_ids:
+        if task_id in stopped:  # with one above it
+            continue
+        for each in stop(session, task_id, disposition, reason, timestamp):
+            if isinstance(each, TaskEnded) and each.task_id not in stopped:
+                stopped.add(each.task_id)
+                facts.append(each)
+    return facts
+
+
 def stop_children(session: Session, task: Task, reason: Reason, timestamp: int) -> list[Fact]:
     """The ends of a task's open children and their descendants. The task itself goes on, or ends after them."""
     facts: list[Fact] = []

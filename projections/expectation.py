@@ -43,7 +43,7 @@ def differing(task: Task) -> list[str]:
     """All the facets the task depends on that differ, in the order in which it came to depend on them."""
     stale = task.stale
     if len(stale) < 2:
-        return stale
+        return stale if not stale or stale[0] in task.expected else []
     members = set(stale)
     return [name for name in task.expected if name in members]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from projections.ended import EndedTask
 from projections.gate import Judgement
-from projections.rows import ResultDigests, Task, Wait
+from projections.rows import CancelRequest, Delivery, KeptTask, Lease, ResultDigests, Task, Wait
 from projections.waiting import Arrived
 from schemas.fields import Reason
 
@@ -51,6 +51,7 @@ class FacetsChanged(QuietFact):
         holder: str | None,
         undispatched: str | None,
         size_estimate: int,
+        kept: list[str] | None = None,
     ) -> None:
         self.changes = changes
         self.change = change
@@ -58,6 +59,27 @@ class FacetsChanged(QuietFact):
         self.timestamp = timestamp
         self.holder = holder
         self.undispatched = undispatched
+        self.size_estimate = size_estimate
+        self.kept = kept
+        """Ended tasks of which more is kept, and whose own changes these are, too."""
+
+
+class VersionsStated(QuietFact):
+    """Newer versions of facets than any before were stated."""
+
+    def __init__(self, versions: dict[str, int], timestamp: int, size_estimate: int) -> None:
+        self.versions = versions
+        self.timestamp = timestamp
+        self.size_estimate = size_estimate
+
+
+class LeasesChanged(QuietFact):
+    """Facets were set for a time only, or are not any more."""
+
+    def __init__(self, leases: dict[str, Lease], ended: list[str], timestamp: int, size_estimate: int) -> None:
+        self.leases = leases
+        self.ended = ended
+        self.timestamp = timestamp
         self.size_estimate = size_estimate
 
 
@@ -70,11 +92,25 @@ class FacetsLost(Fact):
 
 
 class CancelRemembered(Fact):
-    """A task is to be cancelled whose dispatch has not been folded."""
+    """Tasks are to be cancelled, and dispatches that have not been folded may be among them."""
 
-    def __init__(self, task_id: str, timestamp: int) -> None:
+    def __init__(self, request: CancelRequest, size_estimate: int) -> None:
+        self.request = request
+        self.size_estimate = size_estimate
+
+
+class CancelExpired(Fact):
+    """Every task that a request to cancel can mean has been folded. It is forgotten, and answered if it met none."""
+
+    def __init__(self, request: CancelRequest) -> None:
+        self.request = request
+
+
+class UndispatchedForgotten(QuietFact):
+    """The dispatch of a task that is named as the cause of changes has not come within the grace."""
+
+    def __init__(self, task_id: str) -> None:
         self.task_id = task_id
-        self.timestamp = timestamp
 
 
 class ResultAcknowledged(Fact):
@@ -105,6 +141,13 @@ class SessionForgotten(Fact):
         self.erased = erased
 
 
+class SessionHeard(QuietFact):
+    """The session had an event that changed nothing else, at this time."""
+
+    def __init__(self, timestamp: int) -> None:
+        self.timestamp = timestamp
+
+
 # Tasks
 
 
@@ -127,8 +170,27 @@ class StepTaken(QuietFact):
         self.size_estimate = size_estimate
 
 
+class TurnCame(Fact):
+    """A task that queued for its slot is the oldest in it. `commanded`: its agent is told to start."""
+
+    def __init__(self, task_id: str, task: Task, timestamp: int, *, commanded: bool) -> None:
+        self.task_id = task_id
+        self.task = task
+        self.timestamp = timestamp
+        self.commanded = commanded
+
+
+class DeadlineExtended(QuietFact):
+    """A task may take until this time."""
+
+    def __init__(self, task_id: str, deadline_ms: int, timestamp: int) -> None:
+        self.task_id = task_id
+        self.deadline_ms = deadline_ms
+        self.timestamp = timestamp
+
+
 class HeartbeatReceived(QuietFact):
-    """The agent of a task with a heartbeat timeout is alive."""
+    """The agent of a task is alive, and that matters to a clock of the task."""
 
     def __init__(self, task_id: str, timestamp: int) -> None:
         self.task_id = task_id
@@ -210,7 +272,10 @@ class ResultJudged(Fact):
         is_cold: bool,
         task_type: str | None,
         shadow: bool,
+        late: bool = False,
     ) -> None:
+        self.late = late
+        """Whether its task had expired, and asked for it all the same."""
         self.result = result
         self.event = event
         self.judgement = judgement
@@ -220,6 +285,52 @@ class ResultJudged(Fact):
         self.is_cold = is_cold
         self.task_type = task_type
         self.shadow = shadow
+
+
+class InterimJudged(Fact):
+    """An interim answer of an open task was judged. It is known if it comes again; a part of it may be in the slot."""
+
+    def __init__(self, task_id: str, digests: ResultDigests, timestamp: int, *, takes_slot: bool) -> None:
+        self.task_id = task_id
+        self.digests = digests
+        self.timestamp = timestamp
+        self.takes_slot = takes_slot
+
+
+class DeliveryWatched(Fact):
+    """What was delivered of a task that has ended is watched. `task` has what the result read."""
+
+    def __init__(self, task_id: str, task: Task, until: int, delivery: Delivery) -> None:
+        self.task_id = task_id
+        self.task = task
+        self.until = until
+        self.delivery = delivery
+
+
+class ResultOutdated(Fact):
+    """What was delivered has gone stale: these facets differ now, and these parts depend on them."""
+
+    def __init__(self, task_id: str, kept: KeptTask, facets: list[str], part_ids: list[str]) -> None:
+        self.task_id = task_id
+        self.kept = kept
+        self.facets = facets
+        self.part_ids = part_ids
+
+
+class KeptForgotten(QuietFact):
+    """Nothing more is asked of a task that has ended."""
+
+    def __init__(self, task_id: str) -> None:
+        self.task_id = task_id
+
+
+class LateResultDelivered(Fact):
+    """The result of a task that had expired was delivered, which does not change how the task ended."""
+
+    def __init__(self, task_id: str, task: Task, timestamp: int) -> None:
+        self.task_id = task_id
+        self.task = task
+        self.timestamp = timestamp
 
 
 class ResultHeld(Fact):

@@ -12,14 +12,35 @@ import heapq
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from projections.cancelling import is_cancelled
 from projections.changes import Changes
-from projections.decide_context import decide_acknowledgement, decide_cancel, decide_change, decide_erasure
-from projections.decide_dispatch import decide_after_opening, decide_dispatch, dispatch_digest, ended_at_once
+from projections.decide_context import (
+    decide_acknowledgement,
+    decide_cancel,
+    decide_change,
+    decide_erasure,
+    decide_expiry,
+)
+from projections.decide_dispatch import (
+    decide_after_opening,
+    decide_dispatch,
+    decide_turn,
+    dispatch_digest,
+    ended_at_once,
+)
 from projections.decide_effects import decide_proposal_past_barrier
-from projections.decide_results import decide_late, decide_open, decide_result, decide_stopped, unknown_task
-from projections.decide_steps import decide_heartbeat, decide_proposal, decide_step
-from projections.decide_time import decide_due
+from projections.decide_results import (
+    decide_late,
+    decide_open,
+    decide_outdated,
+    decide_result,
+    decide_stopped,
+    unknown_task,
+)
+from projections.decide_steps import decide_extension, decide_heartbeat, decide_proposal, decide_step
+from projections.decide_time import decide_due, decide_extras_due, decide_kept_due
 from projections.due_queue import DueQueue
+from projections.ended import told_ids
 from projections.evolve import evolve
 from projections.facts import (
     AttemptCommanded,
@@ -32,15 +53,17 @@ from projections.facts import (
     ResultDropped,
     ResultParked,
     SessionForgotten,
+    SessionHeard,
     TaskOpened,
     WaitingJudged,
 )
+from projections.keys import task_key
 from projections.log_position import LogPosition
-from projections.publish import Publisher, TooLargeError
+from projections.publish import Output, Publisher, TooLargeError
 from projections.rules import Rules
 from projections.session import Session
 from projections.store import Store
-from projections.timers import awaits_both_lanes, dues_of
+from projections.timers import awaits_both_lanes, dues_of, extras_due, leases_due
 from projections.waiting import Arrived, arrived, identity_of
 from schemas.decode import Batch, Decoder, Refusal
 from schemas.envelope import was_forwarded
@@ -51,6 +74,7 @@ from schemas.events import (
     TaskCancelRequested,
     TaskDispatched,
     TaskEffectProposed,
+    TaskExtended,
     TaskHeartbeat,
     TaskStep,
 )
@@ -64,9 +88,15 @@ _ERASED: Final[Any] = struct_of(SessionErased)
 _DISPATCHED: Final[Any] = struct_of(TaskDispatched)
 _STEP: Final[Any] = struct_of(TaskStep)
 _HEARTBEAT: Final[Any] = struct_of(TaskHeartbeat)
+_EXTENDED: Final[Any] = struct_of(TaskExtended)
 _PROPOSED: Final[Any] = struct_of(TaskEffectProposed)
 
 _NOTHING: Final[list[Fact]] = []
+
+HEARD_AGAIN: Final = 32
+"""An event that changes nothing of its session is noted if the last one is older than this part of the TTL."""
+CLOCK_AHEAD_MS: Final = 3_600_000
+"""A session cannot have been heard of later than now. Broker and worker may differ by less than this."""
 
 Place = tuple[int, int, bool, str, str]
 """The order in which waiting results are looked at: by their dispatches."""
@@ -104,6 +134,7 @@ class Partition:
         self._in_round: set[tuple[str, str]] = set()
         self._at: Place | None = None
         """Of the waiting result that is being looked at."""
+        self._heard_again_ms = max(1, rules.session_ttl_ms // HEARD_AGAIN)
         self._sweep: Iterator[str] = iter(())
         self._idle: list[tuple[str, bytes]] = []
 
@@ -138,7 +169,7 @@ class Partition:
         """Everything is restored. Raises `ValueError` if the changelog is not whole."""
         self.store.settle()
         self._queue_what_waits()
-        for session_id in self.store.session_ids_with_open_tasks():
+        for session_id in self.store.session_ids_with_timers():
             self._set_timers(self.store.session(session_id))
             self.store.let_go()
 
@@ -221,10 +252,12 @@ class Partition:
             if session is None:
                 continue
             timestamp = timestamps[index]
+            if session.row.extras is not None:
+                self._expire(session, timestamp)
             if kind is _CHANGED:
                 facts = decide_change(session, event, len(values[index] or b""), offsets[index], timestamp)
             elif kind is _CANCEL:
-                facts = decide_cancel(session, event, timestamp)
+                facts = decide_cancel(session, event, len(values[index] or b""), offsets[index], timestamp)
             elif kind is _ACKNOWLEDGED:
                 facts = decide_acknowledgement(session, event, offsets[index])
             else:
@@ -253,6 +286,8 @@ class Partition:
                 continue
             elif kind is _HEARTBEAT:
                 facts = decide_heartbeat(session, event, timestamps[index])
+            elif kind is _EXTENDED:
+                facts = decide_extension(session, event, timestamps[index])
             else:
                 proposal = arrived(batch, index, event)
                 facts = decide_proposal(session, proposal)
@@ -268,7 +303,7 @@ class Partition:
         size, headers = len(batch.values[index] or b""), batch.headers[index]
         facts = decide_dispatch(session, event, size, offset, timestamp, headers, lane, self._rules)
         opened = facts[0]
-        cancelled = event.task_id in session.row.cancels
+        cancelled = isinstance(opened, TaskOpened) and is_cancelled(session.row, event.task_id, opened.task)
         self._apply(session, facts, batch, index, _NOTHING)
         if len(self._unknown) and event.task_id not in session.parked:
             self._unknown.set((session.id, event.task_id), None)
@@ -276,6 +311,12 @@ class Partition:
             after = decide_after_opening(session, opened, cancelled=cancelled)
             if after:
                 self._apply(session, after, batch, index, _NOTHING)
+
+    def _expire(self, session: Session, now_ms: int) -> None:
+        """Leases that had run out by then: a timer cannot have been in time if the gate was behind."""
+        extras = session.row.extras
+        if extras is not None and extras.leases:
+            self._apply(session, decide_expiry(session, now_ms), None, 0, _NOTHING)
 
     def _counts(self, role: Role) -> dict[type, int]:
         counts = self._changes.events.get(role)
@@ -316,6 +357,8 @@ class Partition:
         A record is refused if what reports it would be too large for its topic; `if_too_large` are applied then.
         """
         if not facts:
+            if batch is not None:
+                self._hear(session, batch.timestamps[index])
             return
         if len(facts) == 1 and isinstance(facts[0], QuietFact):
             evolve(session, facts[0], self._rules)
@@ -342,8 +385,23 @@ class Partition:
             changes.count(fact)
             if evolve(session, fact, self._rules) and not session.is_listed:
                 self.store.to_write(session)
+        if batch is not None:
+            self._hear(session, batch.timestamps[index])
+        if session.forgotten is not None:
+            outputs += [Output("tasks", task_key(session.id, task_id), None, None) for task_id in session.forgotten]
+            session.forgotten = None
         if session.to_reconsider is not None or session.to_judge is not None:
             self._collect(session)
+
+    def _hear(self, session: Session, timestamp: int) -> None:
+        """Every event keeps a session that has a row, also one that changes nothing.
+
+        The row is written for it only after a part of the TTL, and `find_idle` waits so much longer.
+        """
+        if session.last_event_at and timestamp - session.last_event_at >= self._heard_again_ms:
+            evolve(session, SessionHeard(timestamp), self._rules)
+            if not session.is_listed:
+                self.store.to_write(session)
 
     def _too_large(
         self, session: Session, error: TooLargeError, facts: list[Fact], batch: Batch | None, index: int
@@ -385,6 +443,14 @@ class Partition:
                 self._in_round.add(name)
                 heapq.heappush(self._round, place)
         session.to_reconsider = None
+        if session.freed_slots is not None:
+            freed, session.freed_slots = session.freed_slots, None
+            for slot, timestamp in freed.items():
+                self._apply(session, decide_turn(session, slot, timestamp), None, 0, _NOTHING)
+        if session.outdated is not None:
+            outdated, session.outdated = session.outdated, None
+            for task_id, names in outdated.items():
+                self._apply(session, decide_outdated(session, task_id, names), None, 0, _NOTHING)
 
     def _unqueue(self, session: Session) -> None:
         """The session is forgotten: nothing of it is judged any more."""
@@ -419,6 +485,8 @@ class Partition:
             session = self._home(batch, index, event.session_id)
             if session is None:
                 continue
+            if session.row.extras is not None:
+                self._expire(session, batch.timestamps[index])
             facts = decide_result(session, arrived(batch, index, event), self._rules)
             self._apply(session, facts, batch, index, _NOTHING)
             first = facts[0] if facts else None
@@ -480,6 +548,7 @@ class Partition:
                 self._proposals[key] = proposal
                 continue
             session = self.store.session(proposal.event.session_id)
+            self._expire(session, proposal.timestamp)
             self._apply(session, [WaitingJudged(proposal)], None, 0, _NOTHING)
             facts = decide_proposal_past_barrier(session, proposal, self._publisher.judged)
             self._apply(session, facts, proposal.as_batch(), 0, _NOTHING)
@@ -524,6 +593,13 @@ class Partition:
         self.judge_ready(position, now_ms)
 
     def _fall_due(self, session: Session, now_ms: int, *, hot_only: bool) -> None:
+        self._expire(session, now_ms)
+        if session.row.extras is not None and session.row.extras.kept:
+            self._apply(session, decide_kept_due(session, now_ms), None, 0, _NOTHING)
+        if session.row.extras is not None and not hot_only:
+            self._apply(
+                session, decide_extras_due(session, now_ms, self._rules.unknown_task_grace_ms), None, 0, _NOTHING
+            )
         tasks, index = session.tasks, session.index
         due = list(tasks) if index is None else index.take_due(now_ms, hot_only=hot_only)
         for task_id in due:
@@ -567,6 +643,14 @@ class Partition:
             hot, other = dues_of(tasks)
         else:
             hot, other = None, None
+        extras = session.row.extras
+        if extras is not None:
+            due = leases_due(extras)
+            if due is not None and (hot is None or due < hot):
+                hot = due
+            due = extras_due(extras, self._rules.unknown_task_grace_ms)
+            if due is not None and (other is None or due < other):
+                other = due
         timers, cold_timers = self._timers, self._cold_timers
         if hot is not None or len(timers):
             timers.set(session.id, hot)
@@ -577,11 +661,13 @@ class Partition:
 
     def find_idle(self, now_ms: int, limit: int) -> None:
         """Look at the next `limit` sessions for those idle for longer than the TTL and without open tasks."""
-        oldest_ms = now_ms - self._rules.session_ttl_ms
+        oldest_ms = now_ms - self._rules.session_ttl_ms - self._heard_again_ms
         for looked, session_id in enumerate(self._sweep, start=1):
             raw = self.store.raw(session_id)
             if raw is not None and self.store.is_idle_since(session_id, oldest_ms):
                 self._idle.append((session_id, raw))
+            elif raw is not None and self.store.last_event_at(session_id) > now_ms + CLOCK_AHEAD_MS:
+                self._correct_clock(self.store.session(session_id), now_ms)
             if looked >= limit:
                 return
         self._sweep = iter(self.store.session_ids())
@@ -595,8 +681,15 @@ class Partition:
         for session_id, raw in self._idle:
             is_unchanged = session_id not in self.store.changed and self.store.raw(session_id) == raw
             if is_unchanged and self.store.kept_of(session_id) is None:  # a result waits for the facets, too
-                self._apply(self.store.session(session_id), [SessionForgotten([])], None, 0, _NOTHING)
+                session = self.store.session(session_id)
+                self._apply(session, [SessionForgotten(told_ids(session.ended))], None, 0, _NOTHING)
         self._idle = []
+
+    def _correct_clock(self, session: Session, now_ms: int) -> None:
+        """The broker's clock had jumped ahead and is back: the session would not be forgotten before that time."""
+        evolve(session, SessionHeard(now_ms), self._rules)
+        if not session.is_listed:
+            self.store.to_write(session)
 
 
 def _offset(event: Arrived) -> int:

@@ -11,21 +11,25 @@ from projections.ended import EndedTask
 from projections.expectation import contradicted, expected_values, is_unknown
 from projections.facts import (
     AttemptCommanded,
+    CancelExpired,
     EffectAnswered,
     Fact,
     ResultAcknowledged,
     ResultJudged,
+    ResultOutdated,
     SessionForgotten,
     TaskEnded,
     TaskOpened,
+    TurnCame,
 )
 from projections.gate import DELIVERED, HELD, WITHHELD, PartVerdict
 from projections.keys import task_key
 from projections.log_position import LogPosition
 from projections.records import change_of
-from projections.rows import Task
+from projections.rows import CancelRequest, Task
 from projections.session import Session
 from projections.text import json_of, quoted
+from projections.waiting import Arrived
 from schemas.envelope import Envelope
 from schemas.identity import output_event_id
 from schemas.outputs import MAX_DIFFERENCES
@@ -117,6 +121,15 @@ class Publisher:
             outputs.append(self._command(event_type, session, task_id, fact.task, members))
         elif isinstance(fact, AttemptCommanded):
             outputs.append(self._redispatch(session, fact))
+        elif isinstance(fact, TurnCame):
+            if fact.commanded:
+                members = f'"dispatched_at":"{rfc3339(fact.task.dispatched_at)}"'
+                outputs.append(self._command("task.start", session, fact.task_id, fact.task, members))
+        elif isinstance(fact, ResultOutdated):
+            outputs.append(self._outdated(session, fact))
+        elif isinstance(fact, CancelExpired):
+            if not fact.request.is_matched:
+                outputs.append(self._unmatched(session, fact.request))
         elif isinstance(fact, ResultAcknowledged):
             if fact.ended is not None:
                 outputs.append(self._ended_status(session, fact.ended, None, fact.offset))
@@ -140,6 +153,11 @@ class Publisher:
             text = f"{text},{work}"
         if task.acknowledgement:
             text = f"{text},{task.acknowledgement}"
+        if task.clocks is not None:
+            if task.clocks.is_queued and wait is None:
+                text = f'{text},"queued":true'
+            if task.clocks.waits_since is not None:
+                text = f'{text},"input_required":true'
         if stale:
             text = f'{text},"stale":true,"stale_facets":{json_of(stale[:MAX_DIFFERENCES])}'
         body = text.encode()
@@ -214,7 +232,7 @@ class Publisher:
         parts = ",".join([self._part_verdict(session, fact, each) for each in judgement.parts])
         return (
             f'{{"decision":"{decision}","reason":"{judgement.reason}","parts":[{parts}],'
-            f'"judged":{self._judged},"disposition":{disposition}}}'
+            f'"judged":{self._judged},"disposition":{disposition}{_LATE if fact.late else ""}}}'
         )
 
     def _part_verdict(self, session: Session, fact: ResultJudged, verdict: PartVerdict) -> str:
@@ -247,6 +265,8 @@ class Publisher:
         )
         if event.error is not None:
             tail = f'{tail},"error":{json_of(event.error)}'
+        if not event.final:
+            tail = f'{tail},"final":false'
         if fact.shadow:
             tail = f'{tail},"shadow":{{"decision":"{fact.judgement.decision}","reason":"{reason}"}}'
         traceparent = result.traceparent
@@ -278,6 +298,41 @@ class Publisher:
         envelope = Envelope(event_type, self._source, event_id, session.key, self._now, traceparent)
         return _checked(Output("commands", session.key, value, envelope), f"the {event_type} that it calls for")
 
+    def _outdated(self, session: Session, fact: ResultOutdated) -> Output:
+        """`result.outdated`: what was delivered has gone stale."""
+        kept = fact.kept
+        delivery = kept.delivery
+        assert delivery is not None
+        facets = fact.facets[:MAX_DIFFERENCES]
+        members = (
+            f'"result":{delivery.result},"part_ids":{json_of(fact.part_ids)},'
+            f'"differences":{differences_json(session, kept.task, facets)}'
+        )
+        return self._command("result.outdated", session, fact.task_id, kept.task, members)
+
+    def _unmatched(self, session: Session, request: CancelRequest) -> Output:
+        """`task.cancel_unmatched`: a request to cancel has met no task."""
+        what = '"all":true'
+        for field, named in (
+            ("task_id", request.task_id),
+            ("request_id", request.request_id),
+            ("slot", request.slot),
+        ):
+            if named is not None:
+                what = f'"{field}":{quoted(named)}'
+        requested = (
+            f'{{"source":{quoted(request.source)},"event_id":{quoted(request.event_id)},"offset":{request.offset},'
+            f'"at":"{rfc3339(request.timestamp)}"}}'
+        )
+        event_type = "task.cancel_unmatched"
+        event_id = output_event_id(f'[{session.json},"{event_type}",{requested}]'.encode())
+        value = (
+            f'{{"type":"{event_type}","source":{self._source_json},"event_id":"{event_id}","session_id":{session.json},'
+            f'"occurred_at":"{self._now}",{what},"requested":{requested}}}'
+        ).encode()
+        envelope = Envelope(event_type, self._source, event_id, session.key, self._now)
+        return Output("commands", session.key, value, envelope)
+
     def _redispatch(self, session: Session, fact: AttemptCommanded) -> Output:
         task, facets = fact.task, session.facets
         snapshot: dict[str, str | None] = {}
@@ -290,12 +345,28 @@ class Publisher:
         return self._command("task.redispatch", session, fact.task_id, task, members)
 
 
+_LATE: Final = ',"late":true'
+
+
+def identity_json(result: Arrived) -> str:
+    """Which result it is, as JSON of a `ResultIdentity`."""
+    event = result.event
+    return (
+        f'{{"source":{quoted(event.source)},"event_id":{quoted(event.event_id)},"offset":{result.offset},'
+        f'"at":"{rfc3339(result.timestamp)}"}}'
+    )
+
+
 def work_members(task: Task) -> str:
     """What a status says of the way a task has come, besides the numbers of its steps, as JSON members."""
     text = ""
     scope, work = task.scope, task.work
     if scope is not None and scope.parent is not None:
         text = f',"parent_task_id":{quoted(scope.parent)}'
+    elif task.policy is not None and task.policy.options is not None:
+        detached_from = task.policy.options.detached_from
+        if detached_from is not None:
+            text = f',"parent_task_id":{quoted(detached_from)}'
     if work is not None:
         if work.progress is not None:
             text = f'{text},"progress":{json_of(work.progress)}'
@@ -317,7 +388,9 @@ def _difference(session: Session, task: Task, name: str) -> str:
     facet = session.facets[name]
     change = change_of(facet)
     cause = f',"cause_task_id":{quoted(facet.cause)}' if facet.cause else ""
-    since = "dispatch" if change.timestamp <= task.dispatched_at else "running"
+    since = "dispatch" if (change.expired_at or change.timestamp) <= task.dispatched_at else "running"
+    if change.expired_at:
+        cause = f'{cause},"expired_at":"{rfc3339(change.expired_at)}"'
     return (
         f'{{"facet":{quoted(name)},"expected":{json_of(contradicted(task, name, facet.value))},'
         f'"actual":{json_of(facet.value)},"changed_by":{{"source":{quoted(change.source)},'

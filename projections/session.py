@@ -105,6 +105,12 @@ class Session:
         self.records: dict[bytes, bytes | None] | None = None
         """Changelog records other than those of the row and its tasks that are to be written."""
 
+        self.outdated: dict[str, list[str]] | None = None
+        """Watched tasks that have gone stale, with the facets that differ now."""
+        self.freed_slots: dict[str, int] | None = None
+        """Slots of which a task has ended, with the time: the next one's turn may have come."""
+        self.forgotten: list[str] | None = None
+        """Tasks that are not remembered any more and whose published status is to be removed."""
         self.to_reconsider: dict[str, None] | None = None
         """Tasks whose waiting result may be decided now."""
         self.to_judge: list[Arrived] | None = None
@@ -202,6 +208,18 @@ class Session:
         if index is not None:
             return index.expecting(tasks, facet)
         return [(task_id, task) for task_id, task in tasks.items() if facet in task.expected]
+
+    def with_abandoned(self, found: list[tuple[str, Task]], facet: str) -> list[tuple[str, Task]]:
+        """These tasks, and those that the facet `session` or `request/<id>` may make work that nobody wants."""
+        tasks = self.tasks
+        if facet == "session":
+            return list(tasks.items())
+        found = list(found)
+        for task_id in self.tasks_of_request(facet[8:]):
+            task = tasks[task_id]
+            if facet not in task.expected:
+                found.append((task_id, task))
+        return found
 
     def older_in_slot(self, task_id: str, slot: str, order: DispatchOrder, *, protected: bool = True) -> list[str]:
         """Open tasks of the slot that were dispatched before, in the order in which they were folded.

@@ -80,7 +80,9 @@ class Arrived:
         """What a result is recognized by. Content is everything but the envelope; payloads count byte for byte."""
         if self._digests is None:
             event = self.event
-            rest = (event.reads, event.error)
+            rest: Any = (event.reads, event.error)
+            if not event.final:
+                rest = (event.reads, event.error, False)
             content = b'["%s",%s,%s' % (event.outcome.encode(), self.parts_json, _encode_content(rest)[1:])
             self._digests = ResultDigests(identity_of(event), digest(content))
         return self._digests

@@ -8,6 +8,9 @@ withheld: stale                 withheld, with the reason
 delivered message: fresh        the part named `message`, of a result of several parts
 redispatch: task~2              a new attempt was commanded
 cancel: superseded              the agent was told to stop, and why
+unmatched                       there was nothing to cancel
+start                           its turn in the slot has come
+outdated: doc/42                what was delivered has gone stale, by a change of this
 effect mail-1: cleared          the answer to a proposed effect
 effect mail-1: refused, stale
 end: delivered, fresh           how the task ended, and why
@@ -47,6 +50,12 @@ def lines_of(told: Told, before: dict[str, str]) -> Iterator[str]:
         yield f"redispatch: {body['new_task_id']}"
     elif body["type"] == "task.cancel":
         yield f"cancel: {body['reason']}"
+    elif body["type"] == "task.start":
+        yield "start"
+    elif body["type"] == "result.outdated":
+        yield f"outdated: {', '.join(each['facet'] for each in body['differences'])}"
+    elif body["type"] == "task.cancel_unmatched":
+        yield "unmatched"
     else:
         answer = body["type"].removeprefix("effect.")
         reason = f", {body['reason']}" if "reason" in body else ""

@@ -49,7 +49,7 @@ def test_restored_rows_of_format_1_give_the_outputs_of_the_version_that_wrote_th
 ) -> None:
     feed = restored(story, compacted=compacted)
     go_on(feed, story["then"])
-    assert orjson.loads(orjson.dumps(outcome_of(feed.changes))) == story["outcome"]
+    assert orjson.loads(orjson.dumps(without_removals(outcome_of(feed.changes)))) == without_removals(story["outcome"])
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story["story"])
@@ -59,7 +59,14 @@ def test_so_do_the_rows_that_this_version_writes_from_them(story: dict[str, Any]
     feed.take()
     feed.restart(compacted=True)
     go_on(feed, story["then"][len(story["then"]) // 2 :])
-    assert final(outcome_of(feed.changes)) == final(story["outcome"])
+    assert final(without_removals(outcome_of(feed.changes))) == final(without_removals(story["outcome"]))
+
+
+def without_removals(transactions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without removed statuses: that version left those of tasks and sessions that it forgot."""
+    return [
+        {**each, "outputs": [output for output in each["outputs"] if output[2] is not None]} for each in transactions
+    ]
 
 
 def final(transactions: list[dict[str, Any]]) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from schemas.topics import Role
+from tidegate.audit.cancels import must_reach
 from tidegate.audit.case import Case, Place, Terms
 from tidegate.audit.collect import PartitionLogs
 from tidegate.audit.expect import BEFORE, MAX_EFFECTS, Cut, Statement, exactly, proposals_for, statements_of
@@ -182,7 +183,7 @@ class EffectCheck:
         task, proposal, answer, session = case.task, self._proposal, self._answer, case.session
         if task is None:
             return
-        cancels = session.cancels.get(case.task_id, ())
+        cancels = [each.offset for each in session.cancels if must_reach(case, task, each)]
         if was_known and any(offset < answer.context_offset for offset in cancels) and answer.reason is None:
             self._note("effect_cleared_stale", "its task had been cancelled")
             return
@@ -193,7 +194,7 @@ class EffectCheck:
         else:
             cut = Cut(task.offset + 1, float("inf"))
             read = Statement(case.task_id, task.offset, float("inf"), exactly(proposal.reads), is_inside=True)
-        ruling = rule(case, task, proposal.at_ms, here, cut, [*statements_of(case, here), read])
+        ruling = rule(case, task, proposal.at_ms, here, cut, [*statements_of(case, here), read], proposal.at_ms)
         ruling.blockers.pop("user_absent", None)
         if answer.reason is None:
             if ruling.blocked or ruling.stale:

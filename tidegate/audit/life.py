@@ -5,9 +5,13 @@ Where the topics' interleaving decides, and no verdict tells of it, nothing is h
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
+from tidegate.audit.after import queues
+from tidegate.audit.cancels import may_reach, must_reach
 from tidegate.audit.case import Case
+from tidegate.audit.clocks import clock_at
 from tidegate.audit.logs import NEVER, Redispatch, Status, Task
 from tidegate.audit.oracle import policy_of
 from tidegate.audit.room import may_be_unknown
@@ -20,13 +24,13 @@ STOPS: Final[dict[str, tuple[str, ...]]] = {
     "stale": ("cancelled",),
     "deadline_passed": ("expired",),
     "heartbeat_missed": ("expired",),
+    "not_started": ("expired",),
     "unknown_parent": ("rejected",),
 }
 """Reasons to end an open task before its time, and the dispositions that go with them if nothing was delivered."""
 
+_STOPPING: Final = ("reject", "interrupt", "enqueue_latest")
 REJECTIONS: Final = ("slot_taken", "parent_ended", "unknown_parent", "session_full")
-MAX_CANCELS: Final = 32
-"""The gate remembers so many wishes to cancel tasks whose dispatch has not come."""
 
 
 def check_life(case: Case) -> None:
@@ -82,10 +86,10 @@ def _why_not(case: Case, task: Task, status: Status) -> str | None:
     session, margin = case.session, case.terms.margin_ms
     ended_ms, reason = status.ended_ms, status.reason
     if reason == "cancelled":
-        asked = case.task_id in session.cancels or case.truncated("context")
-        return None if asked else "nobody asked for it"
+        asked = any(may_reach(case, task, request) for request in session.cancels)
+        return None if asked or case.truncated("context") else "nobody asked for it"
     if reason == "superseded":
-        newer = [each for each in case.rivals if _interrupts(each, task)]
+        newer = [each for each in case.rivals if _interrupts(each, case, task)]
         return None if newer and not task.protected else "no newer task of its slot interrupts it"
     if reason in ("parent_ended", "scope_closed", "unknown_parent"):
         return _why_not_scope(case, task, status)
@@ -94,16 +98,19 @@ def _why_not(case: Case, task: Task, status: Status) -> str | None:
             return "it goes on while stale"
         since = _stale_since(case, task)
         return None if since + task.while_stale_grace_ms <= ended_ms + margin else "its grace was not over"
+    clock = clock_at(case, task, ended_ms - margin)
     if reason == "deadline_passed":
-        if task.deadline_ms is None or ended_ms + margin < task.deadline_ms:
+        if clock.waits_since is not None:
+            return "it waited for a person"
+        if clock.deadline_ms is None or ended_ms + margin < clock.deadline_ms:
             return "its deadline had not passed"
-        return _why_not_expired(case, min(ended_ms, task.deadline_ms))
-    if reason == "heartbeat_missed":
-        if task.heartbeat_ms is None:
-            return "it sends no heartbeats"
-        heard = max([task.at_ms, *_signs(case, ended_ms)])
-        if heard + task.heartbeat_ms > ended_ms + margin:
-            return f"it was heard of {ended_ms - heard} ms before"
+        return _why_not_expired(case, min(ended_ms, clock.deadline_ms))
+    if reason in ("heartbeat_missed", "not_started"):
+        due = clock.given_up_at(task)
+        if due is None or due[1] != reason:
+            return f"{due[1] if due is not None else 'nothing'} was due"
+        if due[0] > ended_ms + margin:
+            return f"it was heard of {ended_ms - clock.heard_ms} ms before"
         return _why_not_expired(case, ended_ms)
     return None
 
@@ -133,7 +140,7 @@ def _why_not_scope(case: Case, task: Task, status: Status) -> str | None:
         return "its parent is open" if above.is_open else None
     if status.reason == "scope_closed":
         grace = terms.scope_grace_ms if above.task.scope_grace_ms is None else above.task.scope_grace_ms
-        waited = min((result.at_ms for result in above.results), default=None)
+        waited = min((result.at_ms for result in above.results if result.final), default=None)
         if waited is None:
             return None if case.truncated("results", "results.cold") else "its parent has no result"
         return None if waited + grace <= ended_ms + terms.margin_ms else "its parent had not waited so long"
@@ -148,27 +155,23 @@ def _may_be_over(above: Case, task: Task) -> bool:
     return not above.is_open and above.task is not None and above.task.at_ms <= task.at_ms
 
 
-def _signs(case: Case, before_ms: int) -> list[int]:
-    """Signs of life that were on the topics well before the time; what was folded before the dispatch is none."""
-    task = case.task
-    if task is None:
-        return []
-    signs = case.session.signs.get(case.task_id, ())
-    before_ms -= case.terms.margin_ms
-    return [at_ms for role, at_ms in signs if role == task.role and task.at_ms < at_ms < before_ms]
-
-
 def _why_not_expired(case: Case, due_ms: int) -> str | None:
     """A result in time that was on the topics before the timer's barrier was asked for should have been judged."""
-    at_ms = min((result.at_ms for result in case.results if result.broker_time), default=due_ms)
+    at_ms = min((each.at_ms for each in case.results if each.broker_time and each.final), default=due_ms)
     if at_ms + case.terms.margin_ms >= due_ms:
         return None
     return f"its result had been there {due_ms - at_ms} ms before that"
 
 
-def _interrupts(newer: Case, task: Task) -> bool:
+def _interrupts(newer: Case, case: Case, task: Task) -> bool:
+    """Whether the newer task may have stopped this one: any that is older, or one that queues for the slot."""
     other = newer.task
-    return other is not None and other.on_newer == "interrupt" and task.is_older(other)
+    if other is None or not task.is_older(other):
+        return False
+    if other.on_newer == "interrupt":
+        return True
+    has_older = any(each.task is not None and each.task.is_older(task) for each in case.rivals)
+    return other.on_newer == "enqueue_latest" and queues(task) and has_older
 
 
 # ---- rejections
@@ -268,8 +271,8 @@ def _check_receipt(case: Case, task: Task, receipt: dict[str, list[str]], offset
 
 def _check_cancels(case: Case, task: Task) -> None:
     """A wish to cancel below the context that a verdict was given with stops the task before that."""
-    asked = case.session.cancels.get(case.task_id)
-    if not asked or len(case.session.cancels) > MAX_CANCELS or case.given_up:
+    asked = [request.offset for request in case.session.cancels if must_reach(case, task, request)]
+    if not asked or case.given_up:
         return
     first = asked[0]
     for _, verdict in case.judged:
@@ -328,7 +331,7 @@ def _is_watched(case: Case) -> bool:
 
 def _check_slot(case: Case, task: Task, status: Status) -> None:
     """What a newer task's policy does to the older ones of its slot, as far as the logs tell that they were open."""
-    if task.on_newer not in ("reject", "interrupt") or case.disposition == "rejected" or case.given_up:
+    if task.on_newer not in _STOPPING or case.disposition == "rejected" or case.given_up:
         return
     if task.on_newer == "interrupt" and status.reason == "cancelled":
         return  # it was cancelled before it was dispatched, perhaps
@@ -336,22 +339,44 @@ def _check_slot(case: Case, task: Task, status: Status) -> None:
         other = older.task
         if other is None or not _was_open_at(older, task):
             continue
+        if task.on_newer == "enqueue_latest" and not (queues(other) and _has_open_before(case, other, task)):
+            continue
         if task.on_newer == "reject" or not other.protected:
             detail = f"{task.on_newer}, but the older task {older.task_id} was open and went on"
             case.note("slot_not_respected", detail, task.role, task.offset)
 
 
+def _has_open_before(case: Case, other: Task, task: Task) -> bool:
+    """Whether a task older than the other one surely was open when this one was dispatched."""
+    return any(each.task is not None and each.task.is_older(other) and _was_open_at(each, task) for each in case.rivals)
+
+
 def _check_time(case: Case, task: Task) -> None:
     """An open task without a result is neither past its deadline nor silent for too long."""
-    if case.results or not case.handled(task.role, task.offset):
+    if any(result.final for result in case.results) or not case.handled(task.role, task.offset):
         return
-    due = [] if task.deadline_ms is None else [task.deadline_ms]
-    if task.heartbeat_ms is not None:
-        due.append(
-            max([task.at_ms, *(at_ms for _, at_ms in case.session.signs.get(case.task_id, ()))]) + task.heartbeat_ms
-        )
+    clock = clock_at(case, task, inf)
+    due = [] if clock.deadline_ms is None or clock.waits_since is not None else [clock.deadline_ms]
+    silent = clock.given_up_at(task)
+    if silent is not None:
+        due.append(silent[0])
+    abandoned = _abandoned_since(case, task)
+    if abandoned is not None and task.while_stale_grace_ms is not None:
+        due.append(max(abandoned, task.at_ms) + task.while_stale_grace_ms)
     if due and case.is_due(max(min(due), task.at_ms)):
         case.note("not_expired", f"due {case.terms.now_ms - min(due)} ms ago", task.role, task.offset)
+
+
+def _abandoned_since(case: Case, task: Task) -> int | None:
+    """Since when the request is archived or the session closed, by somebody who works for no task; None if neither."""
+    found = []
+    for name, value in (("session", "closed"), (f"request/{task.request_id}", "archived")):
+        if name != "session" and task.request_id is None:
+            continue
+        actual, givers, is_certain = case.session.value_at(name, case.bounds["context"].handled)
+        if is_certain and actual == value and all(event.cause is None for event in givers):
+            found.append(givers[-1].at_ms)
+    return min(found, default=None)
 
 
 # ---- redispatch
@@ -362,7 +387,7 @@ def _check_redispatch(case: Case, task: Task) -> None:
     causes = [
         verdict.decisions[index].first
         for result, verdict in case.judged
-        if verdict.was_first
+        if verdict.was_first and result.final
         for index, decision in enumerate(verdict.decisions)
         if decision.first.shadow is None
         for part, judged in ((part, judged) for part in result.parts for judged in decision.first.parts)
