@@ -84,8 +84,8 @@ def decide_turn(session: Session, slot: str, timestamp: int) -> list[Fact]:
     """A task of the slot has ended: the turn of the next one may have come."""
     facts: list[Fact] = []
     for task_id in session.oldest_in_slot(slot):
-        task = session.tasks[task_id]
-        if _queues(task) and not session.has_older_in_slot(task_id, slot, order_of(task)):
+        task = session.tasks.get(task_id)
+        if task is not None and _queues(task) and not session.has_older_in_slot(task_id, slot, order_of(task)):
             facts.append(TurnCame(task_id, task, timestamp, commanded=task.wait is None))
     return facts
 

