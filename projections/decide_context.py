@@ -34,6 +34,10 @@ from schemas.wire import event_type
 _NO_EXTRAS: Final = Extras()
 
 
+class UnknownValueError(ValueError):
+    """A reserved facet was given a value that the gate would not understand."""
+
+
 def decide_change(
     session: Session, event: events.ContextChanged, size_bytes: int, offset: int, timestamp: int
 ) -> list[Fact]:
@@ -42,58 +46,80 @@ def decide_change(
     values: dict[str, str | None] = event.set  # type: ignore[assignment]
     if event.unset:
         values = {**values, **dict.fromkeys(event.unset)}
+    facts: list[Fact] = []
     extras = session.row.extras
-    if event.versions or event.expires_in_seconds or (extras is not None and extras.leases):
-        return _decide_special(session, event, values, cause, size_bytes, offset, timestamp)
-    changes = _changes(session, values, cause)
-    if not changes:
-        return []
-    return _decide_changes(session, event, changes, cause, size_bytes, offset, timestamp)
+    is_special = extras is not None or event.versions or event.expires_in_seconds
+    if is_special:
+        problem = _problem_of(event, values)
+        if problem is not None:
+            return [EventRefused("invalid_event", problem)]
+        newest = _newest(session, event, values)
+        if len(newest) < len(values):
+            facts.append(EventIgnored("context.changed"))
+            values = newest
+    try:
+        changes = _changes(session, values, cause)
+    except UnknownValueError as error:
+        return [EventRefused("invalid_event", str(error))]
+    estimate = session.size_estimate
+    if changes:
+        holder, undispatched = (None, None) if cause is None else _holder_of(session, cause)
+        added = _added_bytes(session, event, size_bytes, changes, holder or undispatched)
+        estimate = room_for(session, added, adds_names=True)
+        if estimate == NO_ROOM:
+            new = [change for change in changes if not _is_known(session, change.name)]
+            changes = [change for change in changes if _is_known(session, change.name)]
+            if new:
+                facts.append(EventRefused("session_full", session_full(session)))
+                values = {name: value for name, value in values.items() if _is_known(session, name)}
+            if changes:
+                estimate = room_for(session, added, adds_names=False)
+                if estimate == NO_ROOM:
+                    facts.append(FacetsLost([change.name for change in changes], timestamp))
+                    changes, values = [], {}
+        if changes:
+            change = change_to_bytes(offset, timestamp, event.source, event.event_id)
+            kept = None if cause is None or extras is None else _kept_with_work_of(session, cause)
+            facts.append(FacetsChanged(changes, change, offset, timestamp, holder, undispatched, estimate, kept))
+        elif estimate == NO_ROOM:
+            estimate = session.size_estimate
+    if is_special:
+        facts += _special_facts(session, event, values, size_bytes, offset, timestamp, estimate)
+    return facts
 
 
-def _decide_special(
+def _newest(session: Session, event: events.ContextChanged, values: dict[str, str | None]) -> dict[str, str | None]:
+    """Without the facets of which a newer version, or the same one, was stated before."""
+    known = session.row.extras.versions if session.row.extras is not None else {}
+    versions = event.versions
+    return {
+        name: value for name, value in values.items() if name not in versions or versions[name] > known.get(name, -1)
+    }
+
+
+def _special_facts(
     session: Session,
     event: events.ContextChanged,
     values: dict[str, str | None],
-    cause: str | None,
     size_bytes: int,
     offset: int,
     timestamp: int,
+    estimate: int,
 ) -> list[Fact]:
-    """A change that states versions, or sets facets for a time only, or concerns facets that were so set.
+    """What the event says of versions and leases, of the facets whose values were taken.
 
-    Of a facet with a version only a newer one than any stated before counts.
+    `estimate`: the session's size with these values.
     """
-    problem = _problem_of(event, values)
-    if problem is not None:
-        return [EventRefused("invalid_event", problem)]
-    extras = session.row.extras if session.row.extras is not None else _NO_EXTRAS
-    newer = {name: version for name, version in event.versions.items() if version > extras.versions.get(name, -1)}
-    facts: list[Fact] = []
-    if len(newer) < len(event.versions):
-        facts.append(EventIgnored("context.changed"))
-        values = {name: value for name, value in values.items() if name in newer or name not in event.versions}
-    changes = _changes(session, values, cause)
-    estimate = session.size_estimate
-    if changes:
-        facts += _decide_changes(session, event, changes, cause, size_bytes, offset, timestamp)
-        for fact in facts:
-            if isinstance(fact, FacetsChanged):
-                estimate = fact.size_estimate
-    if any(isinstance(fact, EventRefused) for fact in facts):  # facets that are not taken have none of these either
-        newer = {name: version for name, version in newer.items() if _is_known(session, name)}
-        values = {name: value for name, value in values.items() if _is_known(session, name)}
-    if any(isinstance(fact, FacetsLost) for fact in facts):
-        values = {}
+    leased = session.row.extras.leases if session.row.extras is not None else {}
+    newer = {name: version for name, version in event.versions.items() if name in values}
     until = {name: seconds for name, seconds in event.expires_in_seconds.items() if name in values}
-    ended = [name for name in extras.leases if name in values and name not in until]
-    added = 0 if changes else size_bytes
-    if until:
-        added += len(until) * (len(event.source) + len(event.event_id) + NAME_BYTES)
-    if added and (newer or until):
+    ended = [name for name in leased if name in values and name not in until]
+    if newer or until:
+        added = size_bytes + len(until) * (len(event.source) + len(event.event_id) + NAME_BYTES)
         estimate = room_for(session, estimate - session.size_estimate + added, adds_names=False)
         if estimate == NO_ROOM:
-            return [*facts, EventRefused("session_full", session_full(session))]
+            return [EventRefused("session_full", session_full(session))]
+    facts: list[Fact] = []
     if newer:
         facts.append(VersionsStated(newer, timestamp, estimate))
     if until or ended:
@@ -133,54 +159,18 @@ def decide_expiry(session: Session, now_ms: int) -> list[Fact]:
     return facts
 
 
-def _decide_changes(
-    session: Session,
-    event: events.ContextChanged,
-    changes: list[FacetChange],
-    cause: str | None,
-    size_bytes: int,
-    offset: int,
-    timestamp: int,
-) -> list[Fact]:
-    problem = _unknown_value(changes)
-    if problem is not None:
-        return [EventRefused("invalid_event", problem)]
-    holder, undispatched = (None, None) if cause is None else _holder_of(session, cause)
-    added = _added_bytes(session, event, size_bytes, changes, holder or undispatched)
-    estimate = room_for(session, added, adds_names=True)
-    facts: list[Fact] = []
-    if estimate == NO_ROOM:
-        new = [change for change in changes if not _is_known(session, change.name)]
-        changes = [change for change in changes if _is_known(session, change.name)]
-        if new:
-            facts.append(EventRefused("session_full", session_full(session)))
-        if changes:
-            estimate = room_for(session, added, adds_names=False)
-            if estimate == NO_ROOM:
-                facts.append(FacetsLost([change.name for change in changes], timestamp))
-                return facts
-    if changes:
-        change = change_to_bytes(offset, timestamp, event.source, event.event_id)
-        kept = None if cause is None or session.row.extras is None else _kept_with_work_of(session, cause)
-        facts.append(FacetsChanged(changes, change, offset, timestamp, holder, undispatched, estimate, kept))
-    return facts
-
-
-def _unknown_value(changes: list[FacetChange]) -> str | None:
-    """What is wrong with a value of a reserved facet that the gate would not understand."""
-    for change in changes:
-        name = change.name
-        if name[0] not in "ps" or change.value is None:
-            continue
-        allowed = _SESSION_VALUES if name == "session" else _PRESENCE_VALUES if name.startswith("presence/") else None
-        if allowed is not None and change.value not in allowed:
-            given = change.value[:64]
-            return f"set.{name}: {given!r} is not a value of this reserved facet; use {' or '.join(allowed)}"
-    return None
-
-
+_RESERVED: Final = "ps"
+"""Reserved facets with values of their own begin so: `presence/<client>` and `session`."""
 _SESSION_VALUES: Final = ("open", "closed")
 _PRESENCE_VALUES: Final = ("present", "absent")
+
+
+def _check_value(name: str, value: str) -> None:
+    """Refuse a value that a reserved facet does not have. Raises `UnknownValueError`."""
+    allowed = _SESSION_VALUES if name == "session" else _PRESENCE_VALUES if name.startswith("presence/") else None
+    if allowed is not None and value not in allowed:
+        detail = f"{value[:64]!r} is not a value of this reserved facet; use {' or '.join(allowed)}"
+        raise UnknownValueError(f"set.{name}: {detail}")
 
 
 def _kept_with_work_of(session: Session, cause: str) -> list[str] | None:
@@ -201,11 +191,13 @@ def _kept_with_work_of(session: Session, cause: str) -> list[str] | None:
 
 
 def _changes(session: Session, values: dict[str, str | None], cause: str | None) -> list[FacetChange]:
-    """The facets that an event gives another value, or another cause."""
+    """The facets that an event gives another value, or another cause. Raises `UnknownValueError`."""
     facets = session.facets
     found: list[FacetChange] = []
     for name, value in values.items():
         known = facets.get(name)
+        if name[0] in _RESERVED and value is not None:
+            _check_value(name, value)
         if known is None:
             found.append(FacetChange(name, value, cause, None, UNSEEN))
         elif is_unknown(known):

@@ -237,14 +237,16 @@ def _task_of(
 def _policy_of(event: TaskDispatched, timestamp: int) -> Policy | None:
     """The policies and limits of a dispatch; None if it has only defaults."""
     policy = Policy(
-        on_stale=event.on_stale,
-        on_stale_failure=event.on_stale_failure,
-        when_absent=event.when_absent,
-        on_newer=event.on_newer,
+        event.on_stale,
+        event.on_stale_failure,
+        event.when_absent,
+        event.on_newer,
         protected=event.protected,
         independent=event.independent,
         while_stale_grace_ms=round(event.while_stale_grace_seconds * 1000) if event.while_stale == "cancel" else None,
-        deadline_ms=_deadline_of(event, timestamp),
+        deadline_ms=(
+            None if event.deadline_at is None and event.deadline_seconds is None else _deadline_of(event, timestamp)
+        ),
         heartbeat_timeout_ms=_milliseconds(event.heartbeat_timeout_seconds),
         scope_grace_ms=_milliseconds(event.scope_grace_seconds),
         hold_ttl_ms=_milliseconds(event.hold_ttl_seconds),

@@ -32,6 +32,7 @@ from projections.facts import (
     ResultAcknowledged,
     ResultDropped,
     ResultHeld,
+    ResultJudged,
     ResultOutdated,
     ResultParked,
     SessionForgotten,
@@ -63,7 +64,7 @@ from projections.rows import (
     new_row,
 )
 from projections.rules import Rules
-from projections.session import MAX_TASKS_INSIDE, Parked, Session, is_older, order_of
+from projections.session import MAX_TASKS_INSIDE, Noted, Parked, Session, is_older, order_of
 from projections.stale import abandoning, leave, leave_reads, restale, state, state_own_reads
 from projections.task_index import TaskIndex
 from projections.text import quoted
@@ -93,6 +94,8 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
         _task_opened(session, fact)
     elif isinstance(fact, TaskEnded):
         _task_ended(session, fact, rules)
+    elif isinstance(fact, ResultJudged):
+        return False
     elif isinstance(fact, HeartbeatReceived):
         task = session.tasks[fact.task_id]
         if is_waiting_for_person(task):
@@ -129,17 +132,24 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
         extras = _extras(session)
         extras.cancels = [*extras.cancels, fact.request]
         _row_changed(session, fact.request.timestamp)
-    elif isinstance(fact, CancelExpired):
-        extras = _extras(session)
-        extras.cancels = [each for each in extras.cancels if each.offset != fact.request.offset]
-        _trim_extras(session)
-    elif isinstance(fact, UndispatchedForgotten):
-        session.row.undispatched.pop(fact.task_id, None)
-        _extras(session).undispatched_since.pop(fact.task_id, None)
-        _trim_extras(session)
     elif isinstance(fact, ResultAcknowledged):
         _result_acknowledged(session, fact, rules)
-    elif isinstance(fact, SessionHeard):
+    elif isinstance(fact, FacetsLost):
+        _facets_lost(session, fact)
+    elif isinstance(fact, ForwardedOnce):
+        session.row.forwarded = [*session.row.forwarded, fact.identity][-MAX_FORWARDED:]
+        session.is_changed = True
+    elif isinstance(fact, SessionForgotten):
+        _forget_waiting(session)
+        _session_forgotten(session)
+    else:
+        return _evolve_rare(session, fact, rules)
+    return True
+
+
+def _evolve_rare(session: Session, fact: Fact, rules: Rules) -> bool:
+    """The same for facts that few sessions know."""
+    if isinstance(fact, SessionHeard):
         session.is_changed = True
         session.last_event_at = fact.timestamp
     elif isinstance(fact, VersionsStated):
@@ -180,14 +190,14 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
         _clocks(task).deadline_ms = fact.deadline_ms
         _task_changed(session, fact.task_id, task)
         _row_changed(session, fact.timestamp)
-    elif isinstance(fact, FacetsLost):
-        _facets_lost(session, fact)
-    elif isinstance(fact, ForwardedOnce):
-        session.row.forwarded = [*session.row.forwarded, fact.identity][-MAX_FORWARDED:]
-        session.is_changed = True
-    elif isinstance(fact, SessionForgotten):
-        _forget_waiting(session)
-        _session_forgotten(session)
+    elif isinstance(fact, CancelExpired):
+        extras = _extras(session)
+        extras.cancels = [each for each in extras.cancels if each.offset != fact.request.offset]
+        _trim_extras(session)
+    elif isinstance(fact, UndispatchedForgotten):
+        session.row.undispatched.pop(fact.task_id, None)
+        _extras(session).undispatched_since.pop(fact.task_id, None)
+        _trim_extras(session)
     else:
         return False
     return True
@@ -244,11 +254,16 @@ def _restale_kept(session: Session, fact: FacetsChanged, kept: dict[str, KeptTas
 
 
 def _outdated(session: Session, task_id: str, name: str) -> None:
-    if session.outdated is None:
-        session.outdated = {}
-    session.outdated.setdefault(task_id, []).append(name)
+    _noted(session).outdated.setdefault(task_id, []).append(name)
     if session.to_reconsider is None:
-        session.to_reconsider = {}  # it is looked at where this is
+        session.to_reconsider = {}  # both are looked at in one place
+
+
+def _noted(session: Session) -> Noted:
+    noted = session.noted
+    if noted is None:
+        noted = session.noted = Noted()
+    return noted
 
 
 def _own_copy(task: Task) -> Task:
@@ -475,16 +490,16 @@ def _step_taken(session: Session, fact: StepTaken) -> None:
     task = session.tasks[task_id]
     status: str = event.status
     step_id: str = event.step_id
+    policy = task.policy
+    if task.clocks is not None or (policy is not None and policy.options is not None):
+        _heard(task, fact.timestamp)
+    elif policy is not None and policy.heartbeat_timeout_ms is not None:
+        task.last_heartbeat = fact.timestamp
     if status == "started":
         task.steps_started += 1
         work = _work(task)
         work.in_flight = [*work.in_flight, step_id][-MAX_STEPS:]
-    elif status == "input_required":
-        work = _work(task)
-        if step_id not in work.in_flight:
-            task.steps_started += 1
-            work.in_flight = [*work.in_flight, step_id][-MAX_STEPS:]
-    elif status != "progressed":
+    elif status == "completed" or status == "failed":  # noqa: PLR1714 - compared so, they are not hashed
         task.steps_completed += 1
         present = task.work
         if present is not None and present.in_flight:
@@ -496,6 +511,12 @@ def _step_taken(session: Session, fact: StepTaken) -> None:
         else:
             work = _work(task)
             work.failed = [*work.failed, step_id][-MAX_STEPS:]
+    elif status == "input_required":
+        work = _work(task)
+        if step_id not in work.in_flight:
+            task.steps_started += 1
+            work.in_flight = [*work.in_flight, step_id][-MAX_STEPS:]
+        _clocks(task).waits_since = fact.timestamp
     if event.progress is not None:
         _work(task).progress = event.progress
     if event.message:
@@ -505,10 +526,6 @@ def _step_taken(session: Session, fact: StepTaken) -> None:
         work = _work(task)
         if work.checkpoint is None or checkpoint.sequence >= work.checkpoint.sequence:
             work.checkpoint = Checkpoint(checkpoint.uri, checkpoint.sequence)
-    if task.policy is not None or task.clocks is not None:
-        _heard(task, fact.timestamp)
-    if status == "input_required":
-        _clocks(task).waits_since = fact.timestamp
     _status_due(session, task_id)
     if event.reads:
         _reads_stated(session, task_id, task, event.reads, fact.timestamp)
@@ -630,11 +647,7 @@ def _close(session: Session, fact: TaskEnded, task: Task, rules: Rules) -> None:
             if takes_slot:
                 _free_superseded(session, task.slot)
     if task.slot is not None and tasks:
-        if session.freed_slots is None:
-            session.freed_slots = {}
-        session.freed_slots[task.slot] = fact.ended.ended_at
-        if session.to_reconsider is None:
-            session.to_reconsider = {}  # it is looked at where this is
+        _noted(session).freed_slots[task.slot] = fact.ended.ended_at
     if not tasks:
         session.index = None
 
@@ -678,7 +691,7 @@ def _remember(session: Session, end: EndedTask, rules: Rules) -> None:
         if session.row.extras is not None and oldest.task_id in session.row.extras.kept:
             _forget_task(session, oldest.task_id)
         if not oldest.was_unknown:
-            session.forgotten = [*(session.forgotten or ()), oldest.task_id]
+            _noted(session).forgotten.append(oldest.task_id)
 
 
 def _ended_key(session: Session, end: EndedTask) -> bytes:

@@ -357,7 +357,7 @@ class Partition:
         A record is refused if what reports it would be too large for its topic; `if_too_large` are applied then.
         """
         if not facts:
-            if batch is not None:
+            if batch is not None and batch.timestamps[index] - session.last_event_at >= self._heard_again_ms:
                 self._hear(session, batch.timestamps[index])
             return
         if len(facts) == 1 and isinstance(facts[0], QuietFact):
@@ -385,12 +385,9 @@ class Partition:
             changes.count(fact)
             if evolve(session, fact, self._rules) and not session.is_listed:
                 self.store.to_write(session)
-        if batch is not None:
+        if batch is not None and batch.timestamps[index] - session.last_event_at >= self._heard_again_ms:
             self._hear(session, batch.timestamps[index])
-        if session.forgotten is not None:
-            outputs += [Output("tasks", task_key(session.id, task_id), None, None) for task_id in session.forgotten]
-            session.forgotten = None
-        if session.to_reconsider is not None or session.to_judge is not None:
+        if session.to_reconsider is not None or session.to_judge is not None or session.noted is not None:
             self._collect(session)
 
     def _hear(self, session: Session, timestamp: int) -> None:
@@ -398,7 +395,7 @@ class Partition:
 
         The row is written for it only after a part of the TTL, and `find_idle` waits so much longer.
         """
-        if session.last_event_at and timestamp - session.last_event_at >= self._heard_again_ms:
+        if session.last_event_at:
             evolve(session, SessionHeard(timestamp), self._rules)
             if not session.is_listed:
                 self.store.to_write(session)
@@ -427,10 +424,14 @@ class Partition:
             for event in session.to_judge:
                 self._queue(event)
             session.to_judge = None
-        if session.to_reconsider is None:
-            return
+        if session.to_reconsider is not None:
+            self._reconsider_later(session, session.to_reconsider)
+        if session.noted is not None:
+            self._follow_up(session)
+
+    def _reconsider_later(self, session: Session, task_ids: dict[str, None]) -> None:
         tasks, at = session.tasks, self._at
-        for task_id in session.to_reconsider:
+        for task_id in task_ids:
             name = session.id, task_id
             task = tasks.get(task_id)
             if at is None or task is None:
@@ -443,14 +444,18 @@ class Partition:
                 self._in_round.add(name)
                 heapq.heappush(self._round, place)
         session.to_reconsider = None
-        if session.freed_slots is not None:
-            freed, session.freed_slots = session.freed_slots, None
-            for slot, timestamp in freed.items():
-                self._apply(session, decide_turn(session, slot, timestamp), None, 0, _NOTHING)
-        if session.outdated is not None:
-            outdated, session.outdated = session.outdated, None
-            for task_id, names in outdated.items():
-                self._apply(session, decide_outdated(session, task_id, names), None, 0, _NOTHING)
+
+    def _follow_up(self, session: Session) -> None:
+        """Decide what follows from what was noted."""
+        noted, session.noted = session.noted, None
+        if noted is None:
+            return
+        removed = [Output("tasks", task_key(session.id, each), None, None) for each in noted.forgotten]
+        self._changes.outputs += removed
+        for slot, timestamp in noted.freed_slots.items():
+            self._apply(session, decide_turn(session, slot, timestamp), None, 0, _NOTHING)
+        for task_id, names in noted.outdated.items():
+            self._apply(session, decide_outdated(session, task_id, names), None, 0, _NOTHING)
 
     def _unqueue(self, session: Session) -> None:
         """The session is forgotten: nothing of it is judged any more."""

@@ -56,6 +56,18 @@ _NO_QUEUED: Final[dict[bytes, Arrived]] = {}
 """Of a session without events that wait. `evolve` changes copies only, see `Session.owns_waiting`."""
 
 
+class Noted:
+    """What applying facts leads to, besides waiting results that may be decided."""
+
+    def __init__(self) -> None:
+        self.outdated: dict[str, list[str]] = {}
+        """Watched tasks that have gone stale, with the facets that differ now."""
+        self.freed_slots: dict[str, int] = {}
+        """Slots of which a task has ended, with the time: the next one's turn may have come."""
+        self.forgotten: list[str] = []
+        """Tasks that are not remembered any more and whose published status is to be removed."""
+
+
 class Session:
     """What the gate knows of one session."""
 
@@ -105,12 +117,8 @@ class Session:
         self.records: dict[bytes, bytes | None] | None = None
         """Changelog records other than those of the row and its tasks that are to be written."""
 
-        self.outdated: dict[str, list[str]] | None = None
-        """Watched tasks that have gone stale, with the facets that differ now."""
-        self.freed_slots: dict[str, int] | None = None
-        """Slots of which a task has ended, with the time: the next one's turn may have come."""
-        self.forgotten: list[str] | None = None
-        """Tasks that are not remembered any more and whose published status is to be removed."""
+        self.noted: Noted | None = None
+        """What is to be looked at after the facts of a decision have been applied."""
         self.to_reconsider: dict[str, None] | None = None
         """Tasks whose waiting result may be decided now."""
         self.to_judge: list[Arrived] | None = None

@@ -25,8 +25,8 @@ def restale(facets: dict[str, Facet], task: Task, name: str, timestamp: int) -> 
     """
     stale = task.stale
     is_stale = bool(stale) and name in stale
-    is_now = name in task.expected and differs(facets, task, name)
-    if not is_now and (name == "session" or name.startswith("request/")):
+    is_now = differs(facets, task, name)
+    if not is_now and name[0] in "rs":  # `request/<id>` and `session`
         is_now = _is_abandoned(facets, task, name)
     if is_now == is_stale:
         return False
@@ -51,6 +51,8 @@ def abandoning(facets: dict[str, Facet], task: Task) -> list[str]:
 
 
 def _is_abandoned(facets: dict[str, Facet], task: Task, name: str) -> bool:
+    if name != "session" and not name.startswith("request/"):
+        return False
     facet = facets.get(name)
     if facet is None or not facet.change:
         return False
