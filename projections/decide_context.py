@@ -3,6 +3,7 @@
 from typing import Final
 
 import msgspec
+import orjson
 
 from projections.budget import NAME_BYTES, NO_ROOM, room_for
 from projections.cancelling import reached_by
@@ -23,11 +24,12 @@ from projections.facts import (
     SessionForgotten,
     VersionsStated,
 )
+from projections.publish import KNOWN_DIGITS
 from projections.records import change_of_bytes, change_to_bytes, expired_change_to_bytes
 from projections.refusing import session_full
-from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN, CancelRequest, Extras, Lease
+from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN, CancelRequest, Extras, Lease, Task
 from projections.session import Session
-from projections.text import quoted
+from projections.text import json_of, quoted
 from schemas import events
 from schemas.wire import event_type
 
@@ -282,25 +284,73 @@ def decide_cancel(
 
 
 def decide_acknowledgement(session: Session, event: events.ResultAcknowledged, offset: int) -> list[Fact]:
-    """A consumer reports what became of a delivery."""
+    """A consumer reports what became of a delivery, or of some of its parts."""
     task_id = event.task_id
     outcome: str = event.outcome
     ended = session.ended_task(task_id)
     if ended is None:
         task = session.tasks.get(task_id)
-        if task is not None and task.wait is not None and task.wait.delivered:
-            members = f'"acknowledged":"{outcome}"'
-            if event.reason:
-                members = f'{members},"detail":{quoted(event.reason)}'
-            estimate = room_for(session, len(members.encode()), adds_names=False)
-            if estimate == NO_ROOM:
-                return [EventRefused("session_full", session_full(session))]
-            return [ResultAcknowledged(task_id, outcome, offset, None, members, estimate)]
-    if ended is None or ended.reason is None or ended.disposition != "delivered":
+        if task is None or not (task.delivered or (task.wait is not None and task.wait.delivered)):
+            return [EventIgnored("result.acknowledged")]
+        return _acknowledge_open(session, event, task, offset)
+    if ended.reason is None or not (ended.delivered or ended.disposition == "delivered"):
         return [EventIgnored("result.acknowledged")]
-    reported = ended.acknowledged_as(outcome, event.reason or None)
-    is_news = (ended.acknowledged, ended.detail) != (reported.acknowledged, reported.detail)
+    refused = _unknown_delivery(event, ended.delivered or [])
+    if refused is not None:
+        return [refused]
+    outcomes = _outcomes_with(event, ended.outcomes or {})
+    reported = ended.acknowledged_as(outcome, event.reason or None, outcomes)
+    before = ended.acknowledged, ended.detail, ended.outcomes or {}
+    is_news = before != (reported.acknowledged, reported.detail, outcomes)
     return [ResultAcknowledged(task_id, outcome, offset, reported if is_news else None, "", -1)]
+
+
+def _acknowledge_open(session: Session, event: events.ResultAcknowledged, task: Task, offset: int) -> list[Fact]:
+    """The same of a task that is open: other parts wait, or it was an interim answer."""
+    refused = _unknown_delivery(event, task.delivered)
+    if refused is not None:
+        return [refused]
+    known = orjson.loads(f"{{{task.acknowledgement}}}").get("acknowledged_parts", {}) if task.acknowledgement else {}
+    outcomes = _outcomes_with(event, known)
+    members = f'"acknowledged":"{event.outcome}"'
+    if event.reason:
+        members = f'{members},"detail":{quoted(event.reason)}'
+    if outcomes:
+        members = f'{members},"acknowledged_parts":{json_of(outcomes)}'
+    if members == task.acknowledgement:
+        return [ResultAcknowledged(event.task_id, event.outcome, offset, None, "", -1)]
+    estimate = room_for(session, len(members.encode()), adds_names=False)
+    if estimate == NO_ROOM:
+        return [EventRefused("session_full", session_full(session))]
+    return [ResultAcknowledged(event.task_id, event.outcome, offset, None, members, estimate)]
+
+
+def _unknown_delivery(event: events.ResultAcknowledged, delivered: list[list[str]]) -> EventRefused | None:
+    """What the event names that was not delivered. Of deliveries that an earlier version made nothing is known."""
+    if not delivered:
+        return None
+    if event.result_event_id is not None:
+        digits = event.result_event_id[:KNOWN_DIGITS]
+        delivered = [each for each in delivered if each[0] == digits]
+        if not delivered:
+            detail = (
+                f"result_event_id: no result.delivered of task {event.task_id!r} has the id"
+                f" {event.result_event_id!r}; name the event_id of the delivery"
+            )
+            return EventRefused("unknown_result", detail)
+    known = [part_id for each in delivered for part_id in each[1:]]
+    for part_id in event.part_ids or ():
+        if part_id not in known:
+            told = ", ".join(known[:16])
+            return EventRefused("unknown_part", f"part_ids: {part_id!r} was not delivered; delivered were {told}")
+    return None
+
+
+def _outcomes_with(event: events.ResultAcknowledged, known: dict[str, str]) -> dict[str, str]:
+    """The outcomes of single parts. An event without parts is about all of them."""
+    if event.part_ids is None:
+        return dict.fromkeys(known, event.outcome)
+    return {**known, **dict.fromkeys(event.part_ids, event.outcome)}
 
 
 def decide_erasure(session: Session) -> list[Fact]:

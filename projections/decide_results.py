@@ -20,7 +20,7 @@ from projections.facts import (
     ResultParked,
 )
 from projections.gate import DELIVERED, Judgement, all_parts, judge, judge_at_once, mark_late
-from projections.publish import identity_json
+from projections.publish import KNOWN_DIGITS, identity_json, result_event_id
 from projections.refusing import session_full, too_many_waiting
 from projections.rows import Delivery, ResultDigests, Task, Wait
 from projections.rules import Rules
@@ -75,9 +75,12 @@ def _decide_interim(session: Session, result: Arrived, seen: Task, rules: Rules,
     judgement = judge_at_once(session, task_id, seen, result.event, result.timestamp, rules)
     shadow = rules.is_shadow(seen.task_type)
     facts = before
-    facts.append(_judged(result, seen, judgement, None, shadow=shadow))
+    judged = _judged(session, result, seen, judgement, None, shadow=shadow)
+    facts.append(judged)
     takes_slot = shadow or judgement.decision == DELIVERED
-    facts.append(InterimJudged(task_id, result.digests, result.timestamp, takes_slot=takes_slot))
+    facts.append(
+        InterimJudged(task_id, result.digests, result.timestamp, takes_slot=takes_slot, delivery=_delivery(judged))
+    )
     return facts
 
 
@@ -105,12 +108,15 @@ def decide_open(
     delivered = shadow or judgement.decision == DELIVERED or (waited is not None and waited.delivered)
     disposition = "delivered" if delivered else "withheld"
     facts = before
-    facts.append(_judged(result, seen, judgement, disposition, shadow=shadow))
+    judged = _judged(session, result, seen, judgement, disposition, shadow=shadow)
+    facts.append(judged)
     if judgement.redispatch and not shadow:
         facts.append(_attempt(task_id, seen))
     if task.scope is not None and task.scope.children and not shadow:
         facts += stop_children(session, task, "parent_ended", result.timestamp)
-    ended = ended_task(task_id, seen, disposition, judgement.reason, result.timestamp, [result.digests], "")
+    ended = ended_task(
+        task_id, seen, disposition, judgement.reason, result.timestamp, [result.digests], "", _delivery(judged)
+    )
     facts.append(end(session, task_id, seen, ended))
     if seen.policy is not None and seen.policy.options is not None:
         timestamp = result.timestamp if waited is None else max(result.timestamp, session.last_event_at)
@@ -161,21 +167,13 @@ def _decide_late_but_complete(
     seen = with_reads(session.facets, task, event.reads, result.timestamp) if event.reads else task
     judgement = judge_at_once(session, event.task_id, seen, event, result.timestamp, rules)
     mark_late(judgement)
-    facts: list[Fact] = [
-        ResultJudged(
-            result,
-            event,
-            judgement,
-            ended.disposition,
-            seen,
-            ended.echo,
-            is_cold=ended.is_cold,
-            task_type=ended.task_type,
-            shadow=rules.is_shadow(ended.task_type),
-            late=True,
-        ),
-        LaterResultKnown(event.task_id, result.digests, ended.with_result(result.digests)),
-    ]
+    judged = _judged(session, result, seen, judgement, ended.disposition, shadow=rules.is_shadow(ended.task_type))
+    judged.late = True
+    changed = ended.with_result(result.digests)
+    delivery = _delivery(judged)
+    if delivery is not None:
+        changed = changed.delivered_late(delivery)
+    facts: list[Fact] = [judged, LaterResultKnown(event.task_id, result.digests, changed)]
     if judgement.decision == DELIVERED:
         facts.append(LateResultDelivered(event.task_id, seen, result.timestamp))
         facts += _watch(event.task_id, result, seen, judgement, result.timestamp)
@@ -201,8 +199,11 @@ def _hold(
         delivered=takes_slot or (waited is not None and waited.delivered),
     )
     facts = before
+    delivery: list[str] | None = None
     if len(wait.undecided) < len(judgement.parts):
-        facts.append(_judged(result, seen, judgement, None, shadow=False))
+        judged = _judged(session, result, seen, judgement, None, shadow=False)
+        delivery = _delivery(judged)
+        facts.append(judged)
     if wait != waited:
         estimate = session.size_estimate
         for fact in before:
@@ -217,7 +218,15 @@ def _hold(
             if estimate == NO_ROOM:
                 return [EventRefused("session_full", session_full(session))]
         facts.append(
-            ResultHeld(result.event.task_id, result, wait, estimate, is_new=waited is None, takes_slot=takes_slot)
+            ResultHeld(
+                result.event.task_id,
+                result,
+                wait,
+                estimate,
+                is_new=waited is None,
+                takes_slot=takes_slot,
+                delivery=delivery,
+            )
         )
     if judgement.redispatch:
         facts.append(_attempt(result.event.task_id, seen))
@@ -225,8 +234,12 @@ def _hold(
 
 
 def _judged(
-    result: Arrived, task: Task, judgement: Judgement, disposition: str | None, *, shadow: bool
+    session: Session, result: Arrived, task: Task, judgement: Judgement, disposition: str | None, *, shadow: bool
 ) -> ResultJudged:
+    first = _first_delivered(judgement, shadow=shadow)
+    delivered_id = (
+        "" if first is None else result_event_id(session, result, "result.delivered", judgement.reason, first)
+    )
     return ResultJudged(
         result,
         result.event,
@@ -237,7 +250,24 @@ def _judged(
         is_cold=task.is_cold,
         task_type=task.task_type,
         shadow=shadow,
+        delivered_id=delivered_id,
     )
+
+
+def _first_delivered(judgement: Judgement, *, shadow: bool) -> str | None:
+    """The first of the parts that are delivered; in shadow mode all are."""
+    for each in judgement.parts:
+        if shadow or each.decision == DELIVERED:
+            return each.part.part_id
+    return None
+
+
+def _delivery(judged: ResultJudged) -> list[str] | None:
+    """What is delivered, as consumers refer to it: see `rows.Task.delivered`."""
+    if not judged.delivered_id:
+        return None
+    parts = [each.part.part_id for each in judged.judgement.parts if judged.shadow or each.decision == DELIVERED]
+    return [judged.delivered_id[:KNOWN_DIGITS], *parts]
 
 
 def _attempt(task_id: str, task: Task) -> AttemptCommanded:

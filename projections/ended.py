@@ -11,7 +11,7 @@ import msgspec
 from projections import format_1
 from projections.records import UnknownFormatError
 from projections.rows import FORMAT, Echo, EndedLine, EndedLineHead, ResultDigests
-from projections.text import quoted
+from projections.text import json_of, quoted
 
 PRUNE_EVERY: Final = 8
 """How many tasks of a session end between two looks at the oldest one's age: looking costs more than the rest of
@@ -33,7 +33,9 @@ class EndedTask:
 
     `disposition`, `reason` and `digest` are None if a result was given up as unknown before any dispatch of the task
     was seen. `echo` and `work` are JSON members that the task's last status has. `acknowledged` is the outcome that the
-    consumer reported, `detail` why it refused, or why the task was rejected. Times are the broker's, in ms.
+    consumer reported, `detail` why it refused, or why the task was rejected. `delivered` are the outputs with parts to
+    show or apply: the beginning of each one's event id, and the ids of its parts. `outcomes` are what consumers said of
+    single parts. Times are the broker's, in ms.
     """
 
     def __init__(
@@ -52,6 +54,8 @@ class EndedTask:
         work: str = "",
         acknowledged: str | None = None,
         detail: str | None = None,
+        delivered: list[list[str]] | None = None,
+        outcomes: dict[str, str] | None = None,
     ) -> None:
         self.task_id = task_id
         self.task_json = quoted(task_id)
@@ -68,6 +72,8 @@ class EndedTask:
         self.work = work
         self.acknowledged = acknowledged
         self.detail = detail
+        self.delivered = delivered or None
+        self.outcomes = outcomes or None
 
     @property
     def was_unknown(self) -> bool:
@@ -93,10 +99,18 @@ class EndedTask:
         changed.results = results
         return changed
 
-    def acknowledged_as(self, outcome: str, detail: str | None) -> "EndedTask":
+    def acknowledged_as(self, outcome: str, detail: str | None, outcomes: dict[str, str] | None = None) -> "EndedTask":
         """The same, with what the consumer reported."""
         changed = self._copy()
         changed.acknowledged, changed.detail = outcome, detail
+        if outcomes is not None:
+            changed.outcomes = outcomes
+        return changed
+
+    def delivered_late(self, delivery: list[str]) -> "EndedTask":
+        """The same, with one more output that was delivered."""
+        changed = self._copy()
+        changed.delivered = [*(self.delivered or ()), delivery]
         return changed
 
     def _copy(self) -> "EndedTask":
@@ -115,14 +129,20 @@ class EndedTask:
             self.work,
             self.acknowledged,
             self.detail,
+            self.delivered,
+            self.outcomes,
         )
 
     def line(self) -> bytes:
         """The line it is kept as: the fields of `rows.EndedLine`."""
         results = ",".join([f'["{each.identity}","{each.content}"]' for each in self.results])
         reported = ""
-        if self.acknowledged is not None or self.detail is not None:
+        if self.delivered or self.acknowledged is not None or self.detail is not None:
             reported = f",{_text(self.acknowledged)},{_text(self.detail)}"
+            if self.delivered:
+                reported = f"{reported},{json_of(self.delivered)}"
+                if self.outcomes:
+                    reported = f"{reported},{json_of(self.outcomes)}"
         return (
             f"\n[{self.task_json},{FORMAT},{_text(self.disposition)},{_text(self.reason)},{self.ended_at},"
             f"{_text(self.digest)},[{results}],{_text(self.parent)},{self.ended_at - self.dispatched_at},"
@@ -160,6 +180,8 @@ def task_of(line: bytes) -> EndedTask:
         bytes(fields.work)[1:-1].decode(),
         fields.acknowledged,
         fields.detail,
+        fields.delivered,
+        fields.outcomes,
     )
 
 

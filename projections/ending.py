@@ -14,17 +14,29 @@ from schemas.fields import Reason
 
 
 def ended_task(
-    task_id: str, task: Task, disposition: str, reason: str, ended_at: int, results: list[ResultDigests], receipt: str
+    task_id: str,
+    task: Task,
+    disposition: str,
+    reason: str,
+    ended_at: int,
+    results: list[ResultDigests],
+    receipt: str,
+    delivery: list[str] | None = None,
 ) -> EndedTask:
-    """An open task as it ends. `receipt`: JSON of what it had done, if it was stopped."""
+    """An open task as it ends. `receipt`: JSON of what it had done, if it was stopped; `delivery`: what ends it."""
     work = work_members(task)
     if receipt:
         work = f'{work},"receipt":{receipt}' if work else f'"receipt":{receipt}'
     acknowledged: str | None = None
     detail: str | None = None
+    outcomes: dict[str, str] | None = None
+    delivered = task.delivered
+    if delivery is not None:
+        delivered = [*delivered, delivery] if delivered else [delivery]
     if task.acknowledgement:
         reported = orjson.loads(f"{{{task.acknowledgement}}}")
         acknowledged, detail = reported["acknowledged"], reported.get("detail")
+        outcomes = reported.get("acknowledged_parts")
     scope = task.scope
     return EndedTask(
         task_id,
@@ -41,6 +53,8 @@ def ended_task(
         work,
         acknowledged,
         detail,
+        delivered,
+        outcomes,
     )
 
 

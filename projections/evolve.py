@@ -706,6 +706,7 @@ def _result_held(session: Session, fact: ResultHeld, rules: Rules) -> None:
     task = session.tasks[fact.task_id]
     session.size_estimate = fact.size_estimate
     task.wait = fact.wait
+    _delivered(task, fact.delivery)
     if fact.is_new:
         session.waiting[fact.task_id] = _keep(session, "result", fact.result)
     if fact.takes_slot:
@@ -736,9 +737,16 @@ def _later_result_known(session: Session, fact: LaterResultKnown, rules: Rules) 
     _task_changed(session, fact.task_id, task)
 
 
+def _delivered(task: Task, delivery: list[str] | None) -> None:
+    """Something of an open task was delivered."""
+    if delivery is not None:
+        task.delivered = [*task.delivered, delivery][-ended.MAX_RESULTS :]
+
+
 def _interim_judged(session: Session, fact: InterimJudged, rules: Rules) -> None:
     task = session.tasks[fact.task_id]
     task.later_results = [*task.later_results, fact.digests][-ended.MAX_RESULTS :]
+    _delivered(task, fact.delivery)
     if is_waiting_for_person(task):
         _status_due(session, fact.task_id)
     _heard(task, fact.timestamp)

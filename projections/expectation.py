@@ -32,7 +32,7 @@ def differs(facets: dict[str, Facet], task: Task, name: str) -> bool:
         return name in task.expected
     actual = facet.value
     scope = task.scope
-    if scope is not None and scope.below:
+    if scope is not None and scope.below and name in task.expected:
         return any(_moved_along(task, name, stated, actual) != actual for stated in _statements(task, name))
     expected: Any = task.expected.get(name, ABSENT)
     if expected is ABSENT:

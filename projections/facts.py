@@ -273,9 +273,12 @@ class ResultJudged(Fact):
         task_type: str | None,
         shadow: bool,
         late: bool = False,
+        delivered_id: str = "",
     ) -> None:
         self.late = late
         """Whether its task had expired, and asked for it all the same."""
+        self.delivered_id = delivered_id
+        """Event id of the output with the delivered parts."""
         self.result = result
         self.event = event
         self.judgement = judgement
@@ -290,7 +293,11 @@ class ResultJudged(Fact):
 class InterimJudged(Fact):
     """An interim answer of an open task was judged. It is known if it comes again; a part of it may be in the slot."""
 
-    def __init__(self, task_id: str, digests: ResultDigests, timestamp: int, *, takes_slot: bool) -> None:
+    def __init__(
+        self, task_id: str, digests: ResultDigests, timestamp: int, *, takes_slot: bool, delivery: list[str] | None
+    ) -> None:
+        self.delivery = delivery
+        """What is delivered of it, see `rows.Task.delivered`."""
         self.task_id = task_id
         self.digests = digests
         self.timestamp = timestamp
@@ -337,8 +344,18 @@ class ResultHeld(Fact):
     """An open task waits with its result. `result` is kept if the task did not wait before."""
 
     def __init__(
-        self, task_id: str, result: Arrived, wait: Wait, size_estimate: int, *, is_new: bool, takes_slot: bool
+        self,
+        task_id: str,
+        result: Arrived,
+        wait: Wait,
+        size_estimate: int,
+        *,
+        is_new: bool,
+        takes_slot: bool,
+        delivery: list[str] | None,
     ) -> None:
+        self.delivery = delivery
+        """What is delivered of it now, see `rows.Task.delivered`."""
         self.task_id = task_id
         self.result = result
         self.wait = wait

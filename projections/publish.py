@@ -193,6 +193,8 @@ class Publisher:
             text = f"{text},{task.work}"
         if task.acknowledged is not None:
             text = f'{text},"acknowledged":"{task.acknowledged}"'
+            if task.outcomes:
+                text = f'{text},"acknowledged_parts":{json_of(task.outcomes)}'
         if task.detail is not None:
             text = f'{text},"detail":{quoted(task.detail)}'
         event_id = f"{task.digest}-{task.ended_at}"
@@ -251,8 +253,9 @@ class Publisher:
         event_type = "result.delivered" if delivers else "result.withheld"
         first = parts[0].part_id  # type: ignore[attr-defined]
         task_json, result_source, result_id = quoted(event.task_id), quoted(event.source), quoted(event.event_id)
-        name = f'[{session.json},{task_json},{result_source},{result_id},"{event_type}","{reason}",{quoted(first)}]'
-        event_id = output_event_id(name.encode())
+        event_id = fact.delivered_id if delivers else ""
+        if not event_id:
+            event_id = result_event_id(session, result, event_type, reason, first)
         echo = f"{fact.echo}," if fact.echo else ""
         parts_json = result.parts_json if len(parts) == len(result.event.parts) else json_of(parts).encode()
         head = (
@@ -346,6 +349,18 @@ class Publisher:
 
 
 _LATE: Final = ',"late":true'
+KNOWN_DIGITS: Final = 8
+"""Of an output's event id, so many hexadecimal digits are remembered, to know it when a consumer names it."""
+
+
+def result_event_id(session: Session, result: Arrived, event_type: str, reason: str, first_part_id: str) -> str:
+    """The event id of an output about a result whose first part is this."""
+    event = result.event
+    name = (
+        f"[{session.json},{quoted(event.task_id)},{quoted(event.source)},{quoted(event.event_id)},"
+        f'"{event_type}","{reason}",{quoted(first_part_id)}]'
+    )
+    return output_event_id(name.encode())
 
 
 def identity_json(result: Arrived) -> str:

@@ -216,6 +216,8 @@ class Task(msgspec.Struct, array_like=True, gc=False):
     position: int = 0
     """Its place among the open tasks of a session whose tasks have records of their own."""
     clocks: Clocks | None = None
+    delivered: list[list[str]] = []
+    """What was delivered of it while it is open: the beginning of each output's event id, and the ids of its parts."""
 
 
 class DispatchOrder(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -381,3 +383,5 @@ class EndedLine(msgspec.Struct, array_like=True, gc=False, frozen=True):
     work: msgspec.Raw
     acknowledged: str | None = None
     detail: str | None = None
+    delivered: list[list[str]] = []
+    outcomes: dict[str, str] = {}

@@ -92,9 +92,9 @@ class ResultAcknowledged(Event):
     outcome: Acknowledged
     """`shown`, `applied`, or `refused` by the consumer's own last check."""
     result_event_id: Name | None = None
-    """`event_id` of the `result.delivered` event."""
+    """`event_id` of the `result.delivered` event. One that the task does not have is refused."""
     part_ids: Annotated[list[Name], Field(max_length=MAX_PARTS)] | None = None
-    """The parts meant; absent: all delivered parts."""
+    """The parts meant; absent: all delivered parts. Each part's outcome is kept; what was not delivered is refused."""
     reason: Text | None = None
     """Why it was refused."""
 

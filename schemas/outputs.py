@@ -238,6 +238,8 @@ class TaskStatus(TaskEcho):
     """True while the task waits for a person, and its clocks stand still."""
     acknowledged: Acknowledged | None = None
     """What the consumer did with the delivery."""
+    acknowledged_parts: dict[Name, Acknowledged] = {}
+    """The same part by part, where consumers named the parts they meant."""
     dispatched_at: Instant | None = None
     """The broker's timestamp of the dispatch."""
     ended_at: Instant | None = None

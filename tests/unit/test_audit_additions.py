@@ -120,6 +120,16 @@ def _another_part(body: dict[str, Any]) -> None:
     body["part_ids"] = ["another"]
 
 
+def _other_parts(body: dict[str, Any]) -> None:
+    body["part_ids"] = ["edit"]
+
+
+def _refused_a_delivered_part(run: MemoryRun) -> None:
+    """The gate refuses an acknowledgement of what it had delivered."""
+    for role in ("context", "dlq"):
+        edit(role, lambda body: body.update(part_ids=["a"]), event_id="e-5")(run)
+
+
 def _without_policy(*task_ids: str) -> Callable[[MemoryRun], None]:
     def corrupt(run: MemoryRun) -> None:
         for task_id in task_ids:
@@ -200,6 +210,8 @@ ADDITIONS: Final[list[tuple[str, str, Callable[[MemoryRun], None]]]] = [
     ("command_unfounded", "outdated-after-delivery", edit("commands", _another_part, type="result.outdated")),
     ("command_unfounded", "outdated-after-delivery", repeat("commands", type="result.outdated")),
     ("input_unaccounted", "presence-typo", drop("dlq", event_id="e-0")),
+    ("acknowledgement_unfounded", "each-part-is-acknowledged", edit("context", _other_parts, outcome="shown")),
+    ("dlq_unfounded", "unknown-part-and-result", _refused_a_delivered_part),
     ("input_unaccounted", "cancel-of-nothing-and-of-two-things", drop("dlq", slot="s")),
     (
         "child_outlives_parent",

@@ -80,6 +80,7 @@ FULL_TASK = Task(
     '"acknowledged":"shown"',
     7,
     Clocks(START_MS, START_MS, has_started=True, is_queued=True, turn_at=START_MS),
+    [["1f2e3d4c", "p"]],
 )
 FULL_EXTRAS = Extras(
     {"doc": 2**63 - 1},
@@ -128,6 +129,7 @@ def test_rows_without_the_fields_added_since_are_read() -> None:
     row = full_row()
     row.extras = None
     row.tasks["t"].clocks = None
+    row.tasks["t"].delivered = []
     policy = row.tasks["t"].policy
     assert policy is not None
     raw = msgspec.msgpack.decode(row_to_bytes(row))

@@ -253,6 +253,7 @@ class PartitionLogs:
         if type(task_id) is not str or type(outcome) is not str:
             return False
         session.acknowledged.setdefault(task_id, set()).add(outcome)
+        session.outcomes.setdefault(task_id, []).append((outcome, body.get("part_ids")))
         return True
 
     def _heartbeat(self, role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
@@ -443,6 +444,9 @@ class PartitionLogs:
             )
         if event["type"] == "context.changed" and refused.error == "session_full":
             self._context_changed(role, record, event, self.session(event["session_id"]))
+        if event["type"] == "result.acknowledged" and refused.error == "unknown_part":
+            parts = self.session(event["session_id"]).unknown_parts.setdefault(event["task_id"], [])
+            parts.append((refused.offset, event.get("part_ids") or []))
         if event["type"] == "task.result":
             refused.result = (event["session_id"], event["task_id"], event["source"], event["event_id"])
             result = result_of(role, record, event) if refused.error in _FOR_WANT_OF_ROOM else None
@@ -487,6 +491,7 @@ class PartitionLogs:
             status.ended_offset = record.offset
         status.reason, status.detail = body.get("reason"), body.get("detail") or ""
         status.ended_ms, status.receipt, status.acknowledged = ended_ms, body.get("receipt"), body.get("acknowledged")
+        status.acknowledged_parts = body.get("acknowledged_parts") or {}
         disposition = str(body.get("disposition"))
         if disposition not in status.dispositions:
             status.dispositions.append(disposition)

@@ -41,6 +41,7 @@ def check_life(case: Case) -> None:
     given = case.session.acknowledged.get(case.task_id, ())
     if status.acknowledged not in (None, *given) and not case.truncated("context"):
         case.note("acknowledgement_unfounded", str(status.acknowledged), "tasks", status.ended_offset)
+    _check_acknowledged_parts(case, status)
     is_stopped = _is_stopped(case, task, status)
     if is_stopped:
         _check_stop(case, task, status)
@@ -55,6 +56,35 @@ def check_life(case: Case) -> None:
     if case.is_open and status.waiting_for is None:
         _check_time(case, task)
     _check_redispatch(case, task)
+
+
+def _check_acknowledged_parts(case: Case, status: Status) -> None:
+    """What the status says of single parts: that they were delivered, and that a consumer said so of them last."""
+    if case.outputs_truncated or case.truncated("context"):
+        return
+    delivered = {
+        part_id
+        for _, verdict in case.judged
+        for decision in verdict.decisions
+        for output in decision.delivered
+        for part_id, _ in output.carried
+    }
+    said: dict[str, str] = {}
+    for outcome, parts in case.session.outcomes.get(case.task_id, ()):
+        said |= dict.fromkeys(said if parts is None else parts, outcome)
+    for part_id, outcome in status.acknowledged_parts.items():
+        if part_id not in delivered:
+            detail = f"part {part_id} was not delivered"
+        elif said.get(part_id) != outcome:
+            detail = f"part {part_id} is {outcome}, should be {said.get(part_id)}"
+        else:
+            continue
+        case.note("acknowledgement_unfounded", detail, "tasks", status.ended_offset)
+    for offset, part_ids in case.session.unknown_parts.get(case.task_id, ()):
+        held = {part_id for _, verdict in case.judged for part_id in verdict.decisions[0].held}
+        later = {part.part_id for result, _ in case.judged for part in result.parts}
+        if set(part_ids) <= delivered and not held and len(case.judged) == 1 and later:
+            case.note("dlq_unfounded", f"parts {part_ids} were delivered", "dlq", offset)
 
 
 def _is_stopped(case: Case, task: Task, status: Status) -> bool:

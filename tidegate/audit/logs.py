@@ -313,6 +313,7 @@ class Status:
     """`ended_at` of the newest record that says ended, 0 where it has none."""
     receipt: dict[str, list[str]] | None = None
     acknowledged: str | None = None
+    acknowledged_parts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -342,6 +343,10 @@ class Session:
     versions: dict[str, int] = field(default_factory=dict)
     """By facet, the newest version stated so far."""
     acknowledged: dict[str, set[str]] = field(default_factory=dict)
+    outcomes: dict[str, list[tuple[str, list[str] | None]]] = field(default_factory=dict)
+    """The acknowledgements of each task: outcome, and the parts meant, or None for all."""
+    unknown_parts: dict[str, list[tuple[int, list[str]]]] = field(default_factory=dict)
+    """Acknowledgements that were refused for a part that was not delivered, by task: offset in the DLQ, parts."""
     signs: dict[str, list[Sign]] = field(default_factory=dict)
     """Signs of life of tasks that have clocks, and what put their deadlines off."""
     leases: dict[str, list[tuple[int, Lease | None]]] = field(default_factory=dict)
