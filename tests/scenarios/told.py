@@ -5,6 +5,7 @@ delivered: fresh                a result, or a part of it, was delivered
 delivered: stale, marked        and marked as stale
 delivered: fresh, watched       in shadow mode; the reason is what the gate would have given
 withheld: stale                 withheld, with the reason
+delivered: fresh, interim       an interim answer, after which the task goes on
 delivered message: fresh        the part named `message`, of a result of several parts
 redispatch: task~2              a new attempt was commanded
 cancel: superseded              the agent was told to stop, and why
@@ -85,7 +86,8 @@ def _result_lines(body: Mapping[str, Any]) -> Iterator[str]:
         name = f" {part['part_id']}" if name_parts else ""
         marked = ", marked" if verdict.get("annotated") else ""
         watched = ", watched" if "shadow" in body else ""
-        yield f"{decision}{name}: {verdict['reason']}{marked}{watched}"
+        interim = "" if body.get("final", True) else ", interim"
+        yield f"{decision}{name}: {verdict['reason']}{marked}{watched}{interim}"
 
 
 def has_at_least(found: Any, wanted: Any) -> bool:
