@@ -51,6 +51,7 @@ SHARED: Final[tuple[type[BaseModel], ...]] = (
     outputs.ResultIdentity,
     outputs.ProposalIdentity,
     outputs.OtherEffect,
+    outputs.EventIdentity,
     outputs.Shadow,
     outputs.Receipt,
 )

@@ -56,6 +56,17 @@ def lineage_of_next(task_id: str, task: Task, attempt: int) -> Lineage:
 
 def commanded(session: Session, task_id: str) -> Commanded | None:
     """The command that the task's id answers; None if there is none."""
+    found = _find_command(session, task_id)
+    return found[1] if found is not None else None
+
+
+def commanding(session: Session, task_id: str) -> str | None:
+    """The task, open or ended, after which the attempt with this id was commanded; None if none is."""
+    found = _find_command(session, task_id)
+    return found[0] if found is not None else None
+
+
+def _find_command(session: Session, task_id: str) -> tuple[str, Commanded] | None:
     first, mark, number = task_id.rpartition("~")
     if not mark or not number.isdecimal() or number[0] == "0" or len(number) > 2:
         return None
@@ -66,13 +77,13 @@ def commanded(session: Session, task_id: str) -> Commanded | None:
         task = session.tasks.get(before)
         if task is not None:
             if task.commanded == attempt and first_of(before, task, attempt - 1) == first:
-                return Commanded(lineage_of_next(before, task, attempt), attempt, is_revoked=False)
+                return before, Commanded(lineage_of_next(before, task, attempt), attempt, is_revoked=False)
             continue
         ended = session.ended_task(before)
         if ended is not None and ended.next is not None and ended.next.attempt == attempt:
             found = ended.next
             if found.lineage.first == first:
-                return Commanded(found.lineage, attempt, found.is_revoked)
+                return before, Commanded(found.lineage, attempt, found.is_revoked)
     return None
 
 

@@ -23,8 +23,8 @@ MAX_SESSION_BYTES: Final = MAX_FULL_ROW_BYTES + MAX_WAITING_BYTES + MAX_ENDED_BY
 """Of one session, everything together."""
 
 MAX_RECORD_BYTES: Final = 2 * MAX_FULL_ROW_BYTES
-"""No changelog record of a row or a task is larger: what is not counted event by event (an ended task's place in its
-slot, a cancelled task's id, at most 32 and 64 of them) takes far less than the difference."""
+"""No changelog record of a row or a task is larger: what is not counted event by event (the versions of facets for
+whose values there was no room, for example) takes less than the difference."""
 
 NAME_BYTES: Final = 128
 """What a facet that is known, or that a task depends on, counts at least: it may always get a value that is longer."""

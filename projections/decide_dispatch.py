@@ -9,16 +9,19 @@ from projections.attempts import commanded
 from projections.budget import MAX_ROW_BYTES, NAME_BYTES, NO_ROOM, added_above, own_bytes, room_for
 from projections.dispatched import Fields, differences, dispatched_fields, ended_fields, in_words, kept_of_dispatch
 from projections.ended import EndedTask
-from projections.ending import stop
+from projections.ending import stop, stop_all
 from projections.expectation import is_unknown
-from projections.facts import EventRefused, EventRepeated, Fact, TaskEnded, TaskOpened
+from projections.facts import EventRefused, EventRepeated, Fact, TaskEnded, TaskOpened, TurnCame
+from projections.gate import QUEUES
 from projections.rows import (
     DEFAULT_POLICY,
     FORMAT,
     KNOWN,
     UNKNOWN,
+    Clocks,
     DispatchOrder,
     Lineage,
+    Options,
     Policy,
     ResultDigests,
     Scope,
@@ -66,7 +69,8 @@ def decide_dispatch(
     if known is not None:
         if content == known:
             return [EventRepeated("task.dispatched")]
-        now = dispatched_fields(_task_of(session, event, content, offset, timestamp, headers, rules))
+        first_at = task.dispatched_at if task is not None else ended.dispatched_at if ended is not None else timestamp
+        now = dispatched_fields(_task_of(session, event, content, offset, first_at, headers, rules))
         before = dispatched_fields(task) if task is not None else ended_fields(ended) if ended is not None else None
         return [_repeated(event, known, content, before, now)]
     if ended is not None:
@@ -87,22 +91,37 @@ def decide_after_opening(session: Session, fact: TaskOpened) -> list[Fact]:
     if session.pending_cancel(task_id) is not None or task.slot is None:
         return []  # to be cancelled, it takes nobody's place
     order = order_of(task)
-    if task.lineage is not None and not is_protected(task) and session.has_newer_interrupting(task.slot, order):
-        return stop(session, task_id, "cancelled", "superseded", timestamp)
-    if task.policy is None or task.policy.on_newer != "interrupt":
+    if task.lineage is not None and not is_protected(task):
+        policies = _STOPPING if _queues(task) else _INTERRUPTING
+        if session.has_newer_stopping(task.slot, order, policies):
+            return stop(session, task_id, "cancelled", "superseded", timestamp)
+    if task.policy is None or task.policy.on_newer not in _STOPPING:
         return []
+    older = session.older_in_slot(task_id, task.slot, order, protected=False)
+    if task.policy.on_newer == "enqueue_latest":
+        older = [older_id for older_id in older if _queues(session.tasks[older_id])]
+    older = [older_id for older_id in older if session.pending_cancel(older_id) is None]  # the user's word comes first
+    return stop_all(session, older, "cancelled", "superseded", timestamp)
+
+
+_INTERRUPTING: Final = ("interrupt",)
+_STOPPING: Final = ("interrupt", "enqueue_latest")
+"""Policies of a newer task that stop older ones: all of the slot, or those that queue for it."""
+
+
+def _queues(task: Task) -> bool:
+    return task.clocks is not None and task.clocks.is_queued
+
+
+def decide_turn(session: Session, slot: str, timestamp: int) -> list[Fact]:
+    """A task of the slot has ended: the turn of the next one may have come."""
     facts: list[Fact] = []
-    stopped: set[str] = set()
-    for older_id in session.older_in_slot(task_id, task.slot, order, protected=False):
-        if older_id in stopped:  # with its parent
+    for task_id in session.oldest_in_slot(slot):
+        task = session.tasks.get(task_id)
+        if task is None or not _queues(task) or session.pending_cancel(task_id) is not None:
             continue
-        if session.pending_cancel(older_id) is not None:  # the user's word counts first
-            continue
-        found = stop(session, older_id, "cancelled", "superseded", timestamp)
-        for each in found:
-            if isinstance(each, TaskEnded) and each.task_id not in stopped:
-                stopped.add(each.task_id)
-                facts.append(each)
+        if not session.has_older_in_slot(task_id, slot, order_of(task)):
+            facts.append(TurnCame(task_id, task, timestamp, commanded=task.wait is None))
     return facts
 
 
@@ -123,7 +142,8 @@ def ended_at_once(
     timestamp: int,
 ) -> TaskEnded:
     """A task that ends with its dispatch. `content`: the dispatch's digest."""
-    task_id, parent_id = event.task_id, event.parent_task_id
+    task_id = event.task_id
+    parent_id = event.parent_task_id if not event.detached else None
     ended = EndedTask(
         task_id,
         disposition,
@@ -194,7 +214,10 @@ def _reason_to_reject(
     for name in event.depends_on if session.replaced else ():
         if session.value_at(name, timestamp)[1] == UNKNOWN and not _is_lost(session, name):
             return "session_full", f"depends_on: too many changes followed to know the value that {name!r} had"
-    if parent_id is not None:
+    if event.detached:
+        if task_id == parent_id:
+            return "unknown_parent", "parent_task_id: a task cannot be above itself"
+    elif parent_id is not None:
         if task_id == parent_id or (session.parentless_children(task_id) and _is_above(session, task_id, parent_id)):
             return "unknown_parent", "parent_task_id: a task cannot be above itself"
         if parent_id not in tasks:
@@ -249,17 +272,24 @@ def _task_of(
             value, seen = session.value_at(name, timestamp)
             if seen == KNOWN:
                 taken[name] = expected[name] = value
-    policy = _policy_of(event)
+    policy = _policy_of(event, timestamp)
     lineage: Lineage | None = None
     attempt = commanded(session, event.task_id)
     if attempt is not None:
         lineage = attempt.lineage
         policy = msgspec.structs.replace(policy or DEFAULT_POLICY, attempt=attempt.attempt)
     scope: Scope | None = None
-    parent_id = event.parent_task_id
+    parent_id = event.parent_task_id if not event.detached else None
     if parent_id is not None:
         is_parentless = parent_id not in session.tasks
         scope = Scope(parent_id, {}, timestamp + rules.unknown_task_grace_ms if is_parentless else None)
+    clocks: Clocks | None = None
+    if event.slot is not None and event.on_newer in QUEUES:
+        order = DispatchOrder(timestamp, offset, event.lane == "cold")
+        if lineage is not None:
+            order = DispatchOrder(lineage.timestamp, lineage.offset, lineage.is_cold)
+        if session.has_older_in_slot(event.task_id, event.slot, order):
+            clocks = Clocks(is_queued=True)
     return Task(
         FORMAT,
         timestamp,
@@ -278,22 +308,25 @@ def _task_of(
         scope=scope,
         traceparent=traceparent_of(headers) if headers else None,
         last_heartbeat=timestamp if policy is not None and policy.heartbeat_timeout_ms is not None else 0,
+        clocks=clocks,
     )
 
 
-def _policy_of(event: TaskDispatched) -> Policy | None:
+def _policy_of(event: TaskDispatched, timestamp: int) -> Policy | None:
     """The policies and limits of a dispatch; None if it has only defaults."""
     if _policies_of(_fields_of(event)) == _NO_POLICIES:
         return None
     policy = Policy(
-        on_stale=event.on_stale,
-        on_stale_failure=event.on_stale_failure,
-        when_absent=event.when_absent,
-        on_newer=event.on_newer,
+        event.on_stale,
+        event.on_stale_failure,
+        event.when_absent,
+        event.on_newer,
         protected=event.protected,
         independent=event.independent,
         while_stale_grace_ms=round(event.while_stale_grace_seconds * 1000) if event.while_stale == "cancel" else None,
-        deadline_ms=round(event.deadline_at.timestamp() * 1000) if event.deadline_at is not None else None,
+        deadline_ms=(
+            None if event.deadline_at is None and event.deadline_seconds is None else _deadline_of(event, timestamp)
+        ),
         heartbeat_timeout_ms=_milliseconds(event.heartbeat_timeout_seconds),
         scope_grace_ms=_milliseconds(event.scope_grace_seconds),
         hold_ttl_ms=_milliseconds(event.hold_ttl_seconds),
@@ -301,6 +334,7 @@ def _policy_of(event: TaskDispatched) -> Policy | None:
         attempt=event.attempt,
         valid_until=event.valid_until.isoformat() if event.valid_until is not None else None,
         plan=event.plan,
+        options=_options_of(event),
     )
     return None if policy == DEFAULT_POLICY else policy
 
@@ -327,17 +361,40 @@ _NO_POLICIES: Final = tuple([TaskDispatched.model_fields[name].default for name 
 """Most dispatches have none, and comparing these values costs much less than making a `Policy` from them."""
 
 
+def _deadline_of(event: TaskDispatched, timestamp: int) -> int | None:
+    """The earlier one of the deadlines that the dispatch states."""
+    deadline_ms = round(event.deadline_at.timestamp() * 1000) if event.deadline_at is not None else None
+    if event.deadline_seconds is not None:
+        relative_ms = timestamp + round(event.deadline_seconds * 1000)
+        deadline_ms = relative_ms if deadline_ms is None else min(deadline_ms, relative_ms)
+    return deadline_ms
+
+
+def _options_of(event: TaskDispatched) -> Options | None:
+    """What few dispatches ask for; None if this one does not."""
+    delivers_late = event.on_late == "deliver"
+    if not (event.detached or delivers_late) and event.start_timeout_seconds is None and event.watch_seconds is None:
+        return None
+    return Options(
+        detached_from=event.parent_task_id if event.detached else None,
+        start_timeout_ms=_milliseconds(event.start_timeout_seconds),
+        delivers_late=delivers_late,
+        watch_ms=_milliseconds(event.watch_seconds),
+    )
+
+
 def _milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
 
 def _added_bytes(session: Session, event: TaskDispatched, size_bytes: int) -> int:
     """About what a dispatch adds: with values taken, what tasks above expect with it, and what joins it."""
-    taken, task_id, parent_id, depends_on = 0, event.task_id, event.parent_task_id, event.depends_on
+    taken, task_id, depends_on = 0, event.task_id, event.depends_on
     for name in depends_on:
         facet = session.facets.get(name)
         if facet is not None and facet.value is not None:
             taken += 4 * len(facet.value)
+    parent_id = event.parent_task_id if not event.detached else None
     above = session.tasks.get(parent_id) if parent_id is not None else None
     depth = 0 if above is None else 1 + len(session.ancestors(above))
     count = len(event.snapshot) + len(depends_on)

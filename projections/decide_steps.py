@@ -3,7 +3,9 @@
 from typing import Any, Final
 
 from projections.budget import NAME_BYTES, NO_ROOM, added_above, room_for
+from projections.clocks import is_waiting_for_person, minds_signs_of_life
 from projections.facts import (
+    DeadlineExtended,
     EventIgnored,
     EventRefused,
     EventRepeated,
@@ -15,7 +17,7 @@ from projections.facts import (
 from projections.recent_ids import is_recent
 from projections.refusing import session_full
 from projections.session import Session
-from schemas.events import TaskHeartbeat, TaskStep
+from schemas.events import TaskExtended, TaskHeartbeat, TaskStep
 from schemas.identity import event_digest
 from schemas.wire import fields_of, picker
 
@@ -47,13 +49,35 @@ def decide_step(session: Session, event: TaskStep, size_bytes: int, timestamp: i
 
 
 def decide_heartbeat(session: Session, event: TaskHeartbeat, timestamp: int) -> list[Fact]:
-    """The agent of an open task is alive. It matters if its silence has a limit."""
+    """The agent of an open task is alive. It matters if its silence has a limit, or its clocks stand still."""
     task = session.tasks.get(event.task_id)
     if task is None:
         return [EventIgnored("task.heartbeat")]
-    if task.policy is None or task.policy.heartbeat_timeout_ms is None:
+    if not minds_signs_of_life(task):
         return []
     identity = event_digest(event.source, event.event_id)
     if is_recent(task.heartbeat_ids, identity):
         return [EventRepeated("task.heartbeat")]
     return [HeartbeatReceived(event.task_id, timestamp, identity)]
+
+
+def decide_extension(session: Session, event: TaskExtended, timestamp: int) -> list[Fact]:
+    """A task may take longer. A deadline is never brought forward, and one that has passed is not put off."""
+    if (event.deadline_at is None) == (event.deadline_seconds is None):
+        return [EventRefused("invalid_event", "event: state one of deadline_at and deadline_seconds")]
+    task = session.tasks.get(event.task_id)
+    if task is None or task.policy is None or task.policy.deadline_ms is None or task.wait is not None:
+        return [EventIgnored("task.extended")]
+    identity = event_digest(event.source, event.event_id)
+    if is_recent(task.step_ids, identity):
+        return [EventRepeated("task.extended")]
+    deadline_ms = task.policy.deadline_ms
+    if task.clocks is not None and task.clocks.deadline_ms is not None:
+        deadline_ms = task.clocks.deadline_ms
+    if event.deadline_at is not None:
+        extended_ms = round(event.deadline_at.timestamp() * 1000)
+    else:
+        extended_ms = timestamp + round((event.deadline_seconds or 0) * 1000)
+    if extended_ms <= deadline_ms or (timestamp > deadline_ms and not is_waiting_for_person(task)):
+        return [EventIgnored("task.extended")]
+    return [DeadlineExtended(event.task_id, extended_ms, timestamp, identity)]

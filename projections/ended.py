@@ -35,9 +35,10 @@ class EndedTask:
 
     `disposition`, `reason` and `digest` are None if a result was given up as unknown before any dispatch of the task
     was seen. `echo` and `work` are JSON members that the task's last status has. `dispatch`: what else its dispatch
-    said, as a JSON object, if that is known, see `projections.dispatched`. `next` is the attempt that was
-    commanded after it. `acknowledged` is the outcome that the
-    consumer reported, `detail` why it refused, or why the task was rejected. Times are the broker's, in ms.
+    said, as a JSON object, if that is known, see `projections.dispatched`. `next` is the attempt that was commanded
+    after it. `acknowledged` is the outcome that the consumer reported, `detail` why it refused, or why the task was
+    rejected. `delivered` are the outputs with parts to show or apply: the beginning of each one's event id, and the ids
+    of its parts. `outcomes` are what consumers said of single parts. Times are the broker's, in ms.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class EndedTask:
         detail: str | None = None,
         dispatch: str | None = None,
         next_attempt: NextAttempt | None = None,
+        delivered: list[list[str]] | None = None,
+        outcomes: dict[str, str] | None = None,
     ) -> None:
         self.task_id = task_id
         self.task_json = quoted(task_id)
@@ -76,6 +79,8 @@ class EndedTask:
         self.detail = detail
         self.dispatch = dispatch
         self.next = next_attempt
+        self.delivered = delivered or None
+        self.outcomes = outcomes or None
 
     @property
     def was_unknown(self) -> bool:
@@ -107,10 +112,18 @@ class EndedTask:
         changed.next = next_attempt
         return changed
 
-    def acknowledged_as(self, outcome: str, detail: str | None) -> "EndedTask":
+    def acknowledged_as(self, outcome: str, detail: str | None, outcomes: dict[str, str] | None = None) -> "EndedTask":
         """The same, with what the consumer reported."""
         changed = self._copy()
         changed.acknowledged, changed.detail = outcome, detail
+        if outcomes is not None:
+            changed.outcomes = outcomes
+        return changed
+
+    def delivered_late(self, delivery: list[str]) -> "EndedTask":
+        """The same, with one more output that was delivered."""
+        changed = self._copy()
+        changed.delivered = [*(self.delivered or ()), delivery]
         return changed
 
     def _copy(self) -> "EndedTask":
@@ -131,19 +144,25 @@ class EndedTask:
             self.detail,
             self.dispatch,
             self.next,
+            self.delivered,
+            self.outcomes,
         )
 
     def line(self) -> bytes:
         """The line it is kept as: the fields of `rows.EndedLine`."""
         results = ",".join([f'["{each.identity}","{each.content}"]' for each in self.results])
         reported = ""
-        if self.next is not None:
+        if self.delivered is not None or self.next is not None:
             told = f"{_text(self.acknowledged)},{_text(self.detail)},{self.dispatch or 'null'}"
-            reported = f",{told},{json_of(self.next)}"
+            reported = f",{told},{'null' if self.next is None else json_of(self.next)}"
         elif self.dispatch is not None:
             reported = f",{_text(self.acknowledged)},{_text(self.detail)},{self.dispatch}"
         elif self.acknowledged is not None or self.detail is not None:
             reported = f",{_text(self.acknowledged)},{_text(self.detail)}"
+        if self.delivered is not None:
+            reported = f"{reported},{json_of(self.delivered)}"
+            if self.outcomes is not None:
+                reported = f"{reported},{json_of(self.outcomes)}"
         return (
             f"\n[{self.task_json},{FORMAT},{_text(self.disposition)},{_text(self.reason)},{self.ended_at},"
             f"{_text(self.digest)},[{results}],{_text(self.parent)},{self.ended_at - self.dispatched_at},"
@@ -183,6 +202,8 @@ def task_of(line: bytes) -> EndedTask:
         fields.detail,
         _object_or_none(bytes(fields.dispatch)),
         fields.next,
+        fields.delivered,
+        fields.outcomes,
     )
 
 
@@ -228,8 +249,8 @@ def without(lines: bytes, task_id: str) -> bytes:
     return lines[:begin] + lines[end:] if begin >= 0 else lines
 
 
-def beyond_horizon(lines: bytes, oldest_ms: int, max_count: int) -> list[str]:
-    """Ids of the tasks at the beginning that are to be forgotten.
+def beyond_horizon(lines: bytes, oldest_ms: int, max_count: int) -> list[EndedTask]:
+    """The tasks at the beginning that are to be forgotten.
 
     They ended before `oldest_ms`, or are more than `max_count`, or take more than `MAX_ENDED_BYTES`.
     """
@@ -237,7 +258,7 @@ def beyond_horizon(lines: bytes, oldest_ms: int, max_count: int) -> list[str]:
     surplus, surplus_bytes = count - max_count, len(lines) - MAX_ENDED_BYTES
     if surplus <= 0 and surplus_bytes <= 0 and count % PRUNE_EVERY:
         return []
-    found: list[str] = []
+    found: list[EndedTask] = []
     begin = 0
     while begin < len(lines):
         end = lines.find(b"\n", begin + 1)
@@ -245,7 +266,7 @@ def beyond_horizon(lines: bytes, oldest_ms: int, max_count: int) -> list[str]:
         oldest = task_of(lines[begin:end])
         if surplus <= len(found) and surplus_bytes <= begin and oldest.ended_at >= oldest_ms:
             break
-        found.append(oldest.task_id)
+        found.append(oldest)
         begin = end
     return found
 
@@ -253,6 +274,11 @@ def beyond_horizon(lines: bytes, oldest_ms: int, max_count: int) -> list[str]:
 def task_ids(lines: bytes) -> list[str]:
     """Every task remembered, the oldest first."""
     return [task_of(line).task_id for line in lines.split(b"\n") if line]
+
+
+def told_ids(lines: bytes) -> list[str]:
+    """Those of which a status was published: their dispatches were seen."""
+    return [task.task_id for task in map(task_of, filter(None, lines.split(b"\n"))) if not task.was_unknown]
 
 
 def _place(lines: bytes, task_id: str) -> tuple[int, int]:

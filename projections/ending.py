@@ -24,8 +24,9 @@ def ended_task(
     results: list[ResultDigests],
     receipt: str,
     commanded: int,
+    delivery: list[str] | None = None,
 ) -> EndedTask:
-    """An open task as it ends. `receipt`: JSON of what it had done, if it was stopped.
+    """An open task as it ends. `receipt`: JSON of what it had done, if it was stopped; `delivery`: what ends it.
 
     `commanded`: the number of the attempt that was commanded after it; 0 if none was.
     """
@@ -34,10 +35,15 @@ def ended_task(
         work = f'{work},"receipt":{receipt}' if work else f'"receipt":{receipt}'
     acknowledged: str | None = None
     detail: str | None = None
+    outcomes: dict[str, str] | None = None
+    delivered = task.delivered
+    if delivery is not None:
+        delivered = [*delivered, delivery] if delivered else [delivery]
     acknowledgement, later_results = task.acknowledgement, task.later_results
     if acknowledgement:
         reported = orjson.loads(f"{{{acknowledgement}}}")
         acknowledged, detail = reported["acknowledged"], reported.get("detail")
+        outcomes = reported.get("acknowledged_parts")
     scope = task.scope
     return EndedTask(
         task_id,
@@ -56,6 +62,8 @@ def ended_task(
         detail,
         kept_of_dispatch(task),
         NextAttempt(lineage_of_next(task_id, task, commanded), commanded) if commanded else None,
+        delivered,
+        outcomes,
     )
 
 
@@ -86,6 +94,20 @@ def stop(
         _stopped(each, tasks[each], "cancelled", "parent_ended", timestamp, readers[each]) for each in reversed(below)
     ]
     facts.append(_stopped(task_id, root, disposition, reason, timestamp, outside))
+    return facts
+
+
+def stop_all(session: Session, task_ids: list[str], disposition: str, reason: Reason, timestamp: int) -> list[Fact]:
+    """The ends of open tasks that are stopped together, each once: one may be a descendant of another."""
+    facts: list[Fact] = []
+    stopped: set[str] = set()
+    for task_id in task_ids:
+        if task_id in stopped:  # with one above it
+            continue
+        for each in stop(session, task_id, disposition, reason, timestamp):
+            if isinstance(each, TaskEnded) and each.task_id not in stopped:
+                stopped.add(each.task_id)
+                facts.append(each)
     return facts
 
 

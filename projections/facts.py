@@ -13,7 +13,7 @@ from mypy_extensions import mypyc_attr
 
 from projections.ended import EndedTask
 from projections.gate import Judgement
-from projections.rows import EffectAnswer, ResultDigests, Task, Wait
+from projections.rows import CancelRequest, Delivery, EffectAnswer, KeptTask, Lease, ResultDigests, Task, Wait
 from projections.waiting import Arrived
 from schemas.fields import Reason
 
@@ -61,6 +61,7 @@ class FacetsChanged(QuietFact):
         undispatched: str | None,
         size_estimate: int,
         identity: bytes,
+        kept: list[str] | None = None,
     ) -> None:
         self.changes = changes
         self.change = change
@@ -71,6 +72,27 @@ class FacetsChanged(QuietFact):
         self.size_estimate = size_estimate
         self.identity = identity
         """Of the event, as in `EventTaken`."""
+        self.kept = kept
+        """Ended tasks of which more is kept, and whose own changes these are, too."""
+
+
+class VersionsStated(QuietFact):
+    """Newer versions of facets than any before were stated."""
+
+    def __init__(self, versions: dict[str, int], timestamp: int, size_estimate: int) -> None:
+        self.versions = versions
+        self.timestamp = timestamp
+        self.size_estimate = size_estimate
+
+
+class LeasesChanged(QuietFact):
+    """Facets were set for a time only, or are not any more."""
+
+    def __init__(self, leases: dict[str, Lease], ended: list[str], timestamp: int, size_estimate: int) -> None:
+        self.leases = leases
+        self.ended = ended
+        self.timestamp = timestamp
+        self.size_estimate = size_estimate
 
 
 class FacetsLost(Fact):
@@ -87,6 +109,28 @@ class CancelRequested(Fact):
     def __init__(self, task_id: str, timestamp: int) -> None:
         self.task_id = task_id
         self.timestamp = timestamp
+
+
+class CancelRemembered(Fact):
+    """Tasks are to be cancelled, and dispatches that have not been folded may be among them."""
+
+    def __init__(self, request: CancelRequest, size_estimate: int) -> None:
+        self.request = request
+        self.size_estimate = size_estimate
+
+
+class CancelExpired(Fact):
+    """Every task that a request to cancel can mean has been folded. It is forgotten, and answered if it met none."""
+
+    def __init__(self, request: CancelRequest) -> None:
+        self.request = request
+
+
+class UndispatchedForgotten(QuietFact):
+    """The dispatch of a task that is named as the cause of changes has not come within the grace."""
+
+    def __init__(self, task_id: str) -> None:
+        self.task_id = task_id
 
 
 class ResultAcknowledged(Fact):
@@ -116,6 +160,13 @@ class SessionForgotten(Fact):
     def __init__(self, erased: list[str], context_ids: bytes) -> None:
         self.erased = erased
         self.context_ids = context_ids
+
+
+class SessionHeard(QuietFact):
+    """The session had an event that changed nothing else, at this time."""
+
+    def __init__(self, timestamp: int) -> None:
+        self.timestamp = timestamp
 
 
 # Tasks
@@ -160,8 +211,28 @@ class StepTaken(QuietFact):
         self.identity = identity
 
 
+class TurnCame(Fact):
+    """A task that queued for its slot is the oldest in it. `commanded`: its agent is told to start."""
+
+    def __init__(self, task_id: str, task: Task, timestamp: int, *, commanded: bool) -> None:
+        self.task_id = task_id
+        self.task = task
+        self.timestamp = timestamp
+        self.commanded = commanded
+
+
+class DeadlineExtended(QuietFact):
+    """A task may take until this time. `identity`: of the event, as in `EventTaken`."""
+
+    def __init__(self, task_id: str, deadline_ms: int, timestamp: int, identity: bytes) -> None:
+        self.task_id = task_id
+        self.deadline_ms = deadline_ms
+        self.timestamp = timestamp
+        self.identity = identity
+
+
 class HeartbeatReceived(QuietFact):
-    """The agent of a task with a heartbeat timeout is alive. `identity`: of the event, as in `EventTaken`."""
+    """The agent of a task is alive, which one of its clocks needs. `identity`: of the event, as in `EventTaken`."""
 
     def __init__(self, task_id: str, timestamp: int, identity: bytes) -> None:
         self.task_id = task_id
@@ -246,7 +317,13 @@ class ResultJudged(Fact):
         is_cold: bool,
         task_type: str | None,
         shadow: bool,
+        late: bool = False,
+        delivered_id: str = "",
     ) -> None:
+        self.late = late
+        """Whether its task had expired, and asked for it all the same."""
+        self.delivered_id = delivered_id
+        """Event id of the output with the delivered parts."""
         self.result = result
         self.event = event
         self.judgement = judgement
@@ -258,12 +335,72 @@ class ResultJudged(Fact):
         self.shadow = shadow
 
 
+class InterimJudged(Fact):
+    """An interim answer of an open task was judged. It is known if it comes again; a part of it may be in the slot."""
+
+    def __init__(
+        self, task_id: str, digests: ResultDigests, timestamp: int, *, takes_slot: bool, delivery: list[str] | None
+    ) -> None:
+        self.delivery = delivery
+        """What is delivered of it, see `rows.Task.delivered`."""
+        self.task_id = task_id
+        self.digests = digests
+        self.timestamp = timestamp
+        self.takes_slot = takes_slot
+
+
+class DeliveryWatched(Fact):
+    """What was delivered of a task that has ended is watched. `task` has what the result read."""
+
+    def __init__(self, task_id: str, task: Task, until: int, delivery: Delivery) -> None:
+        self.task_id = task_id
+        self.task = task
+        self.until = until
+        self.delivery = delivery
+
+
+class ResultOutdated(Fact):
+    """What was delivered has gone stale: these facets differ now, and these parts depend on them."""
+
+    def __init__(self, task_id: str, kept: KeptTask, facets: list[str], part_ids: list[str]) -> None:
+        self.task_id = task_id
+        self.kept = kept
+        self.facets = facets
+        self.part_ids = part_ids
+
+
+class KeptForgotten(QuietFact):
+    """Nothing more is asked of a task that has ended."""
+
+    def __init__(self, task_id: str) -> None:
+        self.task_id = task_id
+
+
+class LateResultDelivered(Fact):
+    """The result of a task that had expired was delivered, which does not change how the task ended."""
+
+    def __init__(self, task_id: str, task: Task, timestamp: int) -> None:
+        self.task_id = task_id
+        self.task = task
+        self.timestamp = timestamp
+
+
 class ResultHeld(Fact):
     """An open task waits with its result. `result` is kept if the task did not wait before."""
 
     def __init__(
-        self, task_id: str, result: Arrived, wait: Wait, size_estimate: int, *, is_new: bool, takes_slot: bool
+        self,
+        task_id: str,
+        result: Arrived,
+        wait: Wait,
+        size_estimate: int,
+        *,
+        is_new: bool,
+        takes_slot: bool,
+        delivery: list[str] | None,
     ) -> None:
+        self.delivery = delivery
+        """What is delivered of it now, see `rows.Task.delivered`."""
         self.task_id = task_id
         self.result = result
         self.wait = wait

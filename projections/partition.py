@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from projections.attempts import is_revoked
+from projections.cancelling import cancelled_at
 from projections.changes import Changes
 from projections.decide_context import (
     decide_acknowledgement,
@@ -27,12 +28,26 @@ from projections.decide_context import (
     decide_erasure,
     decide_stop,
 )
-from projections.decide_dispatch import decide_after_opening, decide_dispatch, dispatch_digest, ended_at_once
+from projections.decide_dispatch import (
+    decide_after_opening,
+    decide_dispatch,
+    decide_turn,
+    dispatch_digest,
+    ended_at_once,
+)
 from projections.decide_effects import decide_proposal_past_barrier
-from projections.decide_results import decide_late, decide_open, decide_result, decide_stopped, unknown_task
-from projections.decide_steps import decide_heartbeat, decide_step
-from projections.decide_time import decide_due
+from projections.decide_results import (
+    decide_late,
+    decide_open,
+    decide_outdated,
+    decide_result,
+    decide_stopped,
+    unknown_task,
+)
+from projections.decide_steps import decide_extension, decide_heartbeat, decide_step
+from projections.decide_time import decide_due, decide_expiry, decide_extras
 from projections.due_queue import DueQueue
+from projections.ended import told_ids
 from projections.ending import stop
 from projections.evolve import evolve, forget_replaced
 from projections.facts import (
@@ -49,15 +64,17 @@ from projections.facts import (
     ResultJudged,
     ResultParked,
     SessionForgotten,
+    SessionHeard,
     TaskOpened,
     WaitingJudged,
 )
+from projections.keys import task_key
 from projections.log_position import LogPosition
-from projections.publish import Publisher, TooLargeError
+from projections.publish import Output, Publisher, TooLargeError
 from projections.rules import Rules
 from projections.session import Parked, Session
 from projections.store import Store
-from projections.timers import dues_of
+from projections.timers import Due, dues_of, extras_dues
 from projections.waiting import Arrived, arrived, identity_of
 from schemas.decode import Batch, Decoder, Refusal
 from schemas.envelope import was_forwarded
@@ -68,6 +85,7 @@ from schemas.events import (
     TaskCancelRequested,
     TaskDispatched,
     TaskEffectProposed,
+    TaskExtended,
     TaskHeartbeat,
     TaskStep,
 )
@@ -81,9 +99,15 @@ _ERASED: Final[Any] = struct_of(SessionErased)
 _DISPATCHED: Final[Any] = struct_of(TaskDispatched)
 _STEP: Final[Any] = struct_of(TaskStep)
 _HEARTBEAT: Final[Any] = struct_of(TaskHeartbeat)
+_EXTENDED: Final[Any] = struct_of(TaskExtended)
 _PROPOSED: Final[Any] = struct_of(TaskEffectProposed)
 
 _NOTHING: Final[list[Fact]] = []
+
+HEARD_AGAIN: Final = 32
+"""An event that changes nothing of its session is noted if the last one is older than this part of the TTL."""
+CLOCK_AHEAD_MS: Final = 3_600_000
+"""A session cannot have been heard of later than now. Broker and worker may differ by less than this."""
 
 Place = tuple[int, int, bool, str, str]
 """The order in which waiting results are looked at: by their dispatches."""
@@ -131,6 +155,7 @@ class Partition:
         """Whether former values of facets were kept in the last transaction."""
         self._folded_ms = 0
         """Steps that have not been folded were sent at this time or later."""
+        self._heard_again_ms = max(1, rules.session_ttl_ms // HEARD_AGAIN)
         self._sweep: Iterator[str] = iter(())
         self._idle: list[tuple[str, bytes]] = []
 
@@ -178,7 +203,7 @@ class Partition:
         """Everything is restored. Raises `ValueError` if the changelog is not whole."""
         self.store.settle()
         self._queue_what_waits()
-        for session_id in self.store.session_ids_with_open_tasks():
+        for session_id in self.store.session_ids_with_timers():
             session = self.store.session(session_id)
             self._set_timers(session)
             self._note_cancels(session)
@@ -283,10 +308,12 @@ class Partition:
             if session is None:
                 continue
             timestamp = timestamps[index]
+            if session.row.extras is not None:
+                self._expire(session, timestamp - 1)
             if kind is _CHANGED:
                 facts = decide_change(session, event, len(values[index] or b""), offsets[index], timestamp)
             elif kind is _CANCEL:
-                facts = decide_cancel(session, event, timestamp)
+                facts = decide_cancel(session, event, len(values[index] or b""), offsets[index], timestamp)
                 for fact in facts:
                     if isinstance(fact, CancelRequested) and fact.task_id in session.tasks:
                         self._cancels[session.id, fact.task_id] = None
@@ -324,7 +351,7 @@ class Partition:
                 continue
             timestamp = timestamps[index]
             position.steps_offset = offsets[index] + 1
-            if session.tasks or session.parked:
+            if session.tasks or session.parked or session.row.extras is not None:
                 self._let_time_pass(session, event.task_id, timestamp, is_cold=is_cold)
             if kind is _STEP:
                 facts = decide_step(session, event, len(values[index] or b""), timestamp)
@@ -332,15 +359,22 @@ class Partition:
                 if self._pending:
                     self._decide_waiting()
                 continue
+            cancelled_ms: int | None = None
             if kind is _DISPATCHED:
                 facts = self._decide_dispatch(session, event, batch, index)
+                opened = facts[0]
+                if isinstance(opened, TaskOpened):
+                    grace_ms = self._rules.unknown_task_grace_ms
+                    cancelled_ms = cancelled_at(session.row, event.task_id, opened.task, grace_ms)
             elif kind is _HEARTBEAT:
                 facts = decide_heartbeat(session, event, timestamp)
+            elif kind is _EXTENDED:
+                facts = decide_extension(session, event, timestamp)
             else:
                 facts = decide_proposal_past_barrier(session, arrived(batch, index, event), self._publisher.judged)
             self._apply(session, facts, batch, index, _NOTHING)
             if kind is _DISPATCHED:
-                self._after_dispatch(session, event.task_id, facts, batch, index)
+                self._after_dispatch(session, event.task_id, facts, cancelled_ms, batch, index)
             if self._pending or self._ready or self._stopped:
                 self._decide_waiting()
         counts[_STEP] = counts.get(_STEP, 0) + steps
@@ -351,18 +385,29 @@ class Partition:
         size, headers = len(batch.values[index] or b""), batch.headers[index]
         return decide_dispatch(session, event, size, offset, timestamp, headers, lane, self._rules)
 
-    def _after_dispatch(self, session: Session, task_id: str, facts: list[Fact], batch: Batch, index: int) -> None:
+    def _after_dispatch(
+        self, session: Session, task_id: str, facts: list[Fact], cancelled_ms: int | None, batch: Batch, index: int
+    ) -> None:
         if task_id not in session.parked:
             self._unset_grace(session.id, task_id)
         opened = facts[0]
         if isinstance(opened, TaskOpened) and task_id in session.tasks:
-            if is_revoked(session, task_id):
-                self._apply(session, [CancelRequested(task_id, opened.task.dispatched_at)], None, 0, _NOTHING)
+            dispatched_at = opened.task.dispatched_at
+            if cancelled_ms is not None:  # it cannot end before it was dispatched
+                self._apply(session, [CancelRequested(task_id, max(cancelled_ms, dispatched_at))], None, 0, _NOTHING)
+            elif is_revoked(session, task_id):
+                self._apply(session, [CancelRequested(task_id, dispatched_at)], None, 0, _NOTHING)
             if task_id in session.row.cancels:
                 self._cancels[session.id, task_id] = None
             after = decide_after_opening(session, opened)
             if after:
                 self._apply(session, after, batch, index, _NOTHING)
+
+    def _expire(self, session: Session, now_ms: int) -> None:
+        """Leases that have run out by then, before the next context event, which may renew them."""
+        extras = session.row.extras
+        if extras is not None and extras.leases:
+            self._apply(session, decide_expiry(session, now_ms), None, 0, _NOTHING)
 
     def _counts(self, role: Role) -> dict[type, int]:
         counts = self._changes.events.get(role)
@@ -403,6 +448,8 @@ class Partition:
         A record is refused if what reports it would be too large for its topic; `if_too_large` are applied then.
         """
         if not facts:
+            if batch is not None and batch.timestamps[index] - session.last_event_at >= self._heard_again_ms:
+                self._hear(session, batch.timestamps[index])
             return
         if len(facts) == 1 and isinstance(facts[0], QuietFact):
             self._apply_quiet(session, facts[0])
@@ -425,7 +472,9 @@ class Partition:
             changes.count(fact)
             if evolve(session, fact, self._rules) and not session.is_listed:
                 self.store.to_write(session)
-        if session.to_reconsider is not None or session.to_judge is not None:
+        if batch is not None and batch.timestamps[index] - session.last_event_at >= self._heard_again_ms:
+            self._hear(session, batch.timestamps[index])
+        if session.to_reconsider is not None or session.to_judge is not None or session.noted is not None:
             self._collect(session)
 
     def _apply_quiet(self, session: Session, fact: Fact) -> None:
@@ -433,8 +482,18 @@ class Partition:
         evolve(session, fact, self._rules)
         if not session.is_listed:
             self.store.to_write(session)
-        if session.to_reconsider is not None:
+        if session.to_reconsider is not None or session.noted is not None:
             self._collect(session)
+
+    def _hear(self, session: Session, timestamp: int) -> None:
+        """Every event keeps a session that has a row, also one that changes nothing.
+
+        The row is written for it only after a part of the TTL, and `find_idle` waits so much longer.
+        """
+        if session.last_event_at:
+            evolve(session, SessionHeard(timestamp), self._rules)
+            if not session.is_listed:
+                self.store.to_write(session)
 
     def _too_large(
         self, session: Session, error: TooLargeError, facts: list[Fact], batch: Batch | None, index: int
@@ -460,10 +519,14 @@ class Partition:
             for event in session.to_judge:
                 self._queue(event)
             session.to_judge = None
-        if session.to_reconsider is None:
-            return
+        if session.to_reconsider is not None:
+            self._reconsider_later(session, session.to_reconsider)
+        if session.noted is not None:
+            self._follow_up(session)
+
+    def _reconsider_later(self, session: Session, task_ids: dict[str, None]) -> None:
         tasks, at = session.tasks, self._at
-        for task_id in session.to_reconsider:
+        for task_id in task_ids:
             name = session.id, task_id
             task = tasks.get(task_id)
             if at is None or task is None:
@@ -476,6 +539,19 @@ class Partition:
                 self._in_round.add(name)
                 heapq.heappush(self._round, place)
         session.to_reconsider = None
+
+    def _follow_up(self, session: Session) -> None:
+        """Decide what follows from what was noted."""
+        noted, session.noted = session.noted, None
+        if noted is None:
+            return
+        removed = [Output("tasks", task_key(session.id, each), None, None) for each in noted.forgotten]
+        self._changes.outputs += removed
+        for slot, timestamp in noted.freed_slots.items():
+            turn_at = max(timestamp, session.last_event_at)
+            self._apply(session, decide_turn(session, slot, turn_at), None, 0, _NOTHING)
+        for task_id, names in noted.outdated.items():
+            self._apply(session, decide_outdated(session, task_id, names), None, 0, _NOTHING)
 
     def _unqueue(self, session: Session) -> None:
         """The session is forgotten: nothing of it is judged any more."""
@@ -510,7 +586,7 @@ class Partition:
                 continue
             position.results_offset = offsets[index] + 1
             result = arrived(batch, index, event)
-            if session.tasks or session.parked:
+            if session.tasks or session.parked or session.row.extras is not None:
                 self._let_time_pass(session, result.task_id, timestamps[index], is_cold=is_cold)
             facts = self._decide_result(session, result)
             self._apply(session, facts, batch, index, _NOTHING)
@@ -666,9 +742,8 @@ class Partition:
 
     def _let_time_pass(self, session: Session, task_id: str, timestamp: int, *, is_cold: bool) -> None:
         """Act on what fell due in the session before a record with this timestamp."""
-        if session.tasks:
-            index = session.index
-            hot, other = dues_of(session.tasks) if index is None else index.dues()
+        if session.tasks or session.row.extras is not None:
+            hot, other = self._dues_of(session)
             if hot is not None and hot < timestamp:
                 self._fall_due(session, timestamp - 1, hot_only=True)
             if is_cold and other is not None and other < timestamp:
@@ -683,7 +758,20 @@ class Partition:
 
     def _fall_due(self, session: Session, now_ms: int, *, hot_only: bool) -> None:
         """Act on what is due in the session, in the order of the due times, and on what follows from each."""
+        grace_ms = self._rules.unknown_task_grace_ms
         while True:
+            extras = session.row.extras
+            if extras is not None:
+                hot, other = extras_dues(extras, grace_ms)
+                due = hot if hot_only or other is None or (hot is not None and hot < other) else other
+                if due is not None and due <= now_ms:
+                    task_id = session.first_due(due - 1, hot_only=hot_only)
+                    if task_id is None:
+                        facts = decide_extras(session, due, grace_ms, hot_only=hot_only)
+                        assert facts, "what is due happens"
+                        self._apply(session, facts, None, 0, _NOTHING)
+                        self._decide_waiting()
+                        continue
             task_id = session.first_due(now_ms, hot_only=hot_only)
             if task_id is None:
                 return
@@ -731,14 +819,25 @@ class Partition:
                 facts = decide_late(result, unknown_task(result) if ended is None else ended, self._rules)
             self._apply(session, facts, result.as_batch(), 0, _NOTHING)
 
-    def _set_timers(self, session: Session) -> None:
-        index, tasks = session.index, session.tasks
+    def _dues_of(self, session: Session) -> Due:
+        """When the first thing of the session falls due."""
+        index, tasks, extras = session.index, session.tasks, session.row.extras
         if index is not None:
             hot, other = index.dues()
         elif tasks:
             hot, other = dues_of(tasks)
         else:
             hot, other = None, None
+        if extras is not None:
+            first_hot, first_other = extras_dues(extras, self._rules.unknown_task_grace_ms)
+            if first_hot is not None and (hot is None or first_hot < hot):
+                hot = first_hot
+            if first_other is not None and (other is None or first_other < other):
+                other = first_other
+        return hot, other
+
+    def _set_timers(self, session: Session) -> None:
+        hot, other = self._dues_of(session)
         timers, cold_timers = self._timers, self._cold_timers
         if hot is not None or len(timers):
             timers.set(session.id, hot)
@@ -749,11 +848,13 @@ class Partition:
 
     def find_idle(self, now_ms: int, limit: int) -> None:
         """Look at the next `limit` sessions for those idle for longer than the TTL and without open tasks."""
-        oldest_ms = now_ms - self._rules.session_ttl_ms
+        oldest_ms = now_ms - self._rules.session_ttl_ms - self._heard_again_ms
         for looked, session_id in enumerate(self._sweep, start=1):
             raw = self.store.raw(session_id)
             if raw is not None and self.store.is_idle_since(session_id, oldest_ms):
                 self._idle.append((session_id, raw))
+            elif raw is not None and self.store.last_event_at(session_id) > now_ms + CLOCK_AHEAD_MS:
+                self._correct_clock(self.store.session(session_id), now_ms)
             if looked >= limit:
                 return
         self._sweep = iter(self.store.session_ids())
@@ -767,8 +868,15 @@ class Partition:
         for session_id, raw in self._idle:
             is_unchanged = not self.store.is_changed(session_id) and self.store.raw(session_id) == raw
             if is_unchanged and self.store.kept_of(session_id) is None:  # a result waits for the facets, too
-                self._apply(self.store.session(session_id), [SessionForgotten([], b"")], None, 0, _NOTHING)
+                session = self.store.session(session_id)
+                self._apply(session, [SessionForgotten(told_ids(session.ended), b"")], None, 0, _NOTHING)
         self._idle = []
+
+    def _correct_clock(self, session: Session, now_ms: int) -> None:
+        """The broker's clock had jumped ahead and is back: the session would not be forgotten before that time."""
+        evolve(session, SessionHeard(now_ms), self._rules)
+        if not session.is_listed:
+            self.store.to_write(session)
 
 
 def _offset(event: Arrived) -> int:

@@ -14,21 +14,25 @@ from projections.ended import EndedTask
 from projections.expectation import contradicted, expected_values, is_unknown
 from projections.facts import (
     AttemptCommanded,
+    CancelExpired,
     EffectAnswered,
     Fact,
     ResultAcknowledged,
     ResultJudged,
+    ResultOutdated,
     SessionForgotten,
     TaskEnded,
     TaskOpened,
+    TurnCame,
 )
 from projections.gate import DELIVERED, HELD, WITHHELD, PartVerdict
 from projections.keys import task_key
 from projections.log_position import LogPosition
 from projections.records import change_of
-from projections.rows import Task
+from projections.rows import CancelRequest, Task
 from projections.session import Session
 from projections.text import json_of, quoted
+from projections.waiting import Arrived
 from schemas.envelope import Envelope
 from schemas.identity import output_event_id
 from schemas.outputs import MAX_DIFFERENCES
@@ -123,6 +127,15 @@ class Publisher:
             outputs.append(self._command(event_type, session, task_id, fact.task, members))
         elif isinstance(fact, AttemptCommanded):
             outputs.append(self._redispatch(session, fact))
+        elif isinstance(fact, TurnCame):
+            if fact.commanded:
+                members = f'"dispatched_at":"{rfc3339(fact.task.dispatched_at)}"'
+                outputs.append(self._command("task.start", session, fact.task_id, fact.task, members))
+        elif isinstance(fact, ResultOutdated):
+            outputs.append(self._outdated(session, fact))
+        elif isinstance(fact, CancelExpired):
+            if not fact.request.is_matched:
+                outputs.append(self._unmatched(session, fact.request))
         elif isinstance(fact, ResultAcknowledged):
             if fact.ended is not None:
                 outputs.append(self._ended_status(session, fact.ended, None, fact.offset))
@@ -138,6 +151,12 @@ class Publisher:
         acknowledgement = task.acknowledgement
         if acknowledgement:
             members = f"{members},{acknowledgement}"
+        clocks = task.clocks
+        if clocks is not None:
+            if clocks.is_queued and wait is None:
+                members = f'{members},"queued":true'
+            if clocks.waits_since is not None:
+                members = f'{members},"input_required":true'
         if stale:
             members = f'{members},"stale":true,"stale_facets":{json_of(stale[:MAX_DIFFERENCES])}'
         steps = _steps(task.steps_started, task.steps_completed)
@@ -165,6 +184,8 @@ class Publisher:
         members = f",{task.work}" if task.work else ""
         if task.acknowledged is not None:
             members = f'{members},"acknowledged":"{task.acknowledged}"'
+            if task.outcomes is not None:
+                members = f'{members},"acknowledged_parts":{json_of(task.outcomes)}'
         if task.detail is not None:
             members = f'{members},"detail":{quoted(task.detail)}'
         event_id = f"{task.digest}-{task.ended_at}"
@@ -209,7 +230,7 @@ class Publisher:
         parts = ",".join([self._part_verdict(session, fact, each) for each in judgement.parts])
         return (
             f'{{"decision":"{decision}","reason":"{judgement.reason}","parts":[{parts}],'
-            f'"judged":{self.judged},"disposition":{disposition}}}'
+            f'"judged":{self.judged},"disposition":{disposition}{_LATE if fact.late else ""}}}'
         )
 
     def _part_verdict(self, session: Session, fact: ResultJudged, verdict: PartVerdict) -> str:
@@ -228,8 +249,9 @@ class Publisher:
         event_type = "result.delivered" if delivers else "result.withheld"
         first = parts[0].part_id  # type: ignore[attr-defined]
         task_json, result_source, result_id = quoted(result.task_id), result.source_json, result.event_id_json
-        name = f'[{session.json},{task_json},{result_source},{result_id},"{event_type}","{reason}",{quoted(first)}]'
-        event_id = output_event_id(name.encode())
+        event_id = fact.delivered_id if delivers else ""
+        if not event_id:
+            event_id = result_event_id(session, result, event_type, reason, first)
         echo = f"{fact.echo}," if fact.echo else ""
         parts_json = result.parts_json if len(parts) == len(result.event.parts) else json_of(parts).encode()
         head = (
@@ -239,6 +261,8 @@ class Publisher:
         members, error = "", event.error
         if error is not None:
             members = f',"error":{json_of(error)}'
+        if not event.final:
+            members = f'{members},"final":false'
         if fact.shadow:
             members = f'{members},"shadow":{{"decision":"{fact.judgement.decision}","reason":"{reason}"}}'
         traceparent = result.traceparent
@@ -274,6 +298,41 @@ class Publisher:
         envelope = Envelope(event_type, self._source, event_id, session.key, self._now, traceparent)
         return _checked(Output("commands", session.key, value, envelope), f"the {event_type} that it calls for")
 
+    def _outdated(self, session: Session, fact: ResultOutdated) -> Output:
+        """`result.outdated`: what was delivered has gone stale."""
+        kept = fact.kept
+        delivery = kept.delivery
+        assert delivery is not None
+        facets = fact.facets[:MAX_DIFFERENCES]
+        members = (
+            f'"result":{delivery.result},"part_ids":{json_of(fact.part_ids)},'
+            f'"differences":{differences_json(session, kept.task, facets)}'
+        )
+        return self._command("result.outdated", session, fact.task_id, kept.task, members)
+
+    def _unmatched(self, session: Session, request: CancelRequest) -> Output:
+        """`task.cancel_unmatched`: a request to cancel has met no task."""
+        what = '"all":true'
+        for field, named in (
+            ("task_id", request.task_id),
+            ("request_id", request.request_id),
+            ("slot", request.slot),
+        ):
+            if named is not None:
+                what = f'"{field}":{quoted(named)}'
+        requested = (
+            f'{{"source":{quoted(request.source)},"event_id":{quoted(request.event_id)},"offset":{request.offset},'
+            f'"at":"{rfc3339(request.timestamp)}"}}'
+        )
+        event_type = "task.cancel_unmatched"
+        event_id = output_event_id(f'[{session.json},"{event_type}",{requested}]'.encode())
+        value = (
+            f'{{"type":"{event_type}","source":{self._source_json},"event_id":"{event_id}","session_id":{session.json},'
+            f'"occurred_at":"{self._now}",{what},"requested":{requested}}}'
+        ).encode()
+        envelope = Envelope(event_type, self._source, event_id, session.key, self._now)
+        return Output("commands", session.key, value, envelope)
+
     def _redispatch(self, session: Session, fact: AttemptCommanded) -> Output:
         task, facets = fact.task, session.facets
         snapshot: dict[str, str | None] = {}
@@ -293,11 +352,35 @@ def _steps(started: int, completed: int) -> str:
     return f',"steps_started":{started},"steps_completed":{completed}' if started or completed else ""
 
 
+_LATE: Final = ',"late":true'
+KNOWN_DIGITS: Final = 8
+"""Of an output's event id, so many hexadecimal digits are remembered, to know it when a consumer names it."""
+
+
+def result_event_id(session: Session, result: Arrived, event_type: str, reason: str, first_part_id: str) -> str:
+    """The event id of an output about a result whose first part is this."""
+    name = (
+        f"[{session.json},{quoted(result.task_id)},{result.source_json},{result.event_id_json},"
+        f'"{event_type}","{reason}",{quoted(first_part_id)}]'
+    )
+    return output_event_id(name.encode())
+
+
+def identity_json(result: Arrived) -> str:
+    """Which result it is, as JSON of a `ResultIdentity`."""
+    return (
+        f'{{"source":{result.source_json},"event_id":{result.event_id_json},"offset":{result.offset},'
+        f'"at":"{rfc3339(result.timestamp)}"}}'
+    )
+
+
 def work_members(task: Task) -> str:
     """What a status says of the way a task has come, besides the numbers of its steps, as JSON members."""
     text = ""
     scope, work = task.scope, task.work
     parent = scope.parent if scope is not None else None
+    if parent is None and task.policy is not None and task.policy.options is not None:
+        parent = task.policy.options.detached_from
     if parent is not None:
         text = f',"parent_task_id":{quoted(parent)}'
     if work is not None:
@@ -322,7 +405,9 @@ def _difference(session: Session, task: Task, name: str) -> str:
     facet = session.facets[name]
     change = change_of(facet)
     cause = f',"cause_task_id":{quoted(facet.cause)}' if facet.cause else ""
-    since = "dispatch" if change.timestamp <= task.dispatched_at else "running"
+    since = "dispatch" if (change.expired_at or change.timestamp) <= task.dispatched_at else "running"
+    if change.expired_at:
+        cause = f'{cause},"expired_at":"{rfc3339(change.expired_at)}"'
     return (
         f'{{"facet":{quoted(name)},"expected":{json_of(contradicted(task, name, facet.value))},'
         f'"actual":{json_of(facet.value)},"changed_by":{{"source":{quoted(change.source)},'

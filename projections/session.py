@@ -65,6 +65,18 @@ _NO_QUEUED: Final[dict[bytes, Arrived]] = {}
 """Of a session without events that wait. `evolve` changes copies only, see `Session.owns_waiting`."""
 
 
+class Noted:
+    """What applying facts leads to, besides waiting results that may be decided."""
+
+    def __init__(self) -> None:
+        self.outdated: dict[str, list[str]] = {}
+        """Watched tasks that have gone stale, with the facets that differ now."""
+        self.freed_slots: dict[str, int] = {}
+        """Slots of which a task has ended, with the time: the next one's turn may have come."""
+        self.forgotten: list[str] = []
+        """Tasks that are not remembered any more and whose published status is to be removed."""
+
+
 @mypyc_attr(acyclic=True)
 class Session:
     """What the gate knows of one session."""
@@ -119,6 +131,8 @@ class Session:
         self.records: dict[bytes, bytes | None] | None = None
         """Changelog records other than those of the row and its tasks that are to be written."""
 
+        self.noted: Noted | None = None
+        """What is to be looked at after the facts of a decision have been applied."""
         self.to_reconsider: dict[str, None] | None = None
         """Tasks whose waiting result may be decided now."""
         self.to_judge: list[Arrived] | None = None
@@ -272,6 +286,18 @@ class Session:
             return index.expecting(tasks, facet)
         return [(task_id, task) for task_id, task in tasks.items() if facet in task.expected]
 
+    def with_abandoned(self, found: list[tuple[str, Task]], facet: str) -> list[tuple[str, Task]]:
+        """These tasks, and those that the facet `session` or `request/<id>` may make work that nobody wants."""
+        tasks = self.tasks
+        if facet == "session":
+            return list(tasks.items())
+        found = list(found)
+        for task_id in self.tasks_of_request(facet[8:]):
+            task = tasks[task_id]
+            if facet not in task.expected:
+                found.append((task_id, task))
+        return found
+
     def older_in_slot(self, task_id: str, slot: str, order: DispatchOrder, *, protected: bool = True) -> list[str]:
         """Open tasks of the slot that were dispatched before, in the order in which they were folded.
 
@@ -317,13 +343,13 @@ class Session:
             if task.slot == slot and order_of(task).is_cold != order.is_cold and is_older(order, order_of(task))
         ]
 
-    def has_newer_interrupting(self, slot: str, order: DispatchOrder) -> bool:
-        """Whether an open task of the slot was dispatched after, and stops the older ones."""
+    def has_newer_stopping(self, slot: str, order: DispatchOrder, policies: tuple[str, ...]) -> bool:
+        """Whether an open task of the slot was dispatched after, and stops older ones by one of these policies."""
         tasks, index = self.tasks, self.index
         for task_id in tasks if index is None else index.in_slot(slot):
             task = tasks[task_id]
-            is_interrupting = task.slot == slot and task.policy is not None and task.policy.on_newer == "interrupt"
-            if is_interrupting and is_older(order, order_of(task)):
+            is_stopping = task.slot == slot and task.policy is not None and task.policy.on_newer in policies
+            if is_stopping and is_older(order, order_of(task)):
                 return True
         return False
 

@@ -99,6 +99,8 @@ class Arrived:
             outcome: str = event.outcome
             reads, error = event.reads, event.error
             rest: bytes = _NEITHER if not reads and error is None else _encode_sorted((reads, error))[1:]
+            if not event.final:
+                rest = rest[:-1] + b",false]"
             content = b'["%s",%s,%s' % (outcome.encode(), self._canonical_parts(), rest)
             identity = digest(f"[{self.source_json},{self.event_id_json}]".encode())
             self._digests = ResultDigests(identity, digest(content))

@@ -40,6 +40,8 @@ class ChangedBy(Model):
     """The broker's timestamp of it."""
     cause_task_id: Name | None = None
     """The task whose own work it was, if any."""
+    expired_at: Instant | None = None
+    """Where the event set the facet with a lease, and that has run out: when. Until then it had another value."""
 
 
 class Difference(Model):
@@ -103,6 +105,8 @@ class Verdict(Model):
 
     Null for an unknown task, and while parts are held.
     """
+    late: bool = False
+    """True: the task had ended `expired`, and asked for its result all the same (`on_late: deliver`)."""
 
 
 class ResultIdentity(Model):
@@ -150,6 +154,8 @@ class JudgedResult(TaskEcho):
     """The result that was judged."""
     verdict: Verdict
     """The decision, for all parts of the result."""
+    final: bool = True
+    """From the result: false for an interim answer, after which the task goes on."""
     snapshot: AllFacets = {}
     """The expected facets at the verdict, moved along by the task's own changes: for the writer's compare-and-set."""
 
@@ -226,12 +232,38 @@ class TaskStatus(TaskEcho):
     """Values the gate took for `depends_on` facets when it folded the dispatch."""
     checkpoint: Checkpoint | None = None
     """The last checkpoint told."""
+    queued: bool = False
+    """True while the task queues for its slot: `task.start` says when its turn has come."""
+    input_required: bool = False
+    """True while the task waits for a person, and its clocks stand still."""
     acknowledged: Acknowledged | None = None
     """What the consumer did with the delivery."""
+    acknowledged_parts: dict[Name, Acknowledged] = {}
+    """The same part by part, where consumers named the parts they meant."""
     dispatched_at: Instant | None = None
     """The broker's timestamp of the dispatch."""
     ended_at: Instant | None = None
     """When it ended."""
+
+
+class TaskStart(TaskEcho):
+    """Command to the agent: the task has queued for its slot, and its turn has come."""
+
+    type: Literal["task.start"]
+    dispatched_at: Instant
+    """The broker's timestamp of the dispatch."""
+
+
+class ResultOutdated(TaskEcho):
+    """What was delivered is not what the latest context asks for any more. Told once, within `watch_seconds`."""
+
+    type: Literal["result.outdated"]
+    result: ResultIdentity
+    """The result that was delivered."""
+    part_ids: list[Name]
+    """The delivered parts that depend on a facet that differs."""
+    differences: list[Difference]
+    """The facets that differ, at most 32."""
 
 
 class TaskCancel(TaskEcho):
@@ -240,6 +272,35 @@ class TaskCancel(TaskEcho):
     type: Literal["task.cancel"]
     reason: Reason
     """Why."""
+
+
+class EventIdentity(Model):
+    """Which input event an output is about."""
+
+    source: Name
+    """Its `source`."""
+    event_id: Name
+    """Its `event_id`."""
+    offset: int
+    """Its offset on its topic, in the session's partition."""
+    at: Instant
+    """The broker's timestamp of it."""
+
+
+class TaskCancelUnmatched(Event):
+    """A request to cancel met no task, and is forgotten: a task that is dispatched from now on runs."""
+
+    type: Literal["task.cancel_unmatched"]
+    task_id: Name | None = None
+    """From the request."""
+    request_id: Name | None = None
+    """From the request."""
+    slot: Name | None = None
+    """From the request."""
+    all: bool = False
+    """From the request."""
+    requested: EventIdentity
+    """The request."""
 
 
 class TaskRedispatch(TaskEcho):
@@ -326,7 +387,10 @@ OUTPUT_EVENTS: tuple[type[Event], ...] = (
     ResultDelivered,
     ResultWithheld,
     TaskStatus,
+    TaskStart,
+    ResultOutdated,
     TaskCancel,
+    TaskCancelUnmatched,
     TaskRedispatch,
     EffectCleared,
     EffectRefused,

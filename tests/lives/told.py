@@ -116,6 +116,12 @@ class Told:
             self.kinds[f"told to stop: {body['reason']}"] += 1
         elif kind == "task.redispatch":
             self.kinds["told to try again"] += 1
+        elif kind == "task.start":
+            self.kinds["told to start"] += 1
+        elif kind == "result.outdated":
+            self.kinds["told that a delivery is outdated"] += 1
+        elif kind == "task.cancel_unmatched":
+            self.kinds["told that nothing was there to cancel"] += 1
         else:
             what = "cleared" if kind == "effect.cleared" else f"refused, {body['reason']}"
             self.kinds[f"effect: {what}"] += 1

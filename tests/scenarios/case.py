@@ -144,6 +144,16 @@ def cancels(task_id: str) -> Said:
     return Said("context", {"type": "task.cancel_requested", "task_id": task_id})
 
 
+def cancels_all_of(**what: Any) -> Said:
+    """Somebody asks for tasks to be cancelled without knowing their ids."""
+    return Said("context", {"type": "task.cancel_requested", **what})
+
+
+def extends(task_id: str, seconds: float) -> Said:
+    """A task may take longer."""
+    return Said("steps", {"type": "task.extended", "task_id": task_id, "deadline_seconds": seconds})
+
+
 def acknowledges(task_id: str, outcome: str, **fields: Any) -> Said:
     """A consumer says what became of a delivery."""
     return Said("context", {"type": "result.acknowledged", "task_id": task_id, "outcome": outcome, **fields})

@@ -82,6 +82,8 @@ def test_whole_lives_try_every_decide_function() -> None:
         feed.dispatched("t")
         feed.result("unknown")
         feed.send("session.erased")
+        feed.send("task.cancel_requested", task_id="nobodys")
+        feed.wait(60)
     assert sorted(name for name in DECIDING if not calls[name]) == []
 
 

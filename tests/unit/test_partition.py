@@ -210,6 +210,102 @@ def test_a_session_found_idle_is_kept_if_something_of_it_was_on_the_topics() -> 
     assert decided(feed) == [("task", "withheld", "stale")]
 
 
+def sweep(feed: Feed) -> None:
+    """Look at every session, and forget those that are idle."""
+    for _ in range(3):
+        feed.partition.find_idle(feed.now_ms, 100)
+        feed.partition.drop_idle()
+
+
+def test_every_event_keeps_a_session() -> None:
+    day = 86_400_000
+    feed = Feed(Rules(session_ttl_ms=day))
+    feed.changed({"presence/tab": "present"})
+    feed.send("context.changed", session_id="silent", set={"presence/tab": "present"})
+    feed.take()
+    for _ in range(30):  # the same again, every hour
+        feed.now_ms += day // 24
+        feed.changed({"presence/tab": "present"})
+        feed.take()
+    feed.send("task.heartbeat", task_id="nobodys")
+    sweep(feed)
+    feed.take()
+    assert feed.partition.store.session_ids() == ["s"]
+    assert feed.row.last_event_at > feed.now_ms - day // 8
+
+
+def test_a_session_that_a_clock_put_into_the_future_is_forgotten_all_the_same() -> None:
+    day = 86_400_000
+    feed = Feed(Rules(session_ttl_ms=day))
+    began = feed.now_ms
+    feed.now_ms += 400 * day
+    feed.changed({"a": "1"})
+    feed.take()
+    feed.now_ms = began
+    sweep(feed)
+    feed.take()
+    assert feed.partition.store.session_ids() == ["s"]
+    feed.now_ms += 2 * day
+    sweep(feed)
+    feed.take()
+    assert feed.partition.store.session_ids() == []
+
+
+@pytest.mark.parametrize("odd_ms", [-5_000, 0, 2**62])
+def test_an_odd_time_concerns_its_own_events_alone(odd_ms: int) -> None:
+    feed = Feed()
+    feed.dispatched("before", heartbeat_timeout_seconds=60)
+    now_ms, feed.now_ms = feed.now_ms, odd_ms
+    feed.changed({"a": "1"})
+    feed.dispatched("odd", {"a": "1"}, heartbeat_timeout_seconds=60)
+    feed.result("odd")
+    feed.result("unknown")
+    feed.take()
+    feed.now_ms = now_ms
+    feed.dispatched("after", {"a": "1"}, heartbeat_timeout_seconds=60)
+    feed.wait(1)
+    feed.take()
+    feed.restart(compacted=True)
+    feed.result("before")
+    feed.result("after")
+    assert decided(feed) == [("before", "delivered", "fresh"), ("after", "delivered", "fresh")]
+
+
+# What the gate forgets, readers of the tasks topic forget
+
+
+def removed(feed: Feed) -> list[str]:
+    feed.take()
+    return [orjson.loads(each.key)[1] for each in feed.changes[-1].outputs if each.value is None]
+
+
+def test_the_status_of_a_task_beyond_the_horizon_is_removed() -> None:
+    feed = Feed(Rules(ended_tasks_per_session=3))
+    feed.result("never dispatched")
+    feed.wait(60)
+    for number in range(6):
+        feed.dispatched(f"t{number}")
+        feed.result(f"t{number}")
+    assert removed(feed) == ["t0", "t1", "t2"]
+    feed.dispatched("t0")  # as if it had never been: its status comes after the removal of the old one
+    feed.result("t0")
+    feed.dispatched("t6")
+    feed.result("t6")
+    feed.send("session.erased")
+    assert removed(feed) == ["t3", "t4", "t5", "t0", "t6"]
+
+
+def test_the_statuses_of_an_idle_session_are_removed_with_it() -> None:
+    feed = Feed(Rules(session_ttl_ms=3_600_000))
+    for number in range(3):
+        feed.dispatched(f"t{number}")
+        feed.result(f"t{number}")
+    feed.take()
+    feed.now_ms += 4_000_000
+    sweep(feed)
+    assert removed(feed) == ["t0", "t1", "t2"]
+
+
 # Records that went astray
 
 

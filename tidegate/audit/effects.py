@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from schemas.topics import Role
+from tidegate.audit.cancels import must_reach
 from tidegate.audit.case import Case, Place, Terms
 from tidegate.audit.collect import PartitionLogs
 from tidegate.audit.expect import BEFORE, MAX_EFFECTS, Cut, Statement, exactly, proposals_for, statements_of
 from tidegate.audit.findings import Example
-from tidegate.audit.lineage import cancels_of
 from tidegate.audit.logs import Answer, Proposal, Session
 from tidegate.audit.oracle import rule
 from tidegate.audit.room import was_never_near
@@ -281,7 +281,7 @@ class EffectCheck:
         task, proposal, answer, session = case.task, self._proposal, self._answer, case.session
         if task is None:
             return
-        cancels = cancels_of(session, case.task_id)
+        cancels = [each.offset for each in session.cancels if must_reach(case, task, each)]
         if was_known and any(offset < answer.context_offset for offset in cancels) and answer.reason is None:
             self._note("effect_cleared_stale", "its task had been cancelled")
             return
@@ -292,7 +292,7 @@ class EffectCheck:
         else:
             cut = Cut(task.offset + 1, float("inf"))
             read = Statement(case.task_id, task.offset, float("inf"), exactly(proposal.reads), is_inside=True)
-        ruling = rule(case, task, proposal.at_ms, here, cut, [*statements_of(case, here), read])
+        ruling = rule(case, task, proposal.at_ms, here, cut, [*statements_of(case, here), read], proposal.at_ms)
         ruling.blockers.pop("user_absent", None)
         if answer.reason is None:
             if ruling.blocked or ruling.stale:

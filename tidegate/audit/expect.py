@@ -146,11 +146,15 @@ def taken_by(case: Case, result: Result | None, output: Output | None) -> dict[s
 
 def _reads_of_results(case: Case, judged: Result | None) -> Iterator[Statement]:
     """A result's reads are folded when it is first looked at, which is told only where it was decided at once."""
-    first = next((result for result, verdict in case.judged if verdict.was_first), None)
+    first = next((result for result, verdict in case.judged if verdict.was_first and result.final), None)
     for result in case.results:
         if not result.reads:
             continue
-        if judged is not None:
+        if not result.final and result is not judged:
+            # An interim answer's reads count from then on, like those of a step.
+            if judged is not None and judged.role == result.role and judged.offset < result.offset:
+                continue
+        elif judged is not None:
             if result is not judged:
                 continue
         elif first is not None and result is not first:
@@ -172,7 +176,7 @@ def _reads_of_results(case: Case, judged: Result | None) -> Iterator[Statement]:
             min(low, high),
             high,
             exactly(result.reads),
-            is_certain=verdict is not None and verdict.was_first,
+            is_certain=verdict is not None and (verdict.was_first or verdict.is_late),
             is_inside=result is judged,
         )
 

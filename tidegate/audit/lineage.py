@@ -1,4 +1,4 @@
-"""Which tasks are attempts that the gate commanded: what each repeats, and which wishes to cancel reach it.
+"""Which tasks are attempts that the gate commanded, and what each repeats.
 
 A dispatch answers a command if it was folded after it: a command is given with the verdict that calls for it, and that
 names the steps below which everything was folded.
@@ -32,16 +32,6 @@ def _given_at(session: Session, task_id: str) -> Output | None:
         if any((part.decision, part.reason) == ("withheld", "stale") for part in output.parts):
             return output
     return None
-
-
-def cancels_of(session: Session, task_id: str) -> list[int]:
-    """Offsets of the wishes to cancel that reach a task: those that name it, or a task that it repeats, since then."""
-    task = session.tasks.get(task_id)
-    found = list(session.cancels.get(task_id, ()))
-    if task is not None:
-        for name in task.above_it:
-            found += [offset for offset in session.cancels.get(name, ()) if offset >= task.commanded_at]
-    return sorted(found)
 
 
 def due_command(task_id: str, task: Task) -> tuple[str, int]:

@@ -113,9 +113,14 @@ class Task:
     protected: bool
     parent: str | None
     independent: bool
+    detached_from: str | None
     while_stale_grace_ms: int | None
     """None: it goes on while stale."""
     deadline_ms: int | None
+    """As dispatched: the earlier one of two."""
+    start_ms: int | None
+    delivers_late: bool
+    watch_ms: int | None
     heartbeat_ms: int | None
     scope_grace_ms: int | None
     hold_ttl_ms: int | None
@@ -173,6 +178,7 @@ class Result:
     parts: list[ResultPart]
     reads: Facets
     digest: int
+    final: bool
 
 
 @dataclass(slots=True)
@@ -212,6 +218,8 @@ class Output:
     at_ms: int
     """When it was judged, by the gate's clock."""
     parts: list[JudgedPart]
+    final: bool
+    late: bool
     shadow: tuple[str, str] | None
     """Decision and reason that the gate only watched, in shadow mode."""
 
@@ -262,6 +270,65 @@ class Answer(NamedTuple):
         return named and self.proposal in (None, (proposal.source, proposal.event_id, proposal.offset))
 
 
+class CancelRequest(NamedTuple):
+    """One `task.cancel_requested`. Without any of the three it means every task of the session."""
+
+    offset: int
+    at_ms: int
+    broker_time: bool
+    source: str
+    event_id: str
+    task_id: str | None
+    request_id: str | None
+    slot: str | None
+
+    def names(self, task_id: str, task: Task) -> bool:
+        """Whether it means the task, whenever that was dispatched."""
+        if self.task_id is not None:
+            return self.task_id == task_id
+        return self.request_id in (None, task.request_id) and self.slot in (None, task.slot)
+
+
+class Unmatched(NamedTuple):
+    """One `task.cancel_unmatched`: its offset, and the request that it answers."""
+
+    offset: int
+    requested: int
+    source: str
+    event_id: str
+
+
+class Sign(NamedTuple):
+    """A step, a heartbeat or an interim answer of a task, or an extension, which has a `deadline_ms`.
+
+    `role` is the steps topic of its lane. An interim answer is on another topic, and comes after every dispatch here.
+    """
+
+    role: Role
+    offset: float
+    at_ms: int
+    asks: bool = False
+    """Whether it waits for a person."""
+    deadline_ms: int | None = None
+
+
+class Lease(NamedTuple):
+    """A facet set for a time only, by an event of the context topic."""
+
+    until_ms: int
+    event: ContextEvent
+
+
+class Outdated(NamedTuple):
+    """One `result.outdated`: the result it is about, the parts, and the differences as they stand."""
+
+    offset: int
+    source: str
+    event_id: str
+    part_ids: list[str]
+    differences: list[dict[str, Any]]
+
+
 class Redispatch(NamedTuple):
     """One `task.redispatch`."""
 
@@ -284,6 +351,8 @@ class Status:
     tombstone: bool = False
     seen: bool = False
     """Whether there is a record of it, not only a tombstone."""
+    queued: bool = False
+    """Whether its newest record says that it queues for its slot."""
     waiting_for: str | None = None
     """What its newest record says the result waits for."""
     reopened: bool = False
@@ -295,6 +364,7 @@ class Status:
     """`ended_at` of the newest record that says ended, 0 where it has none."""
     receipt: dict[str, list[str]] | None = None
     acknowledged: str | None = None
+    acknowledged_parts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -318,11 +388,20 @@ class Session:
     """Results that the gate knew before it refused them, by task: for want of room."""
     outputs: dict[str, list[Output]] = field(default_factory=dict)
     statuses: dict[str, Status] = field(default_factory=dict)
-    cancels: dict[str, list[int]] = field(default_factory=dict)
-    """Offsets of `task.cancel_requested` by task."""
+    cancels: list[CancelRequest] = field(default_factory=list)
+    """In the order of the context topic."""
+    unmatched: list[Unmatched] = field(default_factory=list)
+    versions: dict[str, int] = field(default_factory=dict)
+    """By facet, the newest version stated so far."""
     acknowledged: dict[str, set[str]] = field(default_factory=dict)
-    signs: dict[str, list[tuple[Role, int]]] = field(default_factory=dict)
-    """Topics and times at which a task that has to send heartbeats sent one, or a step."""
+    outcomes: dict[str, list[tuple[str, list[str] | None]]] = field(default_factory=dict)
+    """The acknowledgements of each task: outcome, and the parts meant, or None for all."""
+    unknown_parts: dict[str, list[tuple[int, list[str]]]] = field(default_factory=dict)
+    """Acknowledgements that were refused for a part that was not delivered, by task: offset in the DLQ, parts."""
+    signs: dict[str, list[Sign]] = field(default_factory=dict)
+    """Signs of life of tasks that have clocks, and what put their deadlines off."""
+    leases: dict[str, list[tuple[int, Lease | None]]] = field(default_factory=dict)
+    """By facet, the lease that each change of it set, or None where it set none, with the change's offset."""
     steps: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
     """Ids and statuses of the steps of a task."""
     proposals: dict[str, list[Proposal]] = field(default_factory=dict)
@@ -334,6 +413,9 @@ class Session:
     redispatches: dict[str, list[Redispatch]] = field(default_factory=dict)
     recent: Recent = field(default_factory=Recent)
     """Its last context events."""
+    starts: dict[str, list[int]] = field(default_factory=dict)
+    """Offsets of `task.start` by task."""
+    outdated: dict[str, list[Outdated]] = field(default_factory=dict)
     first_ms: int = 0
     last_ms: int = 0
     """Times of the oldest and the newest input."""
@@ -362,6 +444,25 @@ class Session:
         oldest = givers[-1].offset
         is_same = perhaps.at(oldest)[0] == value
         return value, [*givers, *(perhaps.givers(oldest) if is_same else ())], True
+
+    def values_at(
+        self, name: str, offset: int, sure_ms: float, may_ms: float
+    ) -> list[tuple[Value, list[ContextEvent], bool]]:
+        """As `value_at`, with leases considered: those that had run out by `sure_ms`, and perhaps those by `may_ms`.
+
+        More than one where that leaves open what the value is; none of them is certain then.
+        """
+        value, givers, is_certain = self.value_at(name, offset)
+        lease = next((each for at, each in reversed(self.leases.get(name, ())) if at < offset), None)
+        if lease is None or lease.until_ms > may_ms or (givers and givers[0].offset > lease.event.offset):
+            return [(value, givers, is_certain)]
+        expired: Value = "absent" if name.startswith("presence/") else None
+        giver = lease.event._replace(at_ms=lease.until_ms, cause=None)
+        if value == expired:
+            return [(value, [*givers, giver], is_certain)]
+        if lease.until_ms <= sure_ms:
+            return [(expired, [giver], is_certain)]
+        return [(value, givers, False), (expired, [giver], False)]
 
     def heard_at(self, at_ms: int) -> None:
         """Note the time of an input."""

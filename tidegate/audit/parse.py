@@ -10,7 +10,20 @@ from schemas.events import TaskDispatched
 from schemas.fields import Part
 from schemas.topics import Role
 from tidegate.audit.json_equality import digest_of, load
-from tidegate.audit.logs import Answer, JudgedPart, Output, Proposal, Redispatch, Result, ResultPart, Task
+from tidegate.audit.logs import (
+    Answer,
+    CancelRequest,
+    JudgedPart,
+    Outdated,
+    Output,
+    Proposal,
+    Redispatch,
+    Result,
+    ResultPart,
+    Sign,
+    Task,
+    Unmatched,
+)
 
 _NOT_CONTENT: Final = ("type", "source", "event_id", "session_id", "occurred_at", "task_id")
 _CONTENT: Final = {
@@ -94,10 +107,17 @@ def _task_of(role: Role, record: Record, body: dict[str, Any]) -> Task | None:
         slot=said["slot"],
         on_newer=said["on_newer"],
         protected=said["protected"],
-        parent=said["parent_task_id"],
+        parent=None if said["detached"] else said["parent_task_id"],
         independent=said["independent"],
+        detached_from=said["parent_task_id"] if said["detached"] else None,
         while_stale_grace_ms=_ms(said["while_stale_grace_seconds"]) if said["while_stale"] == "cancel" else None,
-        deadline_ms=instant_ms(said["deadline_at"]) if said["deadline_at"] is not None else None,
+        deadline_ms=_earlier(
+            None if said["deadline_at"] is None else instant_ms(said["deadline_at"]),
+            None if said["deadline_seconds"] is None else record.timestamp + (_ms(said["deadline_seconds"]) or 0),
+        ),
+        start_ms=_ms(said["start_timeout_seconds"]),
+        delivers_late=said["on_late"] == "deliver",
+        watch_ms=_ms(said["watch_seconds"]),
         heartbeat_ms=_ms(said["heartbeat_timeout_seconds"]),
         scope_grace_ms=_ms(said["scope_grace_seconds"]),
         hold_ttl_ms=_ms(said["hold_ttl_seconds"]),
@@ -111,6 +131,19 @@ def _task_of(role: Role, record: Record, body: dict[str, Any]) -> Task | None:
 def instant_ms(text: str) -> int:
     """Milliseconds since the epoch of a time in RFC 3339. Raises ValueError if it is none."""
     return round(datetime.fromisoformat(text.upper()).timestamp() * 1000)
+
+
+def _earlier(one: int | None, other: int | None) -> int | None:
+    return min((each for each in (one, other) if each is not None), default=None)
+
+
+def extension_of(role: Role, record: Record, body: dict[str, Any]) -> Sign | None:
+    """The new deadline in a `task.extended` event, or None if it does not say exactly one."""
+    at, seconds = body.get("deadline_at"), body.get("deadline_seconds")
+    if (at is None) == (seconds is None):
+        return None
+    deadline_ms = instant_ms(at) if at is not None else record.timestamp + (_ms(seconds) or 0)
+    return Sign(role, record.offset, record.timestamp, deadline_ms=deadline_ms)
 
 
 def _ms(seconds: float | None) -> int | None:
@@ -157,7 +190,8 @@ def result_of(role: Role, record: Record, body: dict[str, Any]) -> Result | None
             for part in body["parts"]
         ]
         reads = body.get("reads") or {}
-        content = [body["outcome"], [part.digest for part in parts], reads, body.get("error")]
+        is_final = body.get("final", True) is not False
+        content = [body["outcome"], [part.digest for part in parts], reads, body.get("error"), is_final]
         if type(body["task_id"]) is not str or not parts:
             return None
         return Result(
@@ -171,6 +205,7 @@ def result_of(role: Role, record: Record, body: dict[str, Any]) -> Result | None
             parts=parts,
             reads=reads,
             digest=digest_of(content),
+            final=is_final,
         )
     except (LookupError, TypeError, AttributeError):
         return None
@@ -207,6 +242,8 @@ def output_of(role: Role, record: Record, body: dict[str, Any]) -> Output:
             )
             for part in verdict["parts"]
         ],
+        final=body.get("final", True),
+        late=verdict.get("late", False),
         shadow=(body["shadow"]["decision"], body["shadow"]["reason"]) if body.get("shadow") else None,
     )
 
@@ -249,6 +286,55 @@ def answer_of(record: Record, body: dict[str, Any]) -> Answer:
         (first["context_offset"], first["steps_offset"]) if first else None,
         body.get("conflicts_with"),
     )
+
+
+def cancel_of(record: Record, body: dict[str, Any]) -> CancelRequest | None:
+    """The wish in a `task.cancel_requested` event, or None if it does not say exactly one thing."""
+    named = [body.get(name) for name in ("task_id", "request_id", "slot")]
+    if any(type(each) is not str for each in named if each is not None):
+        return None
+    if sum(each is not None for each in named) + bool(body.get("all", False)) != 1:
+        return None
+    is_broker_time = record.timestamp_type == 1
+    return CancelRequest(record.offset, record.timestamp, is_broker_time, body["source"], body["event_id"], *named)
+
+
+def unmatched_of(record: Record, body: dict[str, Any]) -> Unmatched:
+    """The answer in a `task.cancel_unmatched` event. LookupError if it is none."""
+    requested = body["requested"]
+    return Unmatched(record.offset, requested["offset"], requested["source"], requested["event_id"])
+
+
+def contradicts_itself(body: dict[str, Any]) -> bool:
+    """Whether an event of the contract's shape breaks a rule that is about several of its fields."""
+    if body["type"] == "task.cancel_requested":
+        named = [body.get(name) for name in ("task_id", "request_id", "slot")]
+        return sum(each is not None for each in named) + bool(body.get("all", False)) != 1
+    if body["type"] == "context.changed":
+        changed = {*body.get("set", {}), *body.get("unset", ())}
+        if not (set(body.get("versions", {})) <= changed and _leases(body) <= body.get("set", {}).keys()):
+            return True
+        return any(is_unknown_value(name, value) for name, value in body.get("set", {}).items())
+    if body["type"] == "task.extended":
+        return (body.get("deadline_at") is None) == (body.get("deadline_seconds") is None)
+    return False
+
+
+def _leases(body: dict[str, Any]) -> set[str]:
+    return set(body.get("expires_in_seconds", {}))
+
+
+def is_unknown_value(name: str, value: Any) -> bool:
+    """Whether a reserved facet has a value that the contract does not have."""
+    if name == "session":
+        return value not in ("open", "closed")
+    return name.startswith("presence/") and value not in ("present", "absent")
+
+
+def outdated_of(record: Record, body: dict[str, Any]) -> Outdated:
+    """What a `result.outdated` event tells. LookupError if it is none."""
+    result = body["result"]
+    return Outdated(record.offset, result["source"], result["event_id"], body["part_ids"], body["differences"])
 
 
 def redispatch_of(record: Record, body: dict[str, Any]) -> Redispatch:
