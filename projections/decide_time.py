@@ -7,8 +7,8 @@ from projections.decide_context import changes_of
 from projections.ending import stop, stop_children
 from projections.facts import (
     CancelExpired,
-    Fact,
     FacetsChanged,
+    Fact,
     KeptForgotten,
     LeasesChanged,
     UndispatchedForgotten,

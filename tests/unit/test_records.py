@@ -138,14 +138,15 @@ def test_every_field_of_the_extras_was_tried() -> None:
 def test_rows_without_the_fields_added_since_are_read() -> None:
     """Format 2 as it was first written: a row of eleven fields, tasks of 26, policies of 15."""
     row = full_row()
-    row.extras = None
-    row.tasks["t"].clocks = None
-    row.tasks["t"].delivered = []
-    policy = row.tasks["t"].policy
-    assert policy is not None
+    row.extras, row.replaced, row.context_ids = None, [], b""
+    new = Task(FORMAT, 0, 0, "", "", "", {})
+    task = row.tasks["t"]
+    for name in Task.__struct_fields__[26:]:
+        setattr(task, name, getattr(new, name))
+    assert task.policy is not None
     raw = msgspec.msgpack.decode(row_to_bytes(row))
-    assert raw[11] is None
-    assert raw[5]["t"][26] is None
+    assert raw[11:] == [[], b"", None]
+    assert raw[5]["t"][32] is None
     assert raw[5]["t"][14][15] is None
     del raw[11:], raw[5]["t"][26:], raw[5]["t"][14][15:]
     old = msgspec.msgpack.encode(raw)
@@ -159,7 +160,7 @@ def test_what_few_sessions_have_takes_a_byte_of_the_others() -> None:
     with_extras = len(row_to_bytes(row))
     row.extras = None
     raw = msgspec.msgpack.decode(row_to_bytes(row))
-    del raw[11:]
+    del raw[13:]
     assert len(row_to_bytes(row)) == len(msgspec.msgpack.encode(raw)) + 1 < with_extras
     assert row.extras is None
 
