@@ -18,10 +18,10 @@ from streams.context import WorkerContext
 from streams.control import Control
 from streams.cycle import WorkerCycle
 from streams.end_offsets import SharedEndOffsets
-from streams.errors import NOT_ALLOWED, not_allowed
+from streams.errors import NOT_ALLOWED, LostInputError, not_allowed
 from streams.fencing import TransactionFence
 from streams.fetching import Flow
-from streams.interfaces import SystemClock
+from streams.interfaces import Layout, SystemClock
 from streams.member import GroupMember
 from streams.metrics import Metrics
 from streams.transaction import KafkaTransactionLog, new_transactional_id
@@ -29,6 +29,7 @@ from streams.transaction import KafkaTransactionLog, new_transactional_id
 _log = structlog.get_logger(__name__)
 
 LAG_SECONDS: Final = 5.0
+TOPICS_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 3.0
 
 
@@ -58,7 +59,7 @@ class Engine:
         what they have to be, or the user may not use them.
         """
         try:
-            partition_count = await self._connect()
+            layout = await self._connect()
         except BaseException as error:
             await self._disconnect()
             if isinstance(error, NOT_ALLOWED):
@@ -76,22 +77,27 @@ class Engine:
             changelog=KafkaChangelog(self._config),
             clock=SystemClock(),
             metrics=self._metrics,
-            partition_count=partition_count,
+            layout=layout,
             wake=self._wake,
         )
         self._assignment = Assignment(context, self._failed)
         self._cycle = WorkerCycle(context, self._assignment, self._transactions)
         self._supervise(
-            self._cycle.run(), self._cold.run(), self._assignment.watch_failed(), self._tell_lag(self._assignment)
+            self._cycle.run(),
+            self._cold.run(),
+            self._assignment.watch_failed(),
+            self._watch_topics(layout),
+            self._tell_lag(self._assignment),
         )
         self._metrics.worker("starting")
 
-    async def _connect(self) -> int:
+    async def _connect(self) -> Layout:
         await self._control.start()
+        layout = await self._control.layout()  # before a consumer can have a broker create topics
         await self._end_offsets.start()
         await self._cold.start()
         await self._transactions.open()
-        return await self._control.partition_count()
+        return layout
 
     async def _disconnect(self) -> None:
         closing = (self._cold.stop(), self._end_offsets.stop(), self._transactions.close(), self._control.stop())
@@ -180,6 +186,22 @@ class Engine:
     def _tell_state(self) -> None:
         ready, _ = self.ready()
         self._metrics.worker("running" if ready else "restoring")
+
+    async def _watch_topics(self, layout: Layout) -> None:
+        """Raise `FatalError` where an input was deleted and created again while this worker read it."""
+        while True:
+            await asyncio.sleep(TOPICS_SECONDS)
+            try:
+                found = await self._control.topic_ids()
+            except (KafkaError, OSError) as error:
+                _log.warning("topics_not_described", error=repr(error))
+                continue
+            for role, topic_id in found.items():
+                if topic_id != layout.topic_ids[role]:
+                    raise LostInputError(
+                        f"{self._config.topic(role)} was deleted and created again while this worker read it. What was"
+                        " not folded is lost, and new records would be skipped; docs/operations.md tells how to go on."
+                    )
 
     async def _tell_lag(self, assignment: Assignment) -> None:
         while True:

@@ -17,15 +17,27 @@ Progress = Mapping[Role, int]
 """The position folded up to, by the role of the input topic."""
 
 
+class Layout(NamedTuple):
+    """What the inputs are: how many partitions each has, and by role the id that the broker gave the topic.
+
+    A topic that is deleted and created again has another id, and its offsets begin at 0 again.
+    """
+
+    partition_count: int
+    topic_ids: Mapping[Role, str]
+
+
 class Restored(NamedTuple):
     """What a partition's changelog says beside its rows.
 
     `progress` is None where no transaction was ever committed; with a `failure`, nobody may work on the partition.
+    `layout` is that of the inputs that were folded; None in a changelog of an earlier version.
     """
 
     progress: Progress | None
     failure: Failure | None
     records: int
+    layout: Layout | None = None
 
 
 class Clock(Protocol):

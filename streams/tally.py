@@ -12,7 +12,6 @@ from schemas.topics import Role
 from schemas.wire import event_type
 from streams.config import COLD_ROLES
 from streams.metrics import Metrics, Stage
-from streams.probing import PROCESSING_FAILED
 
 
 def tell_kept(metrics: Metrics, partition: int, store: Store, queued_bytes: int) -> None:
@@ -63,7 +62,7 @@ class Tally:
             metrics.judged(changes.verdicts, now_ms)
         for refusal in changes.refusals:
             metrics.dlq(refusal.error)
-            if refusal.error == PROCESSING_FAILED:
+            if refusal.error == "processing_failed":
                 metrics.quarantined(topics[refusal.batch.role])
         for batch, _index in changes.misrouted:
             metrics.misrouted(topics[batch.role])

@@ -46,7 +46,7 @@ class PartitionTask:
         self._context = context
         self._clock = context.clock
         self._inputs = {role: TopicPartition(self._config.topic(role), number) for role in FOLDED_ROLES}
-        self._stager = Stager(self._config, number, context.partition_count)
+        self._stager = Stager(self._config, number, context.layout)
         self._intake = Intake(self._inputs, context.fetches)
         self._forget()
         self.set_state("starting")

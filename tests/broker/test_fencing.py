@@ -29,8 +29,8 @@ from streams.transaction import KafkaTransactionLog, new_transactional_id
 from tests.broker.events import changed, dispatched, returned
 from tests.broker.harness import Gate
 from tests.broker.waiting import wait_for
+from tidegate.engine_config import engine_config
 from tidegate.settings import Settings
-from tidegate.worker import engine_config
 
 MakeSettings = Callable[..., Settings]
 

@@ -10,9 +10,10 @@ from typing import Any
 from aiokafka.errors import KafkaError
 
 from streams.assignment import Assignment
-from streams.config import EngineConfig
+from streams.config import FOLDED_ROLES, EngineConfig
 from streams.context import WorkerContext
 from streams.cycle import WorkerCycle
+from streams.interfaces import Layout
 from streams.member import GroupMember
 from streams.metrics import Metrics
 from tests.simulation.broker import Broker
@@ -40,7 +41,7 @@ class SimulatedWorker:
             changelog=cluster,
             clock=broker.clock,
             metrics=self._metrics,
-            partition_count=partition_count,
+            layout=Layout(partition_count, dict.fromkeys(FOLDED_ROLES, "id")),
             wake=lambda: self.cycle.wake(),  # noqa: PLW0108 - it is made below
         )
         self.assignment = Assignment(context, self._failed)
