@@ -23,9 +23,10 @@ from streams.config import DELIVERED
 from streams.context import WorkerContext
 from streams.errors import NOT_ALLOWED, FatalError, not_allowed
 from streams.failure import Failure
-from streams.interfaces import TransactionLog
+from streams.interfaces import TransactionLog, UnwritableError
 from streams.kafka_protocol import FencedInstanceIdError
 from streams.member import GroupMember
+from streams.questions import Asked, Questions
 from streams.sender import MEMBER_FENCED
 from streams.task import PartitionTask
 from streams.work import StagedWork
@@ -45,37 +46,73 @@ OPEN_RETRY_SECONDS: Final = 2.0
 
 
 class WorkerCycle:
-    """Works on all partitions of a worker that have been taken over. The transaction log it is given is open."""
+    """Works on all partitions of a worker that have been taken over and are written together.
 
-    def __init__(self, context: WorkerContext, assignment: Assignment, log: TransactionLog) -> None:
+    With `only`, on that one. `set_apart` is told of partitions that cannot be written with the others.
+    """
+
+    def __init__(
+        self,
+        context: WorkerContext,
+        assignment: Assignment,
+        log: TransactionLog,
+        *,
+        only: PartitionTask | None = None,
+        set_apart: Callable[[Sequence[PartitionTask]], None] | None = None,
+    ) -> None:
+        self._only = only
+        self._set_apart = set_apart
+        self._has_written = False
         self._context = context
         self._config = context.config
         self._clock = context.clock
         self._assignment = assignment
         self._log = log
         self._wake = asyncio.Event()
-        self._asking: set[asyncio.Task[None]] = set()
+        self._questions = Questions(context.end_offsets, self.wake)
         self._failures = 0
         self._not_writing = asyncio.Event()
         self._not_writing.set()
         self._turn_began = 0.0
         self._turns = 0
         self._committed_as: GroupMember | None = None
-        self._broken: BaseException | None = None
+        self._staged: Sequence[StagedWork] = ()
 
     # What the engine asks of it
 
     async def run(self) -> None:
-        """Work until cancelled; after a failed transaction, discard everything and take all partitions over again.
+        """Work until cancelled; after a failed transaction, go on from what was committed. The log it has is open.
 
         Raises `FatalError` where waiting cannot help. Cancelled, it leaves at most an open transaction, which the
         partitions' next owners end.
         """
-        while True:
+        while not self._is_over:
             try:
                 await self._work()
             except (KafkaError, OSError) as error:
                 await self._start_afresh(error)
+
+    async def run_apart(self) -> None:
+        """The same for the only partition it has, which is suspended: until that was written once, or given up."""
+        await self._open()
+        self._assignment.resume(self._tasks)
+        await self.run()
+
+    @property
+    def _is_over(self) -> bool:
+        only = self._only
+        return only is not None and (self._has_written or self._assignment.tasks.get(only.number) is not only)
+
+    @property
+    def _tasks(self) -> list[PartitionTask]:
+        """The partitions that this cycle writes, running or not."""
+        if self._only is not None:
+            return [self._only]
+        return [task for task in self._assignment.tasks.values() if not task.is_apart]
+
+    @property
+    def _running(self) -> list[PartitionTask]:
+        return [task for task in self._tasks if task.is_running]
 
     def wake(self) -> None:
         """Something has come in, or has changed: look again."""
@@ -128,9 +165,10 @@ class WorkerCycle:
             ) from error
         if isinstance(error, MessageSizeTooLargeError):
             raise FatalError(f"the broker refuses what has to be written: {error!r}") from error
-        for task in self._asking:
-            task.cancel()
-        self._assignment.suspend()
+        self._questions.cancel()
+        self._assignment.suspend(self._tasks)
+        if isinstance(error, UnwritableError):
+            self._part(error)
         delay = retry_seconds(self._failures)
         self._failures += 1
         _log.warning("worker_starts_afresh", error=repr(error), retry_seconds=delay)
@@ -138,12 +176,20 @@ class WorkerCycle:
         await self._open()  # ends the transaction that failed: nobody has to wait for its timeout
         if isinstance(error, MEMBER_FENCED):
             await self._next_assignment(self._config.session_timeout_seconds)
-            self._assignment.restart()
+            self._assignment.restart(self._tasks)
         elif isinstance(error, ProducerFenced):  # by a new owner, or by the broker after the transaction's timeout
             await self._next_assignment(self._config.heartbeat_interval_seconds + 0.5)
-            self._assignment.restart()
+            self._assignment.restart(self._tasks)
         else:
-            self._assignment.resume()
+            self._assignment.resume(self._tasks)
+
+    def _part(self, error: UnwritableError) -> None:
+        """Have the partitions written apart that could not be written, so that the others go on."""
+        numbers = {tp.partition for tp in error.partitions}
+        staged = {work.task for work in self._staged if not error.partitions.isdisjoint(work.batches)}
+        stuck = [task for task in self._tasks if task in staged or task.number in numbers]
+        if self._set_apart is not None and len(stuck) < len(self._tasks):
+            self._set_apart(stuck)
 
     async def _open(self) -> None:
         while True:
@@ -173,18 +219,18 @@ class WorkerCycle:
     # Working
 
     async def _work(self) -> None:
-        while True:
+        while not self._is_over:
             await self._until_stable()
             self._wake.clear()
-            if self._broken is not None:
-                raise self._broken
+            if self._questions.broken is not None:
+                raise self._questions.broken
             self._turn_began = self._clock.monotonic()
             self._ask_for_barriers()
             self._begin_early()
             worked = await self._fold_hot()
             worked = self._judge_hot() or worked
             worked = await self._work_cold() or worked
-            for task in self._assignment.running:
+            for task in self._running:
                 worked = self._isolated(task, task.act_on_time, True) or worked
             if due := self._due():
                 await self._commit(due)
@@ -208,7 +254,7 @@ class WorkerCycle:
 
     async def _wait(self) -> None:
         now = self._clock.monotonic()
-        seconds = min((task.seconds_to_next(now) for task in self._assignment.running), default=IDLE_SECONDS)
+        seconds = min((task.seconds_to_next(now) for task in self._running), default=IDLE_SECONDS)
         try:
             async with asyncio.timeout(min(seconds, IDLE_SECONDS) + 0.001):
                 await self._wake.wait()
@@ -239,7 +285,7 @@ class WorkerCycle:
 
     def _in_turn(self) -> list[PartitionTask]:
         """The partitions that have been taken over, each time another one first: none is always last."""
-        running = self._assignment.running
+        running = self._running
         self._turns += 1
         first = self._turns % len(running) if running else 0
         return running[first:] + running[:first]
@@ -247,7 +293,7 @@ class WorkerCycle:
     @property
     def _hot_waits(self) -> bool:
         """Whether hot work is there to be done, in any partition: they share a core."""
-        return self._context.fetches.hot_bytes > 0 or any(task.has_hot_results for task in self._assignment.running)
+        return self._context.fetches.hot_bytes > 0 or any(task.has_hot_results for task in self._running)
 
     async def _work_cold(self) -> bool:
         """Fold and judge a piece of each partition's cold lane, while no hot work waits: one commit's at most.
@@ -255,7 +301,7 @@ class WorkerCycle:
         A hot result that arrives waits for one piece, and for one transaction of so many cold records.
         """
         left = self._config.cold_commit_records
-        left -= sum(task.uncommitted_cold_records for task in self._assignment.running)
+        left -= sum(task.uncommitted_cold_records for task in self._running)
         worked = 0
         for task in self._in_turn():
             if self._hot_waits or left <= 0:
@@ -272,28 +318,13 @@ class WorkerCycle:
 
     def _ask_for_barriers(self) -> None:
         """Ask for every barrier that is needed, in one question for all partitions."""
-        asked: list[tuple[PendingBarrier, dict[Role, TopicPartition]]] = []
-        for task in self._assignment.running:
+        asked: list[Asked] = []
+        for task in self._running:
             nothing: list[PendingBarrier] = []
             new = self._isolated(task, partial(_new_barriers, task), nothing)
             asked += [(barrier, {role: task.input(role) for role in barrier.roles}) for barrier in new]
         if asked:
-            question = asyncio.get_running_loop().create_task(self._fill_in(asked))
-            self._asking.add(question)
-            question.add_done_callback(self._asked)
-
-    def _asked(self, question: asyncio.Task[None]) -> None:
-        self._asking.discard(question)
-        if not question.cancelled() and (error := question.exception()) is not None:
-            self._broken = error  # nobody would ever answer
-            self.wake()
-
-    async def _fill_in(self, asked: Sequence[tuple[PendingBarrier, dict[Role, TopicPartition]]]) -> None:
-        partitions = {tp for _, inputs in asked for tp in inputs.values()}
-        offsets = await self._context.end_offsets.end_offsets(partitions)
-        for barrier, inputs in asked:
-            barrier.ends = {role: offsets[tp] for role, tp in inputs.items()}
-        self.wake()
+            self._questions.ask(asked)
 
     def _begin_early(self) -> None:
         """Begin the transaction of the verdicts while their barrier is asked for.
@@ -301,7 +332,7 @@ class WorkerCycle:
         Where it then delivers nothing, its marker is all that the topic of deliveries gets.
         """
         roles: tuple[Role, ...] = ("sessions.changelog", "tasks", DELIVERED["hot"])
-        waiting = [task.number for task in self._assignment.running if task.waits_for_hot_barrier]
+        waiting = [task.number for task in self._running if task.waits_for_hot_barrier]
         if waiting and self._assignment.may_write.is_set() and not self._log.is_overdue:
             topics = [self._config.topic(role) for role in roles]
             self._log.begin([TopicPartition(topic, number) for number in waiting for topic in topics])
@@ -323,7 +354,7 @@ class WorkerCycle:
         """The partitions whose changes are to be written now; none while the group rebalances."""
         if not self._assignment.may_write.is_set():
             return []
-        now, running = self._clock.monotonic(), self._assignment.running
+        now, running = self._clock.monotonic(), self._running
         records = sum(task.uncommitted_records for task in running)
         cold_records = sum(task.uncommitted_cold_records for task in running)
         if records >= self._config.cycle_max_records or cold_records >= self._config.cold_commit_records:
@@ -344,13 +375,14 @@ class WorkerCycle:
             staged = [work for task in due if (work := self._isolated(task, task.stage, None)) is not None]
             if not staged:
                 return
+            self._staged = staged
             batches, offsets = _merged(staged)
             await self._log.write(batches, offsets, member)
             for work in staged:
                 work.task.committed(work)
         finally:
             self._not_writing.set()
-        self._failures = 0
+        self._failures, self._has_written = 0, True
         seconds = self._clock.monotonic() - began
         self._context.metrics.transaction(seconds, sum(work.tally.records for work in staged))
 

@@ -10,6 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from schemas.decode import Batch
+from streams.apart import Apart
 from streams.assignment import Assignment
 from streams.changelog import KafkaChangelog
 from streams.cold import ColdConsumer
@@ -24,7 +25,7 @@ from streams.fetching import Flow
 from streams.interfaces import Layout, SystemClock
 from streams.member import GroupMember
 from streams.metrics import Metrics
-from streams.transaction import KafkaTransactionLog, new_transactional_id
+from streams.transaction import KafkaTransactionLog
 
 _log = structlog.get_logger(__name__)
 
@@ -44,13 +45,15 @@ class Engine:
         self._new_connections()
         self._assignment: Assignment | None = None
         self._cycle: WorkerCycle | None = None
+        self._apart: Apart | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def _new_connections(self) -> None:
         self._control = Control(self._config)
         self._end_offsets = SharedEndOffsets(self._config)
         self._cold = ColdConsumer(self._config, self.flow, self.offer)
-        self._transactions = KafkaTransactionLog(self._config, new_transactional_id(self._config))
+        self._own_ids: set[str] = set()
+        self._transactions = KafkaTransactionLog(self._config, self._own_ids)
 
     async def start(self) -> None:
         """Connect, and check the topics.
@@ -71,9 +74,7 @@ class Engine:
             fetches=self.flow,
             end_offsets=self._end_offsets,
             committed_offsets=self._control,
-            open_transactions=TransactionFence(
-                self._config, lambda: self._control.client, self._transactions.transactional_id
-            ),
+            open_transactions=TransactionFence(self._config, lambda: self._control.client, self._own_ids),
             changelog=KafkaChangelog(self._config),
             clock=SystemClock(),
             metrics=self._metrics,
@@ -81,7 +82,10 @@ class Engine:
             wake=self._wake,
         )
         self._assignment = Assignment(context, self._failed)
-        self._cycle = WorkerCycle(context, self._assignment, self._transactions)
+        self._apart = Apart(
+            context, self._assignment, lambda: KafkaTransactionLog(self._config, self._own_ids), self._supervise
+        )
+        self._cycle = WorkerCycle(context, self._assignment, self._transactions, set_apart=self._apart.take)
         self._supervise(
             self._cycle.run(),
             self._cold.run(),
@@ -132,6 +136,8 @@ class Engine:
     def _wake(self) -> None:
         if self._cycle is not None:
             self._cycle.wake()
+        if self._apart is not None:
+            self._apart.wake()
 
     # What Faust and the cold consumer tell
 
@@ -152,6 +158,8 @@ class Engine:
         if self._assignment is not None and self._cycle is not None:
             self._assignment.revoke()
             await self._cycle.finished()
+        if self._apart is not None:
+            await self._apart.finished()
 
     def on_assigned(self, partitions: set[int], member: GroupMember) -> None:
         """Keep what stays, drop what went, take over what is new (in the background)."""

@@ -15,7 +15,7 @@ evict each other.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -47,6 +47,7 @@ FIRST_LOOK_SECONDS: Final = 0.3
 """How long a step may wait before open transactions of others are looked for: a commit's markers take 10 ms."""
 NEXT_LOOK_SECONDS: Final = 1.0
 TRUNCATED_RETRY_SECONDS: Final = 3.0
+LEADER_RETRY_SECONDS: Final = 0.25
 
 
 class OwnedByAnotherError(KafkaError):
@@ -84,7 +85,7 @@ async def take_over(context: WorkerContext, number: int) -> TakenOver:
     changelog, inputs = _changelog(config, number), _inputs(config, number)
     stable = await stable_offsets(context, number)
     committed = {role: stable[tp] for role, tp in inputs.items() if tp in stable}
-    end = (await context.end_offsets.end_offsets([changelog]))[changelog]
+    end = (await _ends(context, [changelog]))[changelog]
     partition = Partition(number, config.rules, home_check(number, context.layout.partition_count))
     try:
         read = context.changelog.read(number, end, partition.restore)
@@ -193,6 +194,16 @@ def check_layout(config: EngineConfig, number: int, folded: Layout | None, found
             )
 
 
+async def _ends(context: WorkerContext, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    """The end offsets of all of these partitions, once each has a leader."""
+    wanted, found = list(partitions), dict[TopicPartition, int]()
+    while len(found) < len(wanted):
+        found = await context.end_offsets.end_offsets(wanted)
+        if len(found) < len(wanted):
+            await asyncio.sleep(LEADER_RETRY_SECONDS)
+    return found
+
+
 async def _check_ends(
     context: WorkerContext, inputs: Mapping[Role, TopicPartition], applied: Mapping[Role, int]
 ) -> None:
@@ -201,7 +212,7 @@ async def _check_ends(
     A leader that was just elected may not know of the end yet: what it says is asked for again.
     """
     for is_last in (False, True):
-        ends = await context.end_offsets.end_offsets(inputs.values())
+        ends = await _ends(context, inputs.values())
         cut = [role for role, tp in inputs.items() if ends[tp] < applied[role]]
         if not cut:
             return

@@ -22,6 +22,7 @@ class Intake:
         self._inputs = inputs
         self._fetches = fetches
         self._queues: dict[Role, deque[Batch]] = {role: deque() for role in inputs}
+        self._is_counted = True
         self.ends: dict[Role, int] = {}
         """By role: the position after what has been queued. Empty while nothing is taken in."""
 
@@ -89,6 +90,13 @@ class Intake:
         self._changed(role, -batch.size_bytes)
         return batch
 
+    def hold_up_cold(self, *, yes: bool) -> None:
+        """Whether cold work, of any partition, waits for what is queued here of the hot lane."""
+        if yes != self._is_counted:
+            hot = sum(batch.size_bytes for role in ("context", "steps") for batch in self._queues[role])
+            self._fetches.hot_bytes += hot if yes else -hot
+            self._is_counted = yes
+
     def _clear(self) -> None:
         for role, queue in self._queues.items():
             self._changed(role, -sum(batch.size_bytes for batch in queue))
@@ -98,5 +106,5 @@ class Intake:
         tp = self._inputs[role]
         name = tp.topic, tp.partition
         self._fetches.queued_bytes[name] = self._fetches.queued_bytes.get(name, 0) + size_bytes
-        if role in {"context", "steps"}:
+        if self._is_counted and role in {"context", "steps"}:
             self._fetches.hot_bytes += size_bytes

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 
 from schemas.topics import Role
 from streams.batches import RecordBatch
@@ -66,7 +67,19 @@ class EndOffsets(Protocol):
     """Where logs end."""
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """The high watermarks, read after this call was made. Waits for the broker as long as it takes."""
+        """The high watermarks, read after this call was made, of those partitions that have a leader.
+
+        Waits for the broker as long as it takes.
+        """
+
+
+class UnwritableError(KafkaError):
+    """Some partitions of topics took no records, or no markers, in time: they lack a leader or replicas."""
+
+    def __init__(self, partitions: Iterable[TopicPartition]) -> None:
+        self.partitions = frozenset(partitions)
+        named = sorted(f"{tp.topic}/{tp.partition}" for tp in self.partitions)
+        super().__init__(", ".join(named))
 
 
 class TransactionLog(Protocol):
@@ -96,8 +109,12 @@ class TransactionLog(Protocol):
     ) -> None:
         """Write batches of records and commit offsets, all or nothing, as this member of the group.
 
-        Raises `KafkaError`; whether the transaction was committed is then unknown until `open` has returned.
+        Raises `KafkaError`, `UnwritableError` in particular; whether the transaction was committed is then unknown
+        until `open` has returned.
         """
+
+    async def close(self) -> None:
+        """Give the log up. What is open is left to whoever finds it."""
 
 
 class CommittedOffsets(Protocol):

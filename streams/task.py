@@ -48,6 +48,8 @@ class PartitionTask:
         self._inputs = {role: TopicPartition(self._config.topic(role), number) for role in FOLDED_ROLES}
         self._stager = Stager(self._config, number, context.layout)
         self._intake = Intake(self._inputs, context.fetches)
+        self.is_apart = False
+        """Whether it is written by a producer of its own, because it could not be written with the others."""
         self._forget()
         self.set_state("starting")
 
@@ -131,6 +133,11 @@ class PartitionTask:
         """Whether it has been taken over."""
         return self._partition is not None
 
+    def set_apart(self, *, yes: bool) -> None:
+        """Have it written apart from the others, or with them again."""
+        self.is_apart = yes
+        self._intake.hold_up_cold(yes=not yes)
+
     def set_state(self, state: State) -> None:
         """Tell where it stands."""
         self.state: State = state
@@ -176,7 +183,8 @@ class PartitionTask:
     def has_hot_results(self) -> bool:
         """Whether hot results wait to be judged, and not for an open transaction of a producer."""
         barrier = self._barriers.of_lane.get("hot")
-        return self._intake.has("results") and not (barrier is not None and barrier.is_blocked(self._applied))
+        is_blocked = barrier is not None and barrier.is_blocked(self._applied)
+        return self._intake.has("results") and not (is_blocked or self.is_apart)
 
     def _take(self, role: Role) -> Batch:
         batch = self._intake.take(role, self._search.limit)

@@ -146,7 +146,7 @@ def blames_the_last_record_of_a_piece() -> AbstractContextManager[Any]:
     return patch.object(Search, "failed", hasty)
 
 
-def _nothing(_assignment: Assignment) -> None:
+def _nothing(_assignment: Assignment, _tasks: object) -> None:
     return
 
 
