@@ -122,9 +122,11 @@ class WorkerCycle:
         """Fold what has just been fetched, as far as no transaction is being written.
 
         The agent does this, so that its stream waits while there is much to fold. What comes in while a transaction is
-        written is folded by the cycle.
+        written is folded by the cycle, and only then are barriers asked for: one that was asked for earlier would not
+        cover the results that come in until the transaction is through, and those would wait for another one.
         """
-        self._ask_for_barriers()
+        if self._not_writing.is_set():
+            self._ask_for_barriers()
         self.wake()
         while await self._fold_hot():
             await self._turn()
