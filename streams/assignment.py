@@ -39,6 +39,7 @@ class Assignment:
         """Clear while the group rebalances: no transaction may begin then."""
         self.is_known = False
         """Whether the group has assigned partitions, perhaps none."""
+        self._changed = asyncio.Event()
         self._context = context
         self._failed = failed
         self._handovers: dict[int, asyncio.Task[None]] = {}
@@ -91,8 +92,23 @@ class Assignment:
             self.tasks[number] = PartitionTask(number, self._context)
             self._take_over(number)
         self.is_known = True
+        self._changed.set()
+        self._changed = asyncio.Event()
         self.may_write.set()
         self._context.wake()
+
+    async def changed(self, member: GroupMember | None, seconds: float) -> None:
+        """Wait until somebody else than `member` was assigned partitions, for a bounded time.
+
+        Those of a fenced member may have new owners, whom a hand-over would disturb. The group's heartbeats find out as
+        well, within a session timeout.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                while self.member == member:
+                    await self._changed.wait()
+        except TimeoutError:
+            _log.info("no_new_assignment", seconds=seconds)
 
     def restart(self, tasks: Iterable[PartitionTask]) -> None:
         """Discard the rows of these partitions, and take them over again."""

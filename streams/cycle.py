@@ -13,21 +13,19 @@ from typing import Final, TypeVar
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
+from aiokafka.errors import KafkaError
 
 from schemas.topics import Role
-from streams.assignment import Assignment, retry_seconds
+from streams.assignment import Assignment
 from streams.barrier import PendingBarrier
 from streams.batches import RecordBatch
 from streams.config import DELIVERED
 from streams.context import WorkerContext
-from streams.errors import NOT_ALLOWED, FatalError, not_allowed
 from streams.failure import Failure
-from streams.interfaces import TransactionLog, UnwritableError
-from streams.kafka_protocol import FencedInstanceIdError
+from streams.interfaces import TransactionLog
 from streams.member import GroupMember
 from streams.questions import Asked, Questions
-from streams.sender import MEMBER_FENCED
+from streams.recovery import Recovery, SetApart
 from streams.task import PartitionTask
 from streams.work import StagedWork
 
@@ -41,6 +39,8 @@ JUDGED_AT_ONCE: Final = 4096
 """Hot results of one transaction."""
 TURN_SECONDS: Final = 0.005
 """How long to work before the event loop has a turn: answers to barriers and fetches wait meanwhile."""
+CPU_SECONDS: Final = 2.0
+"""Of work in one transaction: far below its timeout."""
 IDLE_SECONDS: Final = 1.0
 OPEN_RETRY_SECONDS: Final = 2.0
 
@@ -58,10 +58,9 @@ class WorkerCycle:
         log: TransactionLog,
         *,
         only: PartitionTask | None = None,
-        set_apart: Callable[[Sequence[PartitionTask]], None] | None = None,
+        set_apart: SetApart | None = None,
     ) -> None:
         self._only = only
-        self._set_apart = set_apart
         self._has_written = False
         self._context = context
         self._config = context.config
@@ -70,7 +69,7 @@ class WorkerCycle:
         self._log = log
         self._wake = asyncio.Event()
         self._questions = Questions(context.end_offsets, self.wake)
-        self._failures = 0
+        self._recovery = Recovery(context, assignment, log, set_apart)
         self._not_writing = asyncio.Event()
         self._not_writing.set()
         self._turn_began = 0.0
@@ -90,11 +89,12 @@ class WorkerCycle:
             try:
                 await self._work()
             except (KafkaError, OSError) as error:
-                await self._start_afresh(error)
+                self._questions.cancel()
+                await self._recovery.start_afresh(error, self._tasks, self._staged, self._committed_as)
 
     async def run_apart(self) -> None:
         """The same for the only partition it has, which is suspended: until that was written once, or given up."""
-        await self._open()
+        await self._recovery.open()
         self._assignment.resume(self._tasks)
         await self.run()
 
@@ -148,75 +148,6 @@ class WorkerCycle:
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not stop the other partitions
             task.isolate(Failure.of(error))
             return otherwise
-
-    # Starting afresh
-
-    async def _start_afresh(self, error: BaseException) -> None:
-        """Discard the producer, and go on from what was committed.
-
-        Where this worker is still the owner, and the offsets show that the transaction was aborted, the committed rows
-        are put back. Otherwise they are read again. The delay grows until a transaction is committed, whatever else
-        works in between.
-        """
-        self._context.metrics.transaction_failed(error)
-        if isinstance(error, NOT_ALLOWED):
-            raise not_allowed(error) from error
-        if isinstance(error, FencedInstanceIdError):
-            raise FatalError(
-                f"another worker has the instance id {self._config.instance_id!r}: give each one its own"
-            ) from error
-        if isinstance(error, MessageSizeTooLargeError):
-            raise FatalError(f"the broker refuses what has to be written: {error!r}") from error
-        self._questions.cancel()
-        self._assignment.suspend(self._tasks)
-        if isinstance(error, UnwritableError):
-            self._part(error)
-        delay = retry_seconds(self._failures)
-        self._failures += 1
-        _log.warning("worker_starts_afresh", error=repr(error), retry_seconds=delay)
-        await asyncio.sleep(delay)
-        await self._open()  # ends the transaction that failed: nobody has to wait for its timeout
-        if isinstance(error, MEMBER_FENCED):
-            await self._next_assignment(self._config.session_timeout_seconds)
-            self._assignment.restart(self._tasks)
-        elif isinstance(error, ProducerFenced):  # by a new owner, or by the broker after the transaction's timeout
-            await self._next_assignment(self._config.heartbeat_interval_seconds + 0.5)
-            self._assignment.restart(self._tasks)
-        else:
-            self._assignment.resume(self._tasks)
-
-    def _part(self, error: UnwritableError) -> None:
-        """Have the partitions written apart that could not be written, so that the others go on."""
-        numbers = {tp.partition for tp in error.partitions}
-        staged = {work.task for work in self._staged if not error.partitions.isdisjoint(work.batches)}
-        stuck = [task for task in self._tasks if task in staged or task.number in numbers]
-        if self._set_apart is not None and len(stuck) < len(self._tasks):
-            self._set_apart(stuck)
-
-    async def _open(self) -> None:
-        while True:
-            try:
-                await self._log.open()
-            except NOT_ALLOWED as error:
-                raise not_allowed(error) from error
-            except (KafkaError, OSError) as error:
-                _log.warning("transactions_not_available", error=repr(error), retry_seconds=OPEN_RETRY_SECONDS)
-                await asyncio.sleep(OPEN_RETRY_SECONDS)
-            else:
-                return
-
-    async def _next_assignment(self, seconds: float) -> None:
-        """Wait for another assignment: the partitions may have new owners, whom a hand-over would disturb.
-
-        The group's heartbeats find out as well, within a session timeout.
-        """
-        try:
-            async with asyncio.timeout(seconds):
-                while self._assignment.member == self._committed_as:
-                    self._wake.clear()
-                    await self._wake.wait()
-        except TimeoutError:
-            _log.info("no_new_assignment", seconds=seconds)
 
     # Working
 
@@ -359,7 +290,8 @@ class WorkerCycle:
         now, running = self._clock.monotonic(), self._running
         records = sum(task.uncommitted_records for task in running)
         cold_records = sum(task.uncommitted_cold_records for task in running)
-        if records >= self._config.cycle_max_records or cold_records >= self._config.cold_commit_records:
+        is_costly = sum(task.uncommitted_cpu_seconds for task in running) >= CPU_SECONDS
+        if is_costly or records >= self._config.cycle_max_records or cold_records >= self._config.cold_commit_records:
             return [task for task in running if task.has_changes]
         if any(task.wants_commit(now) for task in running):
             return [task for task in running if task.may_join_commit(now)]
@@ -384,7 +316,8 @@ class WorkerCycle:
                 work.task.committed(work)
         finally:
             self._not_writing.set()
-        self._failures, self._has_written = 0, True
+        self._recovery.succeeded()
+        self._has_written = True
         seconds = self._clock.monotonic() - began
         self._context.metrics.transaction(seconds, sum(work.tally.records for work in staged))
 

@@ -50,6 +50,9 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Seconds that never go back."""
 
+    def cpu(self) -> float:
+        """Seconds of CPU that this thread has used."""
+
 
 class SystemClock:
     """The machine's clocks."""
@@ -61,6 +64,10 @@ class SystemClock:
     def monotonic(self) -> float:
         """Seconds since some moment."""
         return time.monotonic()
+
+    def cpu(self) -> float:
+        """Of this thread."""
+        return time.thread_time()
 
 
 class EndOffsets(Protocol):

@@ -43,6 +43,11 @@ class Tally:
         yield
         self._cpu_seconds[stage] = self._cpu_seconds.get(stage, 0.0) + time.thread_time() - began
 
+    @property
+    def cpu_seconds(self) -> float:
+        """The CPU of all stages."""
+        return sum(self._cpu_seconds.values())
+
     def count(self, batch: Batch) -> None:
         """Count the records of a batch that is folded or judged."""
         self.records += len(batch)
