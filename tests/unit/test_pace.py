@@ -1,4 +1,4 @@
-"""Work is cut into pieces by what it costs: the event loop has its turn, and no record can take a transaction's time."""
+"""Work is cut into pieces by what it costs: the event loop has its turns, and no record takes a whole transaction."""
 
 from __future__ import annotations
 
