@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import structlog
+from aiokafka import TopicPartition
 
 from streams.assignment import Assignment
 from streams.context import WorkerContext
@@ -37,11 +38,15 @@ class Apart:
         self._supervise = supervise
         self._cycles: dict[PartitionTask, WorkerCycle] = {}
 
-    def take(self, tasks: Iterable[PartitionTask]) -> None:
-        """Write these partitions apart from now on, each until it has been written once."""
+    def take(self, tasks: Iterable[PartitionTask], stuck: frozenset[TopicPartition]) -> None:
+        """Write these partitions apart from now on, each until it has written to all that is stuck of its own.
+
+        Any other success says nothing: back with the others it would keep them waiting again.
+        """
         for task in tasks:
             task.set_apart(yes=True)
-            self._supervise(self._write(task))
+            own = {tp for tp in stuck if tp.partition == task.number}
+            self._supervise(self._write(task, own or set(stuck)))
 
     def wake(self) -> None:
         """Something has come in, or has changed: look again."""
@@ -52,9 +57,9 @@ class Apart:
         """Wait until no transaction is being written, for a bounded time."""
         await asyncio.gather(*(cycle.finished() for cycle in self._cycles.values()))
 
-    async def _write(self, task: PartitionTask) -> None:
+    async def _write(self, task: PartitionTask, stuck: set[TopicPartition]) -> None:
         log = self._new_log()
-        self._cycles[task] = cycle = WorkerCycle(self._context, self._assignment, log, only=task)
+        self._cycles[task] = cycle = WorkerCycle(self._context, self._assignment, log, only=task, stuck=stuck)
         _log.warning("partition_written_apart", partition=task.number)
         try:
             await cycle.run_apart()

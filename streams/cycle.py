@@ -48,7 +48,8 @@ OPEN_RETRY_SECONDS: Final = 2.0
 class WorkerCycle:
     """Works on all partitions of a worker that have been taken over and are written together.
 
-    With `only`, on that one. `set_apart` is told of partitions that cannot be written with the others.
+    With `only`, on that one, until it has written to all of `stuck`. `set_apart` is told of partitions that cannot be
+    written with the others.
     """
 
     def __init__(
@@ -58,10 +59,11 @@ class WorkerCycle:
         log: TransactionLog,
         *,
         only: PartitionTask | None = None,
+        stuck: set[TopicPartition] | None = None,
         set_apart: SetApart | None = None,
     ) -> None:
         self._only = only
-        self._has_written = False
+        self._stuck = stuck or set()
         self._context = context
         self._config = context.config
         self._clock = context.clock
@@ -93,7 +95,7 @@ class WorkerCycle:
                 await self._recovery.start_afresh(error, self._tasks, self._staged, self._committed_as)
 
     async def run_apart(self) -> None:
-        """The same for the only partition it has, which is suspended: until that was written once, or given up."""
+        """The same for the only partition it has, which is suspended; until that can be written, or is given up."""
         await self._recovery.open()
         self._assignment.resume(self._tasks)
         await self.run()
@@ -101,7 +103,7 @@ class WorkerCycle:
     @property
     def _is_over(self) -> bool:
         only = self._only
-        return only is not None and (self._has_written or self._assignment.tasks.get(only.number) is not only)
+        return only is not None and (not self._stuck or self._assignment.tasks.get(only.number) is not only)
 
     @property
     def _tasks(self) -> list[PartitionTask]:
@@ -317,7 +319,7 @@ class WorkerCycle:
         finally:
             self._not_writing.set()
         self._recovery.succeeded()
-        self._has_written = True
+        self._stuck -= batches.keys()
         seconds = self._clock.monotonic() - began
         self._context.metrics.transaction(seconds, sum(work.tally.records for work in staged))
 

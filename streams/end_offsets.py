@@ -5,6 +5,7 @@ acknowledged before it. Behind the fetching connection's long poll the answer wo
 """
 
 import asyncio
+import itertools
 from collections.abc import Collection, Iterable
 from functools import partial
 from typing import Any
@@ -16,7 +17,8 @@ from aiokafka.errors import KafkaError
 from streams.config import EngineConfig
 
 _log = structlog.get_logger(__name__)
-RETRY_SECONDS = 0.25
+RETRY_SECONDS = 0.1
+MOST_RETRY_SECONDS = 2.0
 
 
 class SharedEndOffsets:
@@ -72,12 +74,13 @@ class SharedEndOffsets:
     async def _ask(self, answer: asyncio.Future[dict[TopicPartition, int]]) -> None:
         async with self._asking:
             asked, self._asked, self._answer = self._asked, {}, None
-            while True:
+            for failures in itertools.count():
                 try:
                     offsets = await self._consumer.end_offsets(await self._led(asked))
                 except KafkaError as error:
-                    _log.warning("barrier_unanswered", error=repr(error), retry_seconds=RETRY_SECONDS)
-                    await asyncio.sleep(RETRY_SECONDS)
+                    delay = min(MOST_RETRY_SECONDS, RETRY_SECONDS * 2 ** min(failures, 5))
+                    _log.warning("barrier_unanswered", error=repr(error), retry_seconds=delay)
+                    await asyncio.sleep(delay)
                 else:
                     answer.set_result(offsets)
                     return

@@ -19,7 +19,7 @@ from streams.context import WorkerContext
 from streams.control import Control
 from streams.cycle import WorkerCycle
 from streams.end_offsets import SharedEndOffsets
-from streams.errors import NOT_ALLOWED, LostInputError, not_allowed
+from streams.errors import NOT_ALLOWED, FatalError, LostInputError, not_allowed
 from streams.fencing import TransactionFence
 from streams.fetching import Flow
 from streams.interfaces import Layout, SystemClock
@@ -86,7 +86,7 @@ class Engine:
             context, self._assignment, lambda: KafkaTransactionLog(self._config, self._own_ids), self._supervise
         )
         self._cycle = WorkerCycle(context, self._assignment, self._transactions, set_apart=self._apart.take)
-        self._supervise(
+        self._supervise_endless(
             self._cycle.run(),
             self._cold.run(),
             self._assignment.watch_failed(),
@@ -124,6 +124,9 @@ class Engine:
             task = asyncio.get_running_loop().create_task(each)
             task.add_done_callback(self._ended)
             self._tasks.append(task)
+
+    def _supervise_endless(self, *work: Coroutine[Any, Any, None]) -> None:
+        self._supervise(*(_without_end(each) for each in work))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -234,6 +237,12 @@ class Engine:
                     end = ends.get(TopicPartition(topic, number))
                     if end is not None:
                         self._metrics.lag(topic, number, max(0, end - position))
+
+
+async def _without_end(work: Coroutine[Any, Any, None]) -> None:
+    """Raise `FatalError` if the work ends: whatever it did for the worker is not done any more."""
+    await work
+    raise FatalError(f"{getattr(work, '__qualname__', work)} has ended; restart the worker")
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:

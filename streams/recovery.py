@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import structlog
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
 
 from streams.assignment import Assignment, retry_seconds
@@ -20,8 +21,8 @@ from streams.work import StagedWork
 
 _log = structlog.get_logger(__name__)
 
-SetApart = Callable[[Sequence[PartitionTask]], None]
-"""Has partitions written apart from the others."""
+SetApart = Callable[[Sequence[PartitionTask], frozenset[TopicPartition]], None]
+"""Has partitions written apart from the others, until these topic partitions take records again."""
 
 
 class Recovery:
@@ -90,7 +91,7 @@ class Recovery:
         writers = {work.task for work in staged if not error.partitions.isdisjoint(work.batches)}
         stuck = [task for task in tasks if task in writers or task.number in numbers]
         if self._set_apart is not None and len(stuck) < len(tasks):
-            self._set_apart(stuck)
+            self._set_apart(stuck, error.partitions)
 
     async def open(self) -> None:
         """Open the log, as often as it takes. Raises `FatalError` where the user may not."""
