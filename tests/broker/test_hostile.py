@@ -6,6 +6,7 @@ Every test ends with a verdict: the partition has gone on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import cramjam
 import psutil
 import pytest
 
+from bench.process import Worker
 from schemas.topics import MAX_INPUT_BYTES, Role
 from streams.batches import BatchWriter, RecordBatch, header_block, varint
 from tests.broker.events import body, changed, dispatched, returned, sessions_on
@@ -59,6 +61,16 @@ async def _goes_on(gate: Gate, outputs: Outputs, task: str = "task", session: st
     await gate.drained(20)
 
 
+async def _most_memory(worker: Worker) -> int:
+    """The most that a worker has held, in bytes, until this is cancelled."""
+    most, process = 0, psutil.Process(worker.pid)
+    with contextlib.suppress(asyncio.CancelledError):
+        while True:
+            most = max(most, process.memory_info().rss)
+            await asyncio.sleep(0.01)
+    return most
+
+
 async def _header_name(make_settings: MakeSettings, tmp_path: Path) -> None:
     async with Gate(make_settings(partitions=1), tmp_path) as gate, gate.outputs() as outputs:
         await gate.start("worker")
@@ -97,12 +109,10 @@ async def _one_gigabyte(make_settings: MakeSettings, tmp_path: Path) -> None:
         packed = _zeros(1024 * MIB)
         assert len(packed) < 64 * 1024
         offset = await _write(gate, "context", 0, RawBatch(packed, 1, ZSTD))
-        most, process = 0, psutil.Process(worker.pid)
-        until = time.monotonic() + 30
-        while not outputs.of("dlq"):
-            await asyncio.sleep(0.01)
-            most = max(most, process.memory_info().rss)
-            assert time.monotonic() < until
+        memory = asyncio.create_task(_most_memory(worker))
+        await outputs.until(lambda: outputs.of("dlq"), 30, "it is refused")
+        memory.cancel()
+        most = await memory
         (letter,) = outputs.of("dlq")
         assert letter.headers["tidegate_error"] == b"unreadable_batch"
         assert letter.headers["tidegate_origin_offset"] == str(offset).encode()
@@ -153,10 +163,10 @@ async def _headers(make_settings: MakeSettings, tmp_path: Path) -> None:
                 event = body(returned("user", f"task-{number}"))
                 packed = bytes(cramjam.zstd.compress(encoded((b"user", event, headers))))
                 await _write(gate, "results", 0, RawBatch(packed, 1, ZSTD))
-            process, most = psutil.Process(worker.pid), 0
-            for _ in range(100):
-                await asyncio.sleep(0.05)
-                most = max(most, process.memory_info().rss)
+            memory = asyncio.create_task(_most_memory(worker))
+            await asyncio.sleep(5.0)
+            memory.cancel()
+            most = await memory
             assert most < 500 * MIB
             await producer.commit_transaction()
         await gate.drained(60, "everything is judged or refused")
