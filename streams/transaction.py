@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 from uuid import uuid4
 
@@ -156,21 +157,21 @@ class KafkaTransactionLog:
         """
         sent: dict[asyncio.Future[Any], TopicPartition] = {}
         limit = self._config.transaction_timeout_seconds / 2
-        began, stuck_at = time.monotonic(), None
-        for tp, of_partition in batches.items():
-            for batch in of_partition:
-                left = max(0.1, began + limit - time.monotonic())
-                try:
-                    # waits only for another batch of the same partition
-                    future = await asyncio.wait_for(producer.send_batch(batch, tp.topic, partition=tp.partition), left)
-                except TimeoutError:
-                    stuck_at = tp
-                    break
-                sent[future] = tp
-        done, pending = await asyncio.wait(sent, timeout=max(0.1, began + limit - time.monotonic()))
+        began = time.monotonic()
+        at: TopicPartition | None = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                for at, of_partition in batches.items():
+                    for batch in of_partition:  # waits only for another batch of the same partition
+                        sent[await producer.send_batch(batch, at.topic, partition=at.partition)] = at
+                at = None
+        if not sent:
+            raise KafkaTimeoutError("no partition takes a record")
+        left = max(0.1, began + limit - time.monotonic())
+        done, pending = await asyncio.wait(sent, timeout=left, return_when=asyncio.FIRST_EXCEPTION)
         for future in done:
             future.result()
-        stuck = {sent[future] for future in pending} | ({stuck_at} if stuck_at is not None else set())
+        stuck = {sent[future] for future in pending} | ({at} if at is not None else set())
         if stuck:
             raise UnwritableError(stuck) if done else KafkaTimeoutError("no partition takes a record")
 
