@@ -41,6 +41,8 @@ TURN_SECONDS: Final = 0.005
 """How long to work before the event loop has a turn: answers to barriers and fetches wait meanwhile."""
 CPU_SECONDS: Final = 2.0
 """Of work in one transaction: far below its timeout."""
+NOT_EARLY_SECONDS: Final = 30.0
+"""After a failed transaction none is begun early."""
 IDLE_SECONDS: Final = 1.0
 OPEN_RETRY_SECONDS: Final = 2.0
 
@@ -74,6 +76,7 @@ class WorkerCycle:
         self._recovery = Recovery(context, assignment, log, set_apart)
         self._not_writing = asyncio.Event()
         self._not_writing.set()
+        self._early_again_at = 0.0
         self._turn_began = 0.0
         self._turns = 0
         self._committed_as: GroupMember | None = None
@@ -91,6 +94,7 @@ class WorkerCycle:
             try:
                 await self._work()
             except (KafkaError, OSError) as error:
+                self._early_again_at = self._clock.monotonic() + NOT_EARLY_SECONDS
                 self._questions.cancel()
                 await self._recovery.start_afresh(error, self._tasks, self._staged, self._committed_as)
 
@@ -268,6 +272,8 @@ class WorkerCycle:
         """
         roles: tuple[Role, ...] = ("sessions.changelog", "tasks", DELIVERED["hot"])
         waiting = [task.number for task in self._running if task.waits_for_hot_barrier]
+        if self._clock.monotonic() < self._early_again_at:
+            return  # a marker on a partition that takes none would keep the next transaction from beginning
         if waiting and self._assignment.may_write.is_set() and not self._log.is_overdue:
             topics = [self._config.topic(role) for role in roles]
             self._log.begin([TopicPartition(topic, number) for number in waiting for topic in topics])
