@@ -43,16 +43,16 @@ def decide_proposal_past_barrier(
     event: TaskEffectProposed = proposal.event
     task_id = event.task_id
     task = session.tasks.get(task_id)
-    is_cancelled = task is not None and session.pending_cancel(task_id) is not None
-    if is_cancelled:
+    cancel = session.pending_cancel(task_id) if task is not None else None
+    if cancel is not None:
         task = None
     answer = _Answer(session, proposal, task, judged)
-    if task is None and not is_cancelled and not has_waited and session.ended_task(task_id) is None:
+    if task is None and cancel is None and not has_waited and session.ended_task(task_id) is None:
         return [ProposalParked(proposal)]
     if answer.is_conflict:
         return [answer.refused("key_conflict", 0)]
     if task is None:
-        return [answer.refused("late" if is_cancelled else _reason_of_end(session, task_id), 0)]
+        return [answer.refused(_reason_of_end(session, task_id) if cancel is None else cancel[0], 0)]
     if answer.duplicate_key is not None:
         return [answer.refused("duplicate_effect", 0)]
     facts: list[Fact] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import structlog
@@ -39,6 +39,7 @@ class Assignment:
         """Clear while the group rebalances: no transaction may begin then."""
         self.is_known = False
         """Whether the group has assigned partitions, perhaps none."""
+        self._changed = asyncio.Event()
         self._context = context
         self._failed = failed
         self._handovers: dict[int, asyncio.Task[None]] = {}
@@ -62,7 +63,7 @@ class Assignment:
             ends = await self._context.end_offsets.end_offsets(failed)
             for tp, task in failed.items():
                 handover = self._handovers.get(task.number)
-                is_here = self.tasks.get(task.number) is task and task.state == "failed"
+                is_here = self.tasks.get(task.number) is task and task.state == "failed" and tp in ends
                 if is_here and ends[tp] != task.known_end and (handover is None or handover.done()):
                     self._take_over(task.number)
 
@@ -84,37 +85,54 @@ class Assignment:
             self._drop(number)
         if not is_continuous and self.tasks:
             _log.info("membership_interrupted", generation=member.generation, partitions=sorted(self.tasks))
-            self.restart()
+            self.restart(list(self.tasks.values()))
         for task in self.tasks.values():
             task.seek()  # the consumer's position was reset
         for number in sorted(partitions - self.tasks.keys()):
             self.tasks[number] = PartitionTask(number, self._context)
             self._take_over(number)
         self.is_known = True
+        self._changed.set()
+        self._changed = asyncio.Event()
         self.may_write.set()
         self._context.wake()
 
-    def restart(self) -> None:
-        """Discard the rows of every partition, and take all of them over again."""
-        for number, task in self.tasks.items():
-            self._cancel_handover(number)
-            task.discard()
-            self._take_over(number)
+    async def changed(self, member: GroupMember | None, seconds: float) -> None:
+        """Wait until somebody else than `member` was assigned partitions, for a bounded time.
 
-    def suspend(self) -> None:
-        """Have every partition stop and go back to what it has committed; `resume` or `restart` goes on from there.
+        Those of a fenced member may have new owners, whom a hand-over would disturb. The group's heartbeats find out as
+        well, within a session timeout.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                while self.member == member:
+                    await self._changed.wait()
+        except TimeoutError:
+            _log.info("no_new_assignment", seconds=seconds)
+
+    def restart(self, tasks: Iterable[PartitionTask]) -> None:
+        """Discard the rows of these partitions, and take them over again."""
+        for task in tasks:
+            if self.tasks.get(task.number) is task:
+                self._cancel_handover(task.number)
+                task.discard()
+                self._take_over(task.number)
+
+    def suspend(self, tasks: Iterable[PartitionTask]) -> None:
+        """Have these partitions stop and go back to what they have committed; `resume` or `restart` goes on from there.
 
         Hand-overs go on: what they read is committed, or waits until it is known.
         """
-        for task in self.tasks.values():
+        for task in tasks:
             task.suspend()
 
-    def resume(self) -> None:
-        """Go on with every partition; take those over again whose rows may not be what is committed."""
-        for number, task in self.tasks.items():
-            handover = self._handovers.get(number)
-            if not (task.is_running or task.state == "failed") and (handover is None or handover.done()):
-                self._take_over(number)
+    def resume(self, tasks: Iterable[PartitionTask]) -> None:
+        """Go on with these partitions; take those over again whose rows may not be what is committed."""
+        for task in tasks:
+            handover = self._handovers.get(task.number)
+            is_idle = not (task.is_running or task.state == "failed") and (handover is None or handover.done())
+            if is_idle and self.tasks.get(task.number) is task:
+                self._take_over(task.number)
 
     async def close(self) -> None:
         """Give every partition up."""

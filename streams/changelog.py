@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import orjson
 import structlog
@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from streams.config import EngineConfig
 from streams.failure import Failure
-from streams.interfaces import Progress, Restored
+from streams.interfaces import Layout, Progress, Restored
 
 _log = structlog.get_logger(__name__)
 
@@ -20,12 +20,18 @@ PROGRESS_KEY: Final = b"p"
 RETRY_KEY: Final = b"r"
 """Of a record with which an operator asks that a partition marked as failed be tried again."""
 FAILED: Final = "failed"
+TOPIC_IDS: Final = "topic_ids"
+PARTITION_COUNT: Final = "partition_count"
 TELL_SECONDS: Final = 5.0
 
 
-def progress_to_bytes(progress: Progress, failure: Failure | None = None) -> bytes:
+def progress_to_bytes(progress: Progress, layout: Layout, failure: Failure | None = None) -> bytes:
     """The progress row's value. With a failure, nobody works on the partition until an operator asks for it."""
-    return orjson.dumps(dict(progress) if failure is None else {**progress, FAILED: failure.to_json()})
+    row: dict[str, Any] = {PARTITION_COUNT: layout.partition_count, TOPIC_IDS: layout.topic_ids}
+    row.update(progress.items())
+    if failure is not None:
+        row[FAILED] = failure.to_json()
+    return orjson.dumps(row)
 
 
 class ChangelogReader:
@@ -35,15 +41,18 @@ class ChangelogReader:
         self._take = take
         self._progress: Progress | None = None
         self._failure: Failure | None = None
+        self._layout: Layout | None = None
         self._records = 0
 
     def read(self, key: bytes, value: bytes | None) -> None:
         """One more record, in the order of the log."""
         self._records += 1
         if key == PROGRESS_KEY:
-            row = orjson.loads(value) if value is not None else None
-            failed = row.pop(FAILED, None) if row is not None else None
-            self._progress, self._failure = row, Failure.from_json(failed) if failed is not None else None
+            row = orjson.loads(value) if value is not None else {}
+            failed, count, ids = row.pop(FAILED, None), row.pop(PARTITION_COUNT, None), row.pop(TOPIC_IDS, None)
+            self._progress = row or None
+            self._failure = Failure.from_json(failed) if failed is not None else None
+            self._layout = Layout(count, ids) if count is not None and ids is not None else None
         elif key == RETRY_KEY:
             self._failure = None
         else:
@@ -51,7 +60,7 @@ class ChangelogReader:
 
     def restored(self) -> Restored:
         """What was read so far."""
-        return Restored(self._progress, self._failure, self._records)
+        return Restored(self._progress, self._failure, self._records, self._layout)
 
 
 class KafkaChangelog:

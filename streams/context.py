@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from streams.config import EngineConfig
-from streams.interfaces import Changelog, Clock, CommittedOffsets, EndOffsets, OpenTransactions
+from streams.interfaces import Changelog, Clock, CommittedOffsets, EndOffsets, Layout, OpenTransactions
 from streams.metrics import Metrics
 
 
@@ -33,5 +33,5 @@ class WorkerContext:
     changelog: Changelog
     clock: Clock
     metrics: Metrics
-    partition_count: int
+    layout: Layout
     wake: Callable[[], None]

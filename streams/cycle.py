@@ -13,21 +13,20 @@ from typing import Final, TypeVar
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerFenced
+from aiokafka.errors import KafkaError
 
 from schemas.fields import Lane
 from schemas.topics import Role
-from streams.assignment import Assignment, retry_seconds
+from streams.assignment import Assignment
 from streams.batches import RecordBatch
 from streams.config import DELIVERED
 from streams.context import WorkerContext
 from streams.cut import PendingCut
-from streams.errors import NOT_ALLOWED, FatalError, not_allowed
 from streams.failure import Failure
 from streams.interfaces import TransactionLog
-from streams.kafka_protocol import FencedInstanceIdError
 from streams.member import GroupMember
-from streams.sender import MEMBER_FENCED
+from streams.questions import Asked, Questions
+from streams.recovery import Recovery, SetApart
 from streams.task import PartitionTask
 from streams.work import StagedWork
 
@@ -42,43 +41,87 @@ DECIDED_AT_ONCE: Final = 512
 DECIDED_IN_ALL: Final = 8192
 """Hot steps and results of one transaction, about."""
 TURN_SECONDS: Final = 0.005
-"""How long to work before the event loop has a turn: answers to barriers and fetches wait meanwhile."""
+"""How long to work before the event loop has a turn: answers to cuts and fetches wait meanwhile."""
+CPU_SECONDS: Final = 2.0
+"""Of work in one transaction: far below its timeout."""
+NOT_EARLY_SECONDS: Final = 30.0
+"""After a failed transaction none is begun early."""
 IDLE_SECONDS: Final = 1.0
 OPEN_RETRY_SECONDS: Final = 2.0
 
 
 class WorkerCycle:
-    """Works on all partitions of a worker that have been taken over. The transaction log it is given is open."""
+    """Works on all partitions of a worker that have been taken over and are written together.
 
-    def __init__(self, context: WorkerContext, assignment: Assignment, log: TransactionLog) -> None:
+    With `only`, on that one, until it has written to all of `stuck`. `set_apart` is told of partitions that cannot be
+    written with the others.
+    """
+
+    def __init__(
+        self,
+        context: WorkerContext,
+        assignment: Assignment,
+        log: TransactionLog,
+        *,
+        only: PartitionTask | None = None,
+        stuck: set[TopicPartition] | None = None,
+        set_apart: SetApart | None = None,
+    ) -> None:
+        self._only = only
+        self._stuck = stuck or set()
         self._context = context
         self._config = context.config
         self._clock = context.clock
         self._assignment = assignment
         self._log = log
         self._wake = asyncio.Event()
-        self._asking: set[asyncio.Task[None]] = set()
-        self._failures = 0
+        self._questions = Questions(context.end_offsets, self.wake)
+        self._recovery = Recovery(context, assignment, log, set_apart)
         self._not_writing = asyncio.Event()
         self._not_writing.set()
+        self._early_again_at = 0.0
         self._turn_began = 0.0
         self._turns = 0
         self._committed_as: GroupMember | None = None
-        self._broken: BaseException | None = None
+        self._staged: Sequence[StagedWork] = ()
 
     # What the engine asks of it
 
     async def run(self) -> None:
-        """Work until cancelled; after a failed transaction, discard everything and take all partitions over again.
+        """Work until cancelled; after a failed transaction, go on from what was committed. The log it has is open.
 
         Raises `FatalError` where waiting cannot help. Cancelled, it leaves at most an open transaction, which the
         partitions' next owners end.
         """
-        while True:
+        while not self._is_over:
             try:
                 await self._work()
             except (KafkaError, OSError) as error:
-                await self._start_afresh(error)
+                self._early_again_at = self._clock.monotonic() + NOT_EARLY_SECONDS
+                self._questions.cancel()
+                await self._recovery.start_afresh(error, self._tasks, self._staged, self._committed_as)
+
+    async def run_apart(self) -> None:
+        """The same for the only partition it has, which is suspended; until that can be written, or is given up."""
+        await self._recovery.open()
+        self._assignment.resume(self._tasks)
+        await self.run()
+
+    @property
+    def _is_over(self) -> bool:
+        only = self._only
+        return only is not None and (not self._stuck or self._assignment.tasks.get(only.number) is not only)
+
+    @property
+    def _tasks(self) -> list[PartitionTask]:
+        """The partitions that this cycle writes, running or not."""
+        if self._only is not None:
+            return [self._only]
+        return [task for task in self._assignment.tasks.values() if not task.is_apart]
+
+    @property
+    def _running(self) -> list[PartitionTask]:
+        return [task for task in self._tasks if task.is_running]
 
     def wake(self) -> None:
         """Something has come in, or has changed: look again."""
@@ -88,9 +131,11 @@ class WorkerCycle:
         """Fold what has just been fetched, as far as no transaction is being written.
 
         The agent does this, so that its stream waits while there is much to fold. What comes in while a transaction is
-        written is folded by the cycle.
+        written is folded by the cycle, and only then are cuts asked for: one that was asked for earlier would not
+        cover the results that come in until the transaction is through, and those would wait for another one.
         """
-        self._ask_for_cuts()
+        if self._not_writing.is_set():
+            self._ask_for_cuts()
         self.wake()
         while await self._fold_hot():
             await self._turn()
@@ -113,74 +158,14 @@ class WorkerCycle:
             task.isolate(Failure.of(error))
             return otherwise
 
-    # Starting afresh
-
-    async def _start_afresh(self, error: BaseException) -> None:
-        """Discard the producer, and go on from what was committed.
-
-        Where this worker is still the owner, and the offsets show that the transaction was aborted, the committed rows
-        are put back. Otherwise they are read again. The delay grows until a transaction is committed, whatever else
-        works in between.
-        """
-        self._context.metrics.transaction_failed(error)
-        if isinstance(error, NOT_ALLOWED):
-            raise not_allowed(error) from error
-        if isinstance(error, FencedInstanceIdError):
-            raise FatalError(
-                f"another worker has the instance id {self._config.instance_id!r}: give each one its own"
-            ) from error
-        if isinstance(error, MessageSizeTooLargeError):
-            raise FatalError(f"the broker refuses what has to be written: {error!r}") from error
-        for task in self._asking:
-            task.cancel()
-        self._assignment.suspend()
-        delay = retry_seconds(self._failures)
-        self._failures += 1
-        _log.warning("worker_starts_afresh", error=repr(error), retry_seconds=delay)
-        await asyncio.sleep(delay)
-        await self._open()  # ends the transaction that failed: nobody has to wait for its timeout
-        if isinstance(error, MEMBER_FENCED):
-            await self._next_assignment(self._config.session_timeout_seconds)
-            self._assignment.restart()
-        elif isinstance(error, ProducerFenced):  # by a new owner, or by the broker after the transaction's timeout
-            await self._next_assignment(self._config.heartbeat_interval_seconds + 0.5)
-            self._assignment.restart()
-        else:
-            self._assignment.resume()
-
-    async def _open(self) -> None:
-        while True:
-            try:
-                await self._log.open()
-            except NOT_ALLOWED as error:
-                raise not_allowed(error) from error
-            except (KafkaError, OSError) as error:
-                _log.warning("transactions_not_available", error=repr(error), retry_seconds=OPEN_RETRY_SECONDS)
-                await asyncio.sleep(OPEN_RETRY_SECONDS)
-            else:
-                return
-
-    async def _next_assignment(self, seconds: float) -> None:
-        """Wait for another assignment: the partitions may have new owners, whom a hand-over would disturb.
-
-        The group's heartbeats find out as well, within a session timeout.
-        """
-        try:
-            async with asyncio.timeout(seconds):
-                while self._assignment.member == self._committed_as:
-                    self._wake.clear()
-                    await self._wake.wait()
-        except TimeoutError:
-            _log.info("no_new_assignment", seconds=seconds)
-
     # Working
 
     async def _work(self) -> None:
-        while True:
+        while not self._is_over:
             await self._until_stable()
             self._wake.clear()
-            if self._broken is not None:
-                raise self._broken
+            if self._questions.broken is not None:
+                raise self._questions.broken
             self._turn_began = self._clock.monotonic()
             for task in self._assignment.running:
                 self._isolated(task, task.look_for_idle, None)
@@ -211,7 +196,7 @@ class WorkerCycle:
 
     async def _wait(self) -> None:
         now = self._clock.monotonic()
-        seconds = min((task.seconds_to_next(now) for task in self._assignment.running), default=IDLE_SECONDS)
+        seconds = min((task.seconds_to_next(now) for task in self._running), default=IDLE_SECONDS)
         try:
             async with asyncio.timeout(min(seconds, IDLE_SECONDS) + 0.001):
                 await self._wake.wait()
@@ -242,7 +227,7 @@ class WorkerCycle:
 
     def _in_turn(self) -> list[PartitionTask]:
         """The partitions that have been taken over, each time another one first: none is always last."""
-        running = self._assignment.running
+        running = self._running
         self._turns += 1
         first = self._turns % len(running) if running else 0
         return running[first:] + running[:first]
@@ -250,7 +235,7 @@ class WorkerCycle:
     @property
     def _hot_waits(self) -> bool:
         """Whether hot work is there to be done, in any partition: they share a core."""
-        return any(task.has_hot_work for task in self._assignment.running)
+        return any(task.has_hot_work for task in self._running)
 
     async def _work_cold(self) -> bool:
         """Fold and judge a piece of each partition's cold lane, while no hot work waits: one commit's at most.
@@ -258,7 +243,7 @@ class WorkerCycle:
         A hot result that arrives waits for one piece, and for one transaction of so many cold records.
         """
         left = self._config.cold_commit_records
-        left -= sum(task.uncommitted_cold_records for task in self._assignment.running)
+        left -= sum(task.uncommitted_cold_records for task in self._running)
         worked = 0
         for task in self._in_turn():
             if self._hot_waits or left <= 0:
@@ -275,28 +260,13 @@ class WorkerCycle:
 
     def _ask_for_cuts(self) -> None:
         """Ask for every cut that is needed, in one question for all partitions of a lane."""
-        asked: dict[Lane, list[tuple[PendingCut, dict[Role, TopicPartition]]]] = {}
-        for task in self._assignment.running:
+        asked: dict[Lane, list[Asked]] = {}
+        for task in self._running:
             nothing: list[PendingCut] = []
             for cut in self._isolated(task, partial(_new_cuts, task), nothing):
                 asked.setdefault(cut.lane, []).append((cut, {role: task.input(role) for role in cut.roles}))
         for of_lane in asked.values():
-            question = asyncio.get_running_loop().create_task(self._fill_in(of_lane))
-            self._asking.add(question)
-            question.add_done_callback(self._asked)
-
-    def _asked(self, question: asyncio.Task[None]) -> None:
-        self._asking.discard(question)
-        if not question.cancelled() and (error := question.exception()) is not None:
-            self._broken = error  # nobody would ever answer
-            self.wake()
-
-    async def _fill_in(self, asked: Sequence[tuple[PendingCut, dict[Role, TopicPartition]]]) -> None:
-        partitions = {tp for _, inputs in asked for tp in inputs.values()}
-        offsets = await self._context.end_offsets.end_offsets(partitions)
-        for cut, inputs in asked:
-            cut.ends = {role: offsets[tp] for role, tp in inputs.items()}
-        self.wake()
+            self._questions.ask(of_lane)
 
     def _begin_early(self) -> None:
         """Begin the transaction of the verdicts while their cut is asked for.
@@ -304,7 +274,9 @@ class WorkerCycle:
         Where it then delivers nothing, its marker is all that the topic of deliveries gets.
         """
         roles: tuple[Role, ...] = ("sessions.changelog", "tasks", DELIVERED["hot"])
-        waiting = [task.number for task in self._assignment.running if task.waits_for_hot_cut]
+        waiting = [task.number for task in self._running if task.waits_for_hot_cut]
+        if self._clock.monotonic() < self._early_again_at:
+            return  # a marker on a partition that takes none would keep the next transaction from beginning
         if waiting and self._assignment.may_write.is_set() and not self._log.is_overdue:
             topics = [self._config.topic(role) for role in roles]
             self._log.begin([TopicPartition(topic, number) for number in waiting for topic in topics])
@@ -328,10 +300,11 @@ class WorkerCycle:
         """The partitions whose changes are to be written now; none while the group rebalances."""
         if not self._assignment.may_write.is_set():
             return []
-        now, running = self._clock.monotonic(), self._assignment.running
+        now, running = self._clock.monotonic(), self._running
         records = sum(task.uncommitted_records for task in running)
         cold_records = sum(task.uncommitted_cold_records for task in running)
-        if records >= self._config.cycle_max_records or cold_records >= self._config.cold_commit_records:
+        is_costly = sum(task.uncommitted_cpu_seconds for task in running) >= CPU_SECONDS
+        if is_costly or records >= self._config.cycle_max_records or cold_records >= self._config.cold_commit_records:
             return [task for task in running if task.has_changes]
         if any(task.wants_commit(now) for task in running):
             return [task for task in running if task.may_join_commit(now)]
@@ -349,13 +322,15 @@ class WorkerCycle:
             staged = [work for task in due if (work := self._isolated(task, task.stage, None)) is not None]
             if not staged:
                 return
+            self._staged = staged
             batches, offsets = _merged(staged)
             await self._log.write(batches, offsets, member)
             for work in staged:
                 work.task.committed(work)
         finally:
             self._not_writing.set()
-        self._failures = 0
+        self._recovery.succeeded()
+        self._stuck -= batches.keys()
         seconds = self._clock.monotonic() - began
         self._context.metrics.transaction(seconds, sum(work.tally.records for work in staged))
 

@@ -5,8 +5,10 @@ acknowledged before it. Behind the fetching connection's long poll the answer wo
 """
 
 import asyncio
-from collections.abc import Iterable
+import itertools
+from collections.abc import Collection, Iterable
 from functools import partial
+from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -15,7 +17,8 @@ from aiokafka.errors import KafkaError
 from streams.config import EngineConfig
 
 _log = structlog.get_logger(__name__)
-RETRY_SECONDS = 0.25
+RETRY_SECONDS = 0.1
+MOST_RETRY_SECONDS = 2.0
 
 
 class SharedEndOffsets:
@@ -43,9 +46,10 @@ class SharedEndOffsets:
         await self._consumer.stop()
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """The high watermarks, read after this call was made. Waits for the broker as long as it takes.
+        """The high watermarks, read after this call was made, of those partitions that have a leader.
 
-        Cancelled, it leaves the request to the others that share it.
+        A question about one without a leader would keep the answers about the others waiting. Waits for the broker as
+        long as it takes. Cancelled, it leaves the request to the others that share it.
         """
         wanted = dict.fromkeys(partitions)
         self._asked |= wanted
@@ -54,20 +58,36 @@ class SharedEndOffsets:
             self._request = asyncio.get_running_loop().create_task(self._ask(self._answer))
             self._request.add_done_callback(partial(_pass_on, self._answer))
         offsets = await asyncio.shield(self._answer)
-        return {tp: offsets[tp] for tp in wanted}
+        return {tp: offsets[tp] for tp in wanted if tp in offsets}
+
+    async def _led(self, asked: Collection[TopicPartition]) -> list[TopicPartition]:
+        """The partitions that have a leader, as far as the brokers say."""
+        client: Any = self._consumer._client
+        tracked = [client.add_topic(topic) for topic in {tp.topic for tp in asked}]
+        await asyncio.gather(*tracked)
+        led = [tp for tp in asked if _has_leader(client, tp)]
+        if len(led) < len(asked):
+            await client.force_metadata_update()
+            led = [tp for tp in asked if _has_leader(client, tp)]
+        return led
 
     async def _ask(self, answer: asyncio.Future[dict[TopicPartition, int]]) -> None:
         async with self._asking:
             asked, self._asked, self._answer = self._asked, {}, None
-            while True:
+            for failures in itertools.count():
                 try:
-                    offsets = await self._consumer.end_offsets(list(asked))
+                    offsets = await self._consumer.end_offsets(await self._led(asked))
                 except KafkaError as error:
-                    _log.warning("barrier_unanswered", error=repr(error), retry_seconds=RETRY_SECONDS)
-                    await asyncio.sleep(RETRY_SECONDS)
+                    delay = min(MOST_RETRY_SECONDS, RETRY_SECONDS * 2 ** min(failures, 5))
+                    _log.warning("barrier_unanswered", error=repr(error), retry_seconds=delay)
+                    await asyncio.sleep(delay)
                 else:
                     answer.set_result(offsets)
                     return
+
+
+def _has_leader(client: Any, tp: TopicPartition) -> bool:
+    return client.cluster.leader_for_partition(tp) not in {None, -1}
 
 
 def _pass_on(answer: asyncio.Future[dict[TopicPartition, int]], request: asyncio.Task[None]) -> None:

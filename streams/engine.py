@@ -10,6 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from schemas.decode import Batch
+from streams.apart import Apart
 from streams.assignment import Assignment
 from streams.changelog import KafkaChangelog
 from streams.cold import ColdConsumer
@@ -18,17 +19,18 @@ from streams.context import WorkerContext
 from streams.control import Control
 from streams.cycle import WorkerCycle
 from streams.end_offsets import SharedEndOffsets
-from streams.errors import NOT_ALLOWED, not_allowed
+from streams.errors import NOT_ALLOWED, FatalError, LostInputError, not_allowed
 from streams.fencing import TransactionFence
 from streams.fetching import Flow
-from streams.interfaces import SystemClock
+from streams.interfaces import Layout, SystemClock
 from streams.member import GroupMember
 from streams.metrics import Metrics
-from streams.transaction import KafkaTransactionLog, new_transactional_id
+from streams.transaction import KafkaTransactionLog
 
 _log = structlog.get_logger(__name__)
 
 LAG_SECONDS: Final = 5.0
+TOPICS_SECONDS: Final = 10.0
 STOP_SECONDS: Final = 3.0
 
 
@@ -43,13 +45,15 @@ class Engine:
         self._new_connections()
         self._assignment: Assignment | None = None
         self._cycle: WorkerCycle | None = None
+        self._apart: Apart | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def _new_connections(self) -> None:
         self._control = Control(self._config)
         self._end_offsets = SharedEndOffsets(self._config)
         self._cold = ColdConsumer(self._config, self.flow, self.offer)
-        self._transactions = KafkaTransactionLog(self._config, new_transactional_id(self._config))
+        self._own_ids: set[str] = set()
+        self._transactions = KafkaTransactionLog(self._config, self._own_ids)
 
     async def start(self) -> None:
         """Connect, and check the topics.
@@ -58,7 +62,7 @@ class Engine:
         what they have to be, or the user may not use them.
         """
         try:
-            partition_count = await self._connect()
+            layout = await self._connect()
         except BaseException as error:
             await self._disconnect()
             if isinstance(error, NOT_ALLOWED):
@@ -70,28 +74,34 @@ class Engine:
             fetches=self.flow,
             end_offsets=self._end_offsets,
             committed_offsets=self._control,
-            open_transactions=TransactionFence(
-                self._config, lambda: self._control.client, self._transactions.transactional_id
-            ),
+            open_transactions=TransactionFence(self._config, lambda: self._control.client, self._own_ids),
             changelog=KafkaChangelog(self._config),
             clock=SystemClock(),
             metrics=self._metrics,
-            partition_count=partition_count,
+            layout=layout,
             wake=self._wake,
         )
         self._assignment = Assignment(context, self._failed)
-        self._cycle = WorkerCycle(context, self._assignment, self._transactions)
-        self._supervise(
-            self._cycle.run(), self._cold.run(), self._assignment.watch_failed(), self._tell_lag(self._assignment)
+        self._apart = Apart(
+            context, self._assignment, lambda: KafkaTransactionLog(self._config, self._own_ids), self._supervise
+        )
+        self._cycle = WorkerCycle(context, self._assignment, self._transactions, set_apart=self._apart.take)
+        self._supervise_endless(
+            self._cycle.run(),
+            self._cold.run(),
+            self._assignment.watch_failed(),
+            self._watch_topics(layout),
+            self._tell_lag(self._assignment),
         )
         self._metrics.worker("starting")
 
-    async def _connect(self) -> int:
+    async def _connect(self) -> Layout:
         await self._control.start()
+        layout = await self._control.layout()  # before a consumer can have a broker create topics
         await self._end_offsets.start()
         await self._cold.start()
         await self._transactions.open()
-        return await self._control.partition_count()
+        return layout
 
     async def _disconnect(self) -> None:
         closing = (self._cold.stop(), self._end_offsets.stop(), self._transactions.close(), self._control.stop())
@@ -115,6 +125,9 @@ class Engine:
             task.add_done_callback(self._ended)
             self._tasks.append(task)
 
+    def _supervise_endless(self, *work: Coroutine[Any, Any, None]) -> None:
+        self._supervise(*(_without_end(each) for each in work))
+
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failed(error)
@@ -126,6 +139,8 @@ class Engine:
     def _wake(self) -> None:
         if self._cycle is not None:
             self._cycle.wake()
+        if self._apart is not None:
+            self._apart.wake()
 
     # What Faust and the cold consumer tell
 
@@ -146,6 +161,8 @@ class Engine:
         if self._assignment is not None and self._cycle is not None:
             self._assignment.revoke()
             await self._cycle.finished()
+        if self._apart is not None:
+            await self._apart.finished()
 
     def on_assigned(self, partitions: set[int], member: GroupMember) -> None:
         """Keep what stays, drop what went, take over what is new (in the background)."""
@@ -181,6 +198,22 @@ class Engine:
         ready, _ = self.ready()
         self._metrics.worker("running" if ready else "restoring")
 
+    async def _watch_topics(self, layout: Layout) -> None:
+        """Raise `FatalError` where an input was deleted and created again while this worker read it."""
+        while True:
+            await asyncio.sleep(TOPICS_SECONDS)
+            try:
+                found = await self._control.topic_ids()
+            except (KafkaError, OSError) as error:
+                _log.warning("topics_not_described", error=repr(error))
+                continue
+            for role, topic_id in found.items():
+                if topic_id != layout.topic_ids[role]:
+                    raise LostInputError(
+                        f"{self._config.topic(role)} was deleted and created again while this worker read it. What was"
+                        " not folded is lost, and new records would be skipped; docs/operations.md tells how to go on."
+                    )
+
     async def _tell_lag(self, assignment: Assignment) -> None:
         while True:
             await asyncio.sleep(LAG_SECONDS)
@@ -204,6 +237,12 @@ class Engine:
                     end = ends.get(TopicPartition(topic, number))
                     if end is not None:
                         self._metrics.lag(topic, number, max(0, end - position))
+
+
+async def _without_end(work: Coroutine[Any, Any, None]) -> None:
+    """Raise `FatalError` if the work ends: whatever it did for the worker is not done any more."""
+    await work
+    raise FatalError(f"{getattr(work, '__qualname__', work)} has ended; restart the worker")
 
 
 async def _within(seconds: float, work: Coroutine[Any, Any, None]) -> None:

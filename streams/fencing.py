@@ -8,7 +8,7 @@ partition's leader knows its producer id, and a coordinator which id that belong
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Final
 
 import structlog
@@ -41,12 +41,12 @@ _SOON: Final = (
 
 
 class TransactionFence:
-    """Ends transactions of others. `client` is a connected `AIOKafkaClient`; `own_id` is never touched."""
+    """Ends transactions of others. `client` is a connected `AIOKafkaClient`; those of `own_ids` are never touched."""
 
-    def __init__(self, config: EngineConfig, client: Callable[[], Any], own_id: str) -> None:
+    def __init__(self, config: EngineConfig, client: Callable[[], Any], own_ids: Container[str]) -> None:
         self._config = config
         self._client = client
-        self._own_id = own_id
+        self._own_ids = own_ids
 
     async def fence(self, transactional_id: str) -> None:
         """Abort the open transaction of this id, if there is one, and make the next one of its owner fail.
@@ -71,7 +71,7 @@ class TransactionFence:
         Raises `KafkaError` where a broker does not answer or refuses.
         """
         for transactional_id in await self._ongoing_on(partition):
-            if transactional_id == self._own_id:
+            if transactional_id in self._own_ids:
                 continue
             _log.warning(
                 "open_transaction_ended",

@@ -211,14 +211,25 @@ def _unpacked(fetched: Any, role: Role, partition: int) -> list[Batch]:
                 # the broker answers with whole batches, from before the position asked for
                 found = [record for record in found if record.offset >= fetched.next_fetch_offset]
             records += found
-            size_bytes += len(raw) if not batch.compression_type else sum(map(_size, found))
+            size_bytes += len(raw) if not batch.compression_type else _size(found)
         fetched.next_fetch_offset = batch.next_offset
     if fetched.next_fetch_offset > start:
         batches.append(_batch(role, partition, start, fetched.next_fetch_offset, records))
     return batches
 
 
+def _size(records: list[Any]) -> int:
+    """What unpacked records take, about."""
+    size = 0
+    for record in records:
+        size += RECORD_BYTES + len(record.value or b"") + (_headers_size(record.headers) if record.headers else 0)
+    return size
+
+
 def _batch(role: Role, partition: int, start: int, end: int, records: list[Any]) -> Batch:
+    keys = [record.key for record in records]
+    values = [record.value for record in records]
+    headers = [record.headers for record in records]
     return Batch(
         role,
         partition,
@@ -226,21 +237,15 @@ def _batch(role: Role, partition: int, start: int, end: int, records: list[Any])
         end,
         [record.offset for record in records],
         [record.timestamp for record in records],
-        [record.key for record in records],
-        [record.value for record in records],
-        [record.headers for record in records],
-        sum(map(_size, records)),
+        keys,
+        values,
+        headers,
+        sum(map(len, filter(None, values)))
+        + sum(map(len, filter(None, keys)))
+        + sum(map(_headers_size, filter(None, headers)))
+        + RECORD_BYTES * len(records),
     )
 
 
-def _size(record: Any) -> int:
-    """What a record takes in memory."""
-    size = RECORD_BYTES
-    if record.key is not None:
-        size += len(record.key)
-    if record.value is not None:
-        size += len(record.value)
-    if record.headers:
-        for name, value in record.headers:
-            size += HEADER_BYTES + len(name) + (0 if value is None else len(value))
-    return size
+def _headers_size(headers: Any) -> int:
+    return sum(HEADER_BYTES + len(name) + (0 if value is None else len(value)) for name, value in headers)

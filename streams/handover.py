@@ -15,7 +15,7 @@ evict each other.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -31,7 +31,7 @@ from streams.context import WorkerContext
 from streams.errors import LostInputError, RestoreError
 from streams.failure import Failure
 from streams.home import home_check
-from streams.interfaces import Progress
+from streams.interfaces import Layout, Progress
 from streams.kafka_protocol import UnstableOffsetCommitError
 
 _log = structlog.get_logger(__name__)
@@ -46,6 +46,8 @@ UNSTABLE_RETRY_SECONDS: Final = 0.005
 FIRST_LOOK_SECONDS: Final = 0.3
 """How long a step may wait before open transactions of others are looked for: a commit's markers take 10 ms."""
 NEXT_LOOK_SECONDS: Final = 1.0
+TRUNCATED_RETRY_SECONDS: Final = 3.0
+LEADER_RETRY_SECONDS: Final = 0.25
 
 
 class OwnedByAnotherError(KafkaError):
@@ -83,14 +85,15 @@ async def take_over(context: WorkerContext, number: int) -> TakenOver:
     changelog, inputs = _changelog(config, number), _inputs(config, number)
     stable = await stable_offsets(context, number)
     committed = {role: stable[tp] for role, tp in inputs.items() if tp in stable}
-    end = (await context.end_offsets.end_offsets([changelog]))[changelog]
-    partition = Partition(number, config.rules, home_check(number, context.partition_count))
+    end = (await _ends(context, [changelog]))[changelog]
+    partition = Partition(number, config.rules, home_check(number, context.layout.partition_count))
     try:
         read = context.changelog.read(number, end, partition.restore)
         restored = await _unblocked(context, changelog, read)
     except UnknownFormatError as error:
         raise RestoreError(f"partition {number} of {changelog.topic}: {error}") from error
     begin = await context.committed_offsets.beginning_offsets(list(inputs.values()))
+    check_layout(config, number, restored.layout, context.layout)
     try:
         _settle(config, partition)
         applied = _starting_point(
@@ -100,6 +103,7 @@ async def take_over(context: WorkerContext, number: int) -> TakenOver:
         if await stable_offsets(context, number) != stable:
             raise OwnedByAnotherError(f"partition {number}: somebody else commits offsets") from error
         raise
+    await _check_ends(context, inputs, applied)
     seconds = context.clock.monotonic() - began
     context.metrics.restored(seconds, partition.store.session_count)
     _log.info(
@@ -169,6 +173,57 @@ def _settle(config: EngineConfig, partition: Partition) -> None:
             f"partition {partition.number}: {error}. The changelog {config.topic('sessions.changelog')} is not whole."
             f" {REBUILD}"
         ) from error
+
+
+def check_layout(config: EngineConfig, number: int, folded: Layout | None, found: Layout) -> None:
+    """Raise `LostInputError` where the inputs are not those whose events the rows of a partition were folded from."""
+    if folded is None:
+        return
+    if folded.partition_count != found.partition_count:
+        raise LostInputError(
+            f"partition {number}: its rows were folded from topics with {folded.partition_count} partitions, and now"
+            f" there are {found.partition_count}: sessions would be looked for on other partitions than those that"
+            " have their rows. The partition count cannot be changed in place; docs/operations.md tells how to grow."
+        )
+    for role, topic_id in folded.topic_ids.items():
+        if found.topic_ids.get(role, topic_id) != topic_id:
+            raise LostInputError(
+                f"{config.topic(role)} was deleted and created again since partition {number} was folded: the committed"
+                " offset is one of the old topic, and records of the new one would be skipped. docs/operations.md tells"
+                " how to go on."
+            )
+
+
+async def _ends(context: WorkerContext, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    """The end offsets of all of these partitions, once each has a leader."""
+    wanted, found = list(partitions), dict[TopicPartition, int]()
+    while len(found) < len(wanted):
+        found = await context.end_offsets.end_offsets(wanted)
+        if len(found) < len(wanted):
+            await asyncio.sleep(LEADER_RETRY_SECONDS)
+    return found
+
+
+async def _check_ends(
+    context: WorkerContext, inputs: Mapping[Role, TopicPartition], applied: Mapping[Role, int]
+) -> None:
+    """Raise `LostInputError` where a log ends before the position that was folded up to.
+
+    A leader that was just elected may not know of the end yet: what it says is asked for again.
+    """
+    for is_last in (False, True):
+        ends = await _ends(context, inputs.values())
+        cut = [role for role, tp in inputs.items() if ends[tp] < applied[role]]
+        if not cut:
+            return
+        if is_last:
+            tp = inputs[cut[0]]
+            raise LostInputError(
+                f"{tp.topic}, partition {tp.partition}: folded up to offset {applied[cut[0]]}, but the log ends at"
+                f" {ends[tp]}: it was truncated, or the topic was created again. What is written from now on would be"
+                " skipped. docs/operations.md tells how to go on."
+            )
+        await asyncio.sleep(TRUNCATED_RETRY_SECONDS)
 
 
 def _starting_point(

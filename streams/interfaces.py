@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 
 from schemas.topics import Role
 from streams.batches import RecordBatch
@@ -17,15 +18,27 @@ Progress = Mapping[Role, int]
 """The position folded up to, by the role of the input topic."""
 
 
+class Layout(NamedTuple):
+    """What the inputs are: how many partitions each has, and by role the id that the broker gave the topic.
+
+    A topic that is deleted and created again has another id, and its offsets begin at 0 again.
+    """
+
+    partition_count: int
+    topic_ids: Mapping[Role, str]
+
+
 class Restored(NamedTuple):
     """What a partition's changelog says beside its rows.
 
     `progress` is None where no transaction was ever committed; with a `failure`, nobody may work on the partition.
+    `layout` is that of the inputs that were folded; None in a changelog of an earlier version.
     """
 
     progress: Progress | None
     failure: Failure | None
     records: int
+    layout: Layout | None = None
 
 
 class Clock(Protocol):
@@ -36,6 +49,9 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds that never go back."""
+
+    def cpu(self) -> float:
+        """Seconds of CPU that this thread has used."""
 
 
 class SystemClock:
@@ -49,12 +65,28 @@ class SystemClock:
         """Seconds since some moment."""
         return time.monotonic()
 
+    def cpu(self) -> float:
+        """Of this thread."""
+        return time.thread_time()
+
 
 class EndOffsets(Protocol):
     """Where logs end."""
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """The high watermarks, read after this call was made. Waits for the broker as long as it takes."""
+        """The high watermarks, read after this call was made, of those partitions that have a leader.
+
+        Waits for the broker as long as it takes.
+        """
+
+
+class UnwritableError(KafkaError):
+    """Some partitions of topics took no records, or no markers, in time: they lack a leader or replicas."""
+
+    def __init__(self, partitions: Iterable[TopicPartition]) -> None:
+        self.partitions = frozenset(partitions)
+        named = sorted(f"{tp.topic}/{tp.partition}" for tp in self.partitions)
+        super().__init__(", ".join(named))
 
 
 class TransactionLog(Protocol):
@@ -84,8 +116,12 @@ class TransactionLog(Protocol):
     ) -> None:
         """Write batches of records and commit offsets, all or nothing, as this member of the group.
 
-        Raises `KafkaError`; whether the transaction was committed is then unknown until `open` has returned.
+        Raises `KafkaError`, `UnwritableError` in particular; whether the transaction was committed is then unknown
+        until `open` has returned.
         """
+
+    async def close(self) -> None:
+        """Give the log up. What is open is left to whoever finds it."""
 
 
 class CommittedOffsets(Protocol):

@@ -6,7 +6,7 @@ of aiokafka encodes an empty dict correctly and nothing else, so every tag is `{
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from aiokafka import errors
@@ -217,6 +217,58 @@ class ListTransactionsRequest_v0(RequestStruct):  # noqa: N801
     SCHEMA = Schema(("state_filters", CompactArray(_TEXT)), ("producer_id_filters", CompactArray(Int64)), _TAGS)
 
 
+class MetadataResponse_v10(Response):  # noqa: N801
+    """Answer to `MetadataRequest_v10`. A topic's id is a UUID, in two halves."""
+
+    API_KEY, API_VERSION = 3, 10
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        ("brokers", CompactArray(("node_id", Int32), ("host", _TEXT), ("port", Int32), ("rack", _TEXT), _TAGS)),
+        ("cluster_id", _TEXT),
+        ("controller_id", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("error_code", Int16),
+                ("name", _TEXT),
+                ("id_high", Int64),
+                ("id_low", Int64),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", CompactArray(Int32)),
+                        ("isr", CompactArray(Int32)),
+                        ("offline_replicas", CompactArray(Int32)),
+                        _TAGS,
+                    ),
+                ),
+                ("authorized_operations", Int32),
+                _TAGS,
+            ),
+        ),
+        ("cluster_authorized_operations", Int32),
+        _TAGS,
+    )
+
+
+class MetadataRequest_v10(RequestStruct):  # noqa: N801
+    """Topics with their ids. aiokafka's own request has the broker create a topic that is missing, where it may."""
+
+    API_KEY, API_VERSION, RESPONSE_TYPE, FLEXIBLE_VERSION = 3, 10, MetadataResponse_v10, True
+    SCHEMA = Schema(
+        ("topics", CompactArray(("id_high", Int64), ("id_low", Int64), ("name", _TEXT), _TAGS)),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_cluster_authorized_operations", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+        _TAGS,
+    )
+
+
 class _SingleVersion(Request[RequestStruct]):
     """A request of one version, made of the fields it is given."""
 
@@ -264,3 +316,14 @@ class ListTransactionsRequest(_SingleVersion):
     """List a broker's transactions."""
 
     API_KEY, STRUCT = 66, ListTransactionsRequest_v0
+
+
+class TopicsRequest(_SingleVersion):
+    """Describe topics, with their ids, creating none."""
+
+    API_KEY, STRUCT = 3, MetadataRequest_v10
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> TopicsRequest:
+        """Of the topics with these names."""
+        return cls([(0, 0, name, NO_TAGS) for name in names], False, False, False)

@@ -10,7 +10,6 @@ from schemas.decode import Batch, Refusal
 from schemas.topics import Role
 from streams.failure import Failure
 
-PROCESSING_FAILED: Final = "processing_failed"
 SHRINKS_BY: Final = 8
 """A piece that fails is divided by this, and one that is committed is followed by one twice as large: a bad record
 among 65,536 is found within about 60 transactions."""
@@ -87,7 +86,7 @@ class Search:
             if failure is None:
                 keep.append(index)
             else:
-                refusals.append(Refusal(batch, index, PROCESSING_FAILED, str(failure)))
+                refusals.append(Refusal(batch, index, "processing_failed", str(failure)))
         if len(keep) == len(batch):
             return batch
         return replace(

@@ -26,7 +26,7 @@ from streams.changelog import PROGRESS_KEY, progress_to_bytes
 from streams.config import EngineConfig
 from streams.failure import Failure
 from streams.home import partition_of
-from streams.interfaces import Progress
+from streams.interfaces import Layout, Progress
 from streams.measuring import excess, limits
 
 _log = structlog.get_logger(__name__)
@@ -41,9 +41,9 @@ StagedBatches = dict[TopicPartition, list[RecordBatch]]
 class Stager:
     """Builds the record batches of one partition's transactions."""
 
-    def __init__(self, config: EngineConfig, number: int, partition_count: int) -> None:
+    def __init__(self, config: EngineConfig, number: int, layout: Layout) -> None:
         self._config = config
-        self._partition_count = partition_count
+        self._layout = layout
         self._outputs: dict[Role, TopicPartition] = {
             topic.role: TopicPartition(topic.name, number) for topic in topics(config.topic_prefix)
         }
@@ -54,7 +54,7 @@ class Stager:
     def batches(self, changes: Changes, progress: Progress) -> StagedBatches:
         """Changed rows and the progress row, outputs, dead letters, and misrouted records on their way home."""
         by_role = writers_of(changes, self._config.output_compression, self._envelopes)
-        by_role["sessions.changelog"].add(PROGRESS_KEY, progress_to_bytes(progress), NO_HEADERS)
+        by_role["sessions.changelog"].add(PROGRESS_KEY, progress_to_bytes(progress, self._layout), NO_HEADERS)
         writers = {self._outputs[role]: writer for role, writer in by_role.items()}
         if changes.misrouted:
             self._forward_all(writers, changes)
@@ -68,7 +68,7 @@ class Stager:
     def mark(self, progress: Progress, failure: Failure) -> StagedBatches:
         """The progress row of a partition that has failed."""
         rows = BatchWriter(ROWS)
-        rows.add(PROGRESS_KEY, progress_to_bytes(progress, failure), NO_HEADERS)
+        rows.add(PROGRESS_KEY, progress_to_bytes(progress, self._layout, failure), NO_HEADERS)
         return {self._outputs["sessions.changelog"]: rows.batches()}
 
     def _bury(self, dead_letters: BatchWriter, refusal: Refusal) -> None:
@@ -103,7 +103,7 @@ class Stager:
         """Send a record home. Returns how many bytes it has too many for that; 0 where it is sent."""
         topic, session_id = self._config.topic(batch.role), self._session_of(batch, index)
         origin = f"{topic}/{batch.partition}/{batch.offsets[index]}"
-        home = TopicPartition(topic, partition_of(session_id, self._partition_count))
+        home = TopicPartition(topic, partition_of(session_id, self._layout.partition_count))
         writer = writers.get(home)
         if writer is None:
             writer = writers[home] = BatchWriter(UNTOUCHED)

@@ -12,7 +12,6 @@ from schemas.topics import Role
 from schemas.wire import event_type
 from streams.config import COLD_ROLES
 from streams.metrics import Metrics, Stage
-from streams.probing import PROCESSING_FAILED
 
 
 def tell_kept(metrics: Metrics, partition: int, store: Store, queued_bytes: int) -> None:
@@ -44,6 +43,11 @@ class Tally:
         yield
         self._cpu_seconds[stage] = self._cpu_seconds.get(stage, 0.0) + time.thread_time() - began
 
+    @property
+    def cpu_seconds(self) -> float:
+        """The CPU of all stages."""
+        return sum(self._cpu_seconds.values())
+
     def count(self, batch: Batch) -> None:
         """Count the records of a batch that is folded or decided."""
         self.count_some(batch.role, len(batch))
@@ -67,7 +71,7 @@ class Tally:
             metrics.judged(changes.verdicts, now_ms)
         for refusal in changes.refusals:
             metrics.dlq(refusal.error)
-            if refusal.error == PROCESSING_FAILED:
+            if refusal.error == "processing_failed":
                 metrics.quarantined(topics[refusal.batch.role])
         for batch, _index in changes.misrouted:
             metrics.misrouted(topics[batch.role])

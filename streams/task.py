@@ -1,4 +1,4 @@
-"""One owned partition: its queues and positions, what has been folded, and what it waits for before it judges.
+"""The work on one partition: what is folded and judged, and what it waits for before it judges.
 
 Does no I/O. The worker's cycle decides what it works on and when that is written; what events mean is decided in
 `projections`.
@@ -6,7 +6,7 @@ Does no I/O. The worker's cycle decides what it works on and when that is writte
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 import structlog
@@ -15,22 +15,16 @@ from aiokafka import TopicPartition
 from projections.changes import Changes
 from projections.log_position import LogPosition
 from projections.merge import Run
-from projections.partition import Partition
-from schemas.decode import Batch, Refusal
+from schemas.decode import Batch
 from schemas.fields import Lane
 from schemas.topics import Role
-from streams.config import FOLDED_ROLES, HOT_ROLES, RESULTS, STEPS
-from streams.context import WorkerContext
-from streams.cut import Cuts, PendingCut
-from streams.failure import Failure
-from streams.handover import TakenOver
-from streams.intake import Intake
-from streams.partition_metrics import State
-from streams.probing import Search, Work
-from streams.staging import Stager
+from streams.config import HOT_ROLES, RESULTS, STEPS
+from streams.cut import PendingCut
+from streams.life import PartitionLife
+from streams.probing import Work
 from streams.tally import Tally, tell_kept
 from streams.unreadable import UnreadableBatch
-from streams.work import StagedWork, Suspended
+from streams.work import StagedWork
 
 _log = structlog.get_logger(__name__)
 
@@ -38,134 +32,8 @@ SWEEP_SECONDS: Final = 1.0
 SWEPT_AT_ONCE: Final = 5_000
 
 
-class PartitionTask:
-    """The life of one partition on this worker: as Kafka Streams' `StreamTask`."""
-
-    def __init__(self, number: int, context: WorkerContext) -> None:
-        self.number = number
-        self._config = context.config
-        self._context = context
-        self._clock = context.clock
-        self._inputs = {role: TopicPartition(self._config.topic(role), number) for role in FOLDED_ROLES}
-        self._stager = Stager(self._config, number, context.partition_count)
-        self._intake = Intake(self._inputs, context.fetches)
-        self._forget()
-        self.set_state("starting")
-
-    def _forget(self) -> None:
-        self._partition: Partition | None = None
-        self._suspended: Suspended | None = None
-        self._staged: StagedWork | None = None
-        self._written: dict[Role, int] = {}
-        self._committed: dict[Role, int] = {}
-        """The positions that the committed rows reach: of all topics, and of those with a committed offset."""
-        self._search = Search()
-        self._failure: Failure | None = None
-        """What the partition is marked with, or about to be, because no single record is to blame for it."""
-        self.known_end: int | None = None
-        """Of a partition marked as failed: where its changelog was read to. Beyond that it may say something else."""
-        self._last_commit = 0.0
-        self._last_sweep = self._clock.monotonic()
-        self._forget_attempt()
-
-    def _forget_attempt(self) -> None:
-        """Forget what has been folded and judged since the last transaction."""
-        self._applied: dict[Role, int] = dict(self._written)
-        self._reached: dict[Role, int] = dict(self._written)
-        """Where the records end that were taken, those of work that has raised included."""
-        self._doing: Work = "fold"
-        self._cuts = Cuts(self._clock)
-        self._has_judged = False
-        self._refusals: list[Refusal] = []
-        """Of records that were found to raise."""
-        self._tally = Tally()
-
-    # Its life
-
-    def begin(self, taken: TakenOver) -> None:
-        """The partition has been taken over: work begins, unless it is marked as failed."""
-        self._forget()
-        if taken.failure is not None:
-            self._stay_failed(taken.failure, taken.end)
-            return
-        self._partition = taken.partition
-        self._written, self._committed = dict(taken.applied), dict(taken.committed)
-        self._forget_attempt()
-        self._intake.start(self._written)
-        self.set_state("running")
-        self._context.wake()
-
-    def seek(self) -> None:
-        """Have the consumers read on where this partition's queues end."""
-        self._intake.seek()
-
-    def discard(self) -> None:
-        """Forget everything; what is committed has to be taken over again."""
-        self._intake.stop()
-        self._forget()
-        self.set_state("restoring")
-
-    def suspend(self) -> None:
-        """Forget what is not committed, and stop. `resume` goes on if the last transaction was aborted."""
-        partition, staged, written, committed = self._partition, self._staged, self._written, self._committed
-        if partition is None:
-            return  # it is being taken over, or suspended already, or has failed
-        partition.roll_back()
-        self.discard()
-        self._suspended = Suspended(TakenOver(partition, written, committed), staged)
-
-    def resume(self, stable: Mapping[TopicPartition, int]) -> bool:
-        """Go on from what was committed before it was suspended, if the stable offsets show that this is still so."""
-        suspended = self._suspended
-        if suspended is None or not suspended.was_aborted(self._inputs, stable):
-            return False
-        self.begin(suspended.taken)
-        return True
-
-    @property
-    def is_suspended(self) -> bool:
-        """Whether it may be able to go on without being taken over again."""
-        return self._suspended is not None
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it has been taken over."""
-        return self._partition is not None
-
-    def set_state(self, state: State) -> None:
-        """Tell where it stands."""
-        self.state: State = state
-        self._context.metrics.state(self.number, state)
-
-    # Failures of its own work
-
-    def isolate(self, failure: Failure) -> None:
-        """Its work has raised: forget what is not committed, and look for the record that is to blame.
-
-        That one is refused. If there is none, the partition is marked as failed, and nobody works on it any more.
-        """
-        goes_on = self._search.failed(self._doing, self._tally.records, self._reached, failure)
-        _log.error(
-            "record_sought" if goes_on else "partition_failed",
-            partition=self.number,
-            error=failure.error,
-            place=failure.place,
-            records=self._tally.records,
-        )
-        self._known.roll_back()
-        self._forget_attempt()
-        if goes_on:
-            self._intake.start(self._written)
-        else:
-            self._failure = failure
-            self._intake.stop()
-        self._context.wake()
-
-    def _stay_failed(self, failure: Failure, known_end: int | None = None) -> None:
-        self._intake.stop()
-        self._forget()
-        self._failure, self.known_end = failure, known_end
-        self.set_state("failed")
+class PartitionTask(PartitionLife):
+    """The work on one partition: as Kafka Streams' `StreamTask`."""
 
     # Intake
 
@@ -176,11 +44,19 @@ class PartitionTask:
     @property
     def has_hot_work(self) -> bool:
         """Whether hot records wait that can be worked on, and not for an open transaction of a producer."""
+        if self.is_apart:
+            return False
         if self._intake.has("context"):
             return True
         cut = self._cuts.of_lane["hot"].working
         is_blocked = cut is not None and cut.ends is not None and cut.waits_for(self._applied) == "context"
         return not is_blocked and self._intake.has("steps", "results")
+
+    @property
+    def _piece(self) -> int:
+        """How many records to work on at a time."""
+        limit = self._search.limit
+        return self._pace.records if limit is None else min(limit, self._pace.records)
 
     def _took(self, batch: Batch) -> Batch:
         """A batch is about to be folded or decided. Returns it without what is refused at once."""
@@ -226,8 +102,8 @@ class PartitionTask:
         folded = 0
         while folded < limit and self._intake.has("context") and self._may_take:
             self._doing = "fold"
-            batch = self._took(self._intake.take(self._search.limit))
-            with self._tally.stage("fold"):
+            batch = self._took(self._intake.take(self._piece))
+            with self._tally.stage("fold"), self._pace.measured(len(batch)):
                 self._known.fold_context(batch, self._clock.now_ms())
             self._applied["context"] = batch.end
             folded += max(len(batch), 1)
@@ -278,8 +154,7 @@ class PartitionTask:
         decided, ends = 0, cut.ends or {}
         while decided < limit and cut.has_left(self._applied) and self._may_take:
             self._doing = "decide"
-            most = limit - decided if self._search.limit is None else min(limit - decided, self._search.limit)
-            run = self._intake.next_run(cut.lane, ends, most)
+            run = self._intake.next_run(cut.lane, ends, min(limit - decided, self._piece))
             if run is None:
                 break
             self._decide_run(cut.lane, run)
@@ -299,7 +174,7 @@ class PartitionTask:
             self._tally.count_some(batch.role, stop - start)
             self._reached[batch.role] = batch.offsets[stop - 1] + 1
         position, now_ms = self._position(lane), self._clock.now_ms()
-        with self._tally.stage("judge" if batch.role == RESULTS[lane] else "fold"):
+        with self._tally.stage("judge" if batch.role == RESULTS[lane] else "fold"), self._pace.measured(stop - start):
             if batch.role == RESULTS[lane]:
                 self._known.judge(batch, position, now_ms, start, stop)
             else:
@@ -351,6 +226,11 @@ class PartitionTask:
     def uncommitted_records(self) -> int:
         """Input records folded or judged since the last transaction."""
         return self._tally.records
+
+    @property
+    def uncommitted_cpu_seconds(self) -> float:
+        """What they have cost."""
+        return self._tally.cpu_seconds
 
     @property
     def uncommitted_cold_records(self) -> int:
@@ -434,9 +314,3 @@ class PartitionTask:
     def positions(self) -> dict[str, int]:
         """The position folded up to, by topic."""
         return {self._inputs[role].topic: position for role, position in self._applied.items()}
-
-    @property
-    def _known(self) -> Partition:
-        if self._partition is None:
-            raise RuntimeError(f"partition {self.number} has not been taken over")
-        return self._partition

@@ -9,18 +9,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 from uuid import uuid4
 
+import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from streams.batches import RecordBatch
 from streams.config import EngineConfig
+from streams.interfaces import UnwritableError
 from streams.member import GroupMember
 from streams.sender import TransactionSender
 
+_log = structlog.get_logger(__name__)
+
 STOP_SECONDS: Final = 2.0
+MARKERS_SECONDS: Final = 3.0
+"""How long a new producer waits for the markers of the last one's transaction."""
 
 MARKER_RETRY_MS: Final = 2
 """Right after a commit the broker refuses the next transaction's first requests until the markers are written. aiokafka
@@ -35,24 +42,38 @@ def new_transactional_id(config: EngineConfig) -> str:
 class KafkaTransactionLog:
     """Writes whole transactions, one at a time. After any error it has to be opened again, with a new producer."""
 
-    def __init__(self, config: EngineConfig, transactional_id: str) -> None:
-        self.transactional_id = transactional_id
+    def __init__(self, config: EngineConfig, own_ids: set[str]) -> None:
+        self._transactional_id = new_transactional_id(config)
+        self._own_ids = own_ids
         self._config = config
         self._producer: AIOKafkaProducer | None = None
         self._begun_at: float | None = None
+        self._touched: set[TopicPartition] = set()
+        self._ended: set[TopicPartition] = set()
+        """The partitions of the last transaction, and of the one before."""
         self._closing: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Discard the producer there is and start one.
 
-        Its first request ends what the last one left open, and waits until that has ended. Raises `KafkaError` where
-        the broker does not answer or refuses.
+        Its first request ends what the last one left open, and waits until that has ended. If the markers stay pending,
+        because a partition has no leader, it goes on with another id: the outcome is decided then, and whoever needs to
+        know it asks for stable offsets. Raises `KafkaError` where the broker does not answer or refuses.
         """
         self._discard()
+        try:
+            async with asyncio.timeout(MARKERS_SECONDS):
+                await self._start()
+        except TimeoutError:
+            _log.warning("transaction_still_pending", transactional_id=self._transactional_id)
+            self._transactional_id = new_transactional_id(self._config)
+            await self._start()
+
+    async def _start(self) -> None:
         producer = AIOKafkaProducer(
             **self._config.kafka,
-            client_id=self.transactional_id,
-            transactional_id=self.transactional_id,
+            client_id=self._transactional_id,
+            transactional_id=self._transactional_id,
             transaction_timeout_ms=int(self._config.transaction_timeout_seconds * 1000),
             request_timeout_ms=int(self._config.request_timeout_seconds * 1000),
             retry_backoff_ms=MARKER_RETRY_MS,
@@ -67,6 +88,7 @@ class KafkaTransactionLog:
             self._in_background(_closed(producer))
             raise
         self._producer = producer
+        self._own_ids.add(self._transactional_id)
 
     def begin(self, partitions: Iterable[TopicPartition]) -> None:
         """Begin a transaction, if none was begun, and add these partitions: what `write` will need is then done.
@@ -78,7 +100,10 @@ class KafkaTransactionLog:
         if self._begun_at is None:
             sender.begin(self._config.group_id)
             self._begun_at = time.monotonic()
-        sender.add(partitions)
+            self._ended, self._touched = self._touched, set()
+        added = set(partitions)
+        self._touched |= added
+        sender.add(added)
 
     @property
     def is_overdue(self) -> bool:
@@ -109,17 +134,46 @@ class KafkaTransactionLog:
         sender, producer = self._sender, self._opened
         self.begin(batches)
         sender.member = member
-        await sender.added()
-        sent = [
-            await producer.send_batch(batch, tp.topic, partition=tp.partition)
-            for tp, of_partition in batches.items()
-            for batch in of_partition
-        ]
-        # commit_transaction succeeds even where a batch was refused, so every batch is awaited before it
-        await asyncio.gather(*sent)
+        try:
+            async with asyncio.timeout(MARKERS_SECONDS):
+                await sender.added()
+        except TimeoutError:
+            raise self._pending() from None
+        await self._send(producer, batches)
         await producer.send_offsets_to_transaction(dict(offsets), member.group_id)
         await producer.commit_transaction()
         self._begun_at = None
+
+    def _pending(self) -> KafkaError:
+        """What keeps a transaction from beginning: mostly the last one's markers, on partitions without a leader."""
+        cluster: Any = self._opened.client.cluster
+        stuck = [tp for tp in self._ended | self._touched if cluster.leader_for_partition(tp) in {None, -1}]
+        return UnwritableError(stuck) if stuck else KafkaTimeoutError("the transaction does not begin")
+
+    async def _send(self, producer: AIOKafkaProducer, batches: Mapping[TopicPartition, Sequence[RecordBatch]]) -> None:
+        """Send batches and wait until every one is acknowledged: a commit succeeds even where one was refused.
+
+        Raises `UnwritableError` where some partitions take none for half a transaction's time, and others do.
+        """
+        sent: dict[asyncio.Future[Any], TopicPartition] = {}
+        limit = self._config.transaction_timeout_seconds / 2
+        began = time.monotonic()
+        at: TopicPartition | None = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit):
+                for at, of_partition in batches.items():
+                    for batch in of_partition:  # waits only for another batch of the same partition
+                        sent[await producer.send_batch(batch, at.topic, partition=at.partition)] = at
+                at = None
+        if not sent:
+            raise KafkaTimeoutError("no partition takes a record")
+        left = max(0.1, began + limit - time.monotonic())
+        done, pending = await asyncio.wait(sent, timeout=left, return_when=asyncio.FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+        stuck = {sent[future] for future in pending} | ({at} if at is not None else set())
+        if stuck:
+            raise UnwritableError(stuck) if done else KafkaTimeoutError("no partition takes a record")
 
     async def close(self) -> None:
         """Close the connections, in a bounded time, whatever state they are in."""
@@ -140,6 +194,7 @@ class KafkaTransactionLog:
 
     def _discard(self) -> None:
         producer, self._producer, self._begun_at = self._producer, None, None
+        self._own_ids.discard(self._transactional_id)
         if producer is not None:
             self._in_background(_closed(producer))
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from schemas.decode import Batch, Refusal
 from schemas.topics import Role
-
-UNREADABLE_BATCH: Final = "unreadable_batch"
 
 
 @dataclass(slots=True)
@@ -19,7 +17,7 @@ class UnreadableBatch(Batch):
 
     def refuse(self, refusals: list[Refusal]) -> Batch:
         """Add it to `refusals`. Returns what is left: its place in the log."""
-        refusals.append(Refusal(self, 0, UNREADABLE_BATCH, self.reason))
+        refusals.append(Refusal(self, 0, "unreadable_batch", self.reason))
         return Batch(self.role, self.partition, self.start, self.end, [], [], [], [], [])
 
 

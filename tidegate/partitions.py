@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError
 from schemas.topics import topic_name
 from streams.changelog import PROGRESS_KEY, RETRY_KEY, ChangelogReader
 from streams.failure import Failure
+from streams.interfaces import Restored
 from tidegate.errors import TidegateError
 from tidegate.refusals import unanswered
 from tidegate.settings import Settings
@@ -32,12 +33,20 @@ async def failures(settings: Settings) -> dict[int, Failure | None]:
 
     Raises `TidegateError` where the broker does not answer, or the topic is missing.
     """
+    return {number: restored.failure for number, restored in (await progress(settings)).items()}
+
+
+async def progress(settings: Settings) -> dict[int, Restored]:
+    """What the last progress row of each partition says.
+
+    Raises `TidegateError` where the broker does not answer, or the topic is missing.
+    """
     async with _consumer(settings) as consumer:
         topic = topic_name("sessions.changelog", settings.topic_prefix)
         numbers = consumer.partitions_for_topic(topic)
         if not numbers:
             raise TidegateError(f"There is no topic {topic}.", "Create the topics: tidegate topics create")
-        return {number: await _failure(consumer, TopicPartition(topic, number)) for number in sorted(numbers)}
+        return {number: await _progress(consumer, TopicPartition(topic, number)) for number in sorted(numbers)}
 
 
 async def retry(settings: Settings, number: int) -> Failure:
@@ -63,7 +72,7 @@ async def retry(settings: Settings, number: int) -> Failure:
     return failure
 
 
-async def _failure(consumer: Any, tp: TopicPartition) -> Failure | None:
+async def _progress(consumer: Any, tp: TopicPartition) -> Restored:
     begin = (await consumer.beginning_offsets([tp]))[tp]
     end = (await consumer.end_offsets([tp]))[tp]
     for start in dict.fromkeys((max(begin, end - WINDOW), begin)):
@@ -76,8 +85,8 @@ async def _failure(consumer: Any, tp: TopicPartition) -> Failure | None:
                     reader.read(record.key, record.value)
                     found = found or record.key == PROGRESS_KEY
         if found:
-            return reader.restored().failure
-    return None
+            return reader.restored()
+    return Restored(None, None, 0)
 
 
 def _drop(_key: bytes, _value: bytes | None) -> None:

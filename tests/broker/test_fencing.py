@@ -25,12 +25,12 @@ from streams.changelog import PROGRESS_KEY
 from streams.config import EngineConfig
 from streams.member import GroupMember
 from streams.sender import MEMBER_FENCED
-from streams.transaction import KafkaTransactionLog, new_transactional_id
+from streams.transaction import KafkaTransactionLog
 from tests.broker.events import changed, dispatched, returned
 from tests.broker.harness import Gate
 from tests.broker.waiting import wait_for
+from tidegate.engine_config import engine_config
 from tidegate.settings import Settings
-from tidegate.worker import engine_config
 
 MakeSettings = Callable[..., Settings]
 
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @asynccontextmanager
 async def transaction_log(config: EngineConfig) -> AsyncIterator[KafkaTransactionLog]:
-    log = KafkaTransactionLog(config, new_transactional_id(config))
+    log = KafkaTransactionLog(config, set())
     await log.open()
     try:
         yield log

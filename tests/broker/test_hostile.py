@@ -6,6 +6,7 @@ Every test ends with a verdict: the partition has gone on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,9 @@ import cramjam
 import psutil
 import pytest
 
+from bench.process import Worker
 from schemas.topics import MAX_INPUT_BYTES, Role
-from streams.batches import BatchWriter, RecordBatch, header_block
+from streams.batches import BatchWriter, RecordBatch, header_block, varint
 from tests.broker.events import body, changed, dispatched, returned, sessions_on
 from tests.broker.harness import Gate
 from tests.broker.outputs import Outputs
@@ -59,6 +61,16 @@ async def _goes_on(gate: Gate, outputs: Outputs, task: str = "task", session: st
     await gate.drained(20)
 
 
+async def _most_memory(worker: Worker) -> int:
+    """The most that a worker has held, in bytes, until this is cancelled."""
+    most, process = 0, psutil.Process(worker.pid)
+    with contextlib.suppress(asyncio.CancelledError):
+        while True:
+            most = max(most, process.memory_info().rss)
+            await asyncio.sleep(0.01)
+    return most
+
+
 async def _header_name(make_settings: MakeSettings, tmp_path: Path) -> None:
     async with Gate(make_settings(partitions=1), tmp_path) as gate, gate.outputs() as outputs:
         await gate.start("worker")
@@ -79,22 +91,28 @@ def test_a_header_name_that_is_not_utf8(make_settings: MakeSettings, tmp_path: P
     asyncio.run(_header_name(make_settings, tmp_path))
 
 
+def _zeros(count: int) -> bytes:
+    """A record with so many zeros for its value, packed."""
+    content = b"\0\0\0" + varint(-1) + varint(count)  # attributes, time and place, no key
+    compressor = cramjam.zstd.Compressor()
+    compressor.compress(varint(len(content) + count + 1) + content)
+    for _ in range(count // MIB):
+        compressor.compress(bytes(MIB))
+    compressor.compress(varint(0))  # no headers
+    return bytes(compressor.finish())
+
+
 async def _one_gigabyte(make_settings: MakeSettings, tmp_path: Path) -> None:
     async with Gate(make_settings(partitions=1), tmp_path) as gate, gate.outputs() as outputs:
         (worker,) = await gate.start("worker")
         await _goes_on(gate, outputs, "before")
-        compressor = cramjam.zstd.Compressor()
-        for _ in range(1024):
-            compressor.compress(bytes(MIB))
-        packed = bytes(compressor.finish())
+        packed = _zeros(1024 * MIB)
         assert len(packed) < 64 * 1024
         offset = await _write(gate, "context", 0, RawBatch(packed, 1, ZSTD))
-        most, process = 0, psutil.Process(worker.pid)
-        until = time.monotonic() + 30
-        while not outputs.of("dlq"):
-            await asyncio.sleep(0.01)
-            most = max(most, process.memory_info().rss)
-            assert time.monotonic() < until
+        memory = asyncio.create_task(_most_memory(worker))
+        await outputs.until(lambda: outputs.of("dlq"), 30, "it is refused")
+        memory.cancel()
+        most = await memory
         (letter,) = outputs.of("dlq")
         assert letter.headers["tidegate_error"] == b"unreadable_batch"
         assert letter.headers["tidegate_origin_offset"] == str(offset).encode()
@@ -112,10 +130,11 @@ async def _no_room(make_settings: MakeSettings, tmp_path: Path) -> None:
     async with Gate(make_settings(partitions=3), tmp_path) as gate, gate.outputs() as outputs:
         await gate.start("worker")
         (lost,) = sessions_on(0, 3, 1, "lost")
-        full = [("x", Random(1).randbytes(MAX_INPUT_BYTES - 1000))]
         value = body(changed(lost, {"view": "1"}))
+        overhead = 61 + len(encoded((lost.encode(), value, [("x", b"")])))
+        full = [("x", Random(1).randbytes(MAX_INPUT_BYTES - overhead - 20))]
         records = encoded((lost.encode(), value, full))
-        assert MAX_INPUT_BYTES - 100 > 61 + len(records) > MAX_INPUT_BYTES - 1000
+        assert MAX_INPUT_BYTES >= 61 + len(records) > MAX_INPUT_BYTES - 20
         await _write(gate, "context", 2, RawBatch(records, 1))
         await outputs.until(lambda: outputs.of("dlq"), 30, "it is refused")
         (letter,) = outputs.of("dlq")
@@ -132,7 +151,7 @@ def test_a_misrouted_record_without_room_for_another_header(make_settings: MakeS
 
 
 async def _headers(make_settings: MakeSettings, tmp_path: Path) -> None:
-    """Small on the broker, megabytes in memory: an open transaction keeps everything behind it waiting."""
+    """Small on the broker, 2 MB each in memory: an open transaction keeps everything behind it waiting."""
     async with Gate(make_settings(partitions=1), tmp_path) as gate, gate.outputs() as outputs:
         (worker,) = await gate.start("worker")
         await _goes_on(gate, outputs, "before")
@@ -140,16 +159,17 @@ async def _headers(make_settings: MakeSettings, tmp_path: Path) -> None:
             await producer.begin_transaction()
             await gate.send_with(producer, changed("user", {"view": "1"}))
             headers = [(f"header-{number}", b"\0" * 4096) for number in range(500)]
-            for number in range(600):
+            for number in range(300):
                 event = body(returned("user", f"task-{number}"))
                 packed = bytes(cramjam.zstd.compress(encoded((b"user", event, headers))))
                 await _write(gate, "results", 0, RawBatch(packed, 1, ZSTD))
-            process, most = psutil.Process(worker.pid), 0
-            for _ in range(100):
-                await asyncio.sleep(0.05)
-                most = max(most, process.memory_info().rss)
+            memory = asyncio.create_task(_most_memory(worker))
+            await asyncio.sleep(5.0)
+            memory.cancel()
+            most = await memory
             assert most < 500 * MIB
             await producer.commit_transaction()
+        await gate.drained(60, "everything is judged or refused")
         await _goes_on(gate, outputs)
 
 

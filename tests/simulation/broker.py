@@ -112,6 +112,7 @@ class Broker:
         self.clock = VirtualClock()
         self.logs: dict[TopicPartition, Log] = {}
         self.offsets: dict[TopicPartition, int] = {}
+        self.leaderless: set[TopicPartition] = set()
         self.generation = 0
         self.members: set[str] = set()
         self._random = random
@@ -125,6 +126,11 @@ class Broker:
         if found is None:
             found = self.logs[tp] = Log(self.clock)
         return found
+
+    async def led(self, tp: TopicPartition) -> None:
+        """Wait until the partition has a leader."""
+        while tp in self.leaderless:  # noqa: ASYNC110 - in virtual time it costs nothing
+            await asyncio.sleep(0.05)
 
     # Transactions
 
@@ -208,6 +214,7 @@ class Broker:
 
     async def _mark(self, transaction: Transaction, tp: TopicPartition, *, commit: bool) -> None:
         await self._marker_delay()
+        await self.led(tp)
         self.log(tp).mark(transaction.producer_id, "commit" if commit else "abort")
         self._marked(transaction)
 

@@ -7,12 +7,12 @@ worker can stop at every await that has an effect.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from random import Random
 from typing import TypeVar, cast
 
 from aiokafka import TopicPartition
-from aiokafka.errors import ConcurrentTransactions, KafkaConnectionError
+from aiokafka.errors import ConcurrentTransactions, KafkaConnectionError, KafkaTimeoutError
 from aiokafka.record.memory_records import MemoryRecords
 
 from schemas.decode import Batch
@@ -20,7 +20,7 @@ from schemas.topics import Role
 from streams.batches import RecordBatch
 from streams.changelog import ChangelogReader
 from streams.config import FOLDED_ROLES, EngineConfig
-from streams.interfaces import Restored
+from streams.interfaces import Restored, UnwritableError
 from streams.member import GroupMember
 from tests.simulation.broker import Broker, Record
 
@@ -77,21 +77,39 @@ class Network:
             await asyncio.Event().wait()
 
 
-class SimulatedLog:
-    """`TransactionLog`."""
+MARKERS_SECONDS = 1.0
+"""How long a log waits for the markers of its last transaction before it takes another id."""
+STUCK_SECONDS = 1.0
 
-    def __init__(self, network: Network, transactional_id: str, timeout_seconds: float) -> None:
-        self.transactional_id = transactional_id
+
+class SimulatedLog:
+    """`TransactionLog`. Its ids begin with `name`; the one in use is in `own_ids`."""
+
+    def __init__(self, network: Network, name: str, own_ids: set[str], timeout_seconds: float) -> None:
+        self.transactional_id = name
+        self._own_ids = own_ids
         self._network = network
         self._broker = network.broker
         self._timeout_seconds = timeout_seconds
         self._epoch = -1
         self._begun: set[TopicPartition] | None = None
         self._begun_at = 0.0
+        self._ended: set[TopicPartition] = set()
+        """The partitions of the last transaction."""
 
     async def open(self) -> None:
         self._begun = None
-        _, self._epoch = await self._again(lambda: self._broker.init_producer(self.transactional_id))
+        self._own_ids.discard(self.transactional_id)
+        try:
+            async with asyncio.timeout(MARKERS_SECONDS):
+                _, self._epoch = await self._again(lambda: self._broker.init_producer(self.transactional_id))
+        except TimeoutError:
+            self.transactional_id += "'"
+            _, self._epoch = await self._again(lambda: self._broker.init_producer(self.transactional_id))
+        self._own_ids.add(self.transactional_id)
+
+    async def close(self) -> None:
+        self._own_ids.discard(self.transactional_id)
 
     def begin(self, partitions: Iterable[TopicPartition]) -> None:
         if self._begun is None:
@@ -126,10 +144,22 @@ class SimulatedLog:
     ) -> None:
         name, epoch, ask = self.transactional_id, self._epoch, self._network.ask
         added = set(self._begun or ())
-        await self._again(lambda: self._broker.add(name, epoch, added))
+        try:
+            async with asyncio.timeout(MARKERS_SECONDS):
+                await self._again(lambda: self._broker.add(name, epoch, added))
+        except TimeoutError:
+            stuck = self._broker.leaderless & (self._ended | added)
+            raise UnwritableError(stuck) if stuck else KafkaTimeoutError from None
+        self._ended = added
+        stuck = self._broker.leaderless & batches.keys()
         for tp, of_partition in batches.items():
+            if tp in stuck:
+                continue
             records = records_of(of_partition)
             await ask(lambda tp=tp, sent=records: self._broker.produce(name, epoch, tp, sent))  # type: ignore[misc]
+        if stuck:
+            await asyncio.sleep(STUCK_SECONDS)
+            raise UnwritableError(stuck) if len(stuck) < len(batches) else KafkaTimeoutError
         if offsets:
             await ask(lambda: self._broker.commit_offsets(name, epoch, dict(offsets), member))
         is_timer = all(self._broker.offsets.get(tp) == at for tp, at in offsets.items())
@@ -160,15 +190,17 @@ def records_of(batches: Iterable[RecordBatch]) -> list[Record]:
 class SimulatedCluster:
     """`EndOffsets`, `CommittedOffsets`, `OpenTransactions` and `Changelog`."""
 
-    def __init__(self, config: EngineConfig, network: Network, own_id: str) -> None:
+    def __init__(self, config: EngineConfig, network: Network, own_ids: Container[str]) -> None:
         self._config = config
         self._network = network
         self._broker = network.broker
-        self._own_id = own_id
+        self._own_ids = own_ids
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         wanted = list(partitions)
-        return await self._network.ask(lambda: {tp: self._broker.log(tp).end for tp in wanted}, retriable=True)
+        return await self._network.ask(
+            lambda: {tp: self._broker.log(tp).end for tp in wanted if tp not in self._broker.leaderless}, retriable=True
+        )
 
     async def stable_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         return await self._network.ask(lambda: self._broker.fetch_offsets(partitions, require_stable=True))
@@ -187,14 +219,16 @@ class SimulatedCluster:
 
     async def end_those_on(self, partition: TopicPartition) -> None:
         for transactional_id in await self._network.ask(lambda: self._broker.ongoing_on(partition)):
-            if transactional_id != self._own_id:
+            if transactional_id not in self._own_ids:
                 await self.fence(transactional_id)
 
     async def read(self, partition: int, end: int, take: Callable[[bytes, bytes | None], None]) -> Restored:
-        log = self._broker.log(TopicPartition(self._config.topic("sessions.changelog"), partition))
+        tp = TopicPartition(self._config.topic("sessions.changelog"), partition)
+        log = self._broker.log(tp)
         reader, position = ChangelogReader(take), 0
         while position < end:
             begin = position
+            await self._broker.led(tp)
             position = await self._network.ask(lambda: log.stable_end)
             for entry in log.committed(begin, position):
                 reader.read(entry.key or b"", entry.value)
@@ -222,10 +256,11 @@ class SimulatedFetches:
         for number in sorted(self.joined):
             for role in FOLDED_ROLES:
                 tp = TopicPartition(self._config.topic(role), number)
-                if random.random() < 0.3 or tp not in self._positions:
+                if random.random() < 0.3 or tp not in self._positions or tp in self._network.broker.leaderless:
                     continue
                 if random.random() < 0.02:  # a buffer from before a seek: what it holds is known, or leaves a hole
-                    self._positions[tp] = max(0, self._positions[tp] + random.randint(-5, 3))
+                    moved = self._positions[tp] + random.randint(-5, 3)
+                    self._positions[tp] = max(0, min(moved, self._network.broker.log(tp).stable_end))
                 batch = self._batch(role, tp, random.randint(1, 40))
                 if batch is not None:
                     found.append(batch)

@@ -14,10 +14,10 @@ from projections.partition import Partition
 from schemas.decode import Batch
 from streams.assignment import Assignment
 from streams.cut import PendingCut
-from streams.cycle import WorkerCycle
 from streams.intake import Intake
 from streams.member import GroupMember
 from streams.probing import Search
+from streams.recovery import Recovery
 from streams.task import PartitionTask
 from streams.work import StagedWork
 from tests.simulation.client import SimulatedCluster, SimulatedFetches, SimulatedLog
@@ -146,17 +146,17 @@ def blames_the_last_record_of_a_piece() -> AbstractContextManager[Any]:
     return patch.object(Search, "failed", hasty)
 
 
-def _nothing(_assignment: Assignment) -> None:
+def _nothing(_assignment: Assignment, _tasks: object) -> None:
     return
 
 
 def goes_on_without_opening_again() -> AbstractContextManager[Any]:
     """Rule 5: the transaction that failed is still open, and the next one commits what is in it."""
 
-    async def nothing(_cycle: WorkerCycle) -> None:
+    async def nothing(_recovery: Recovery) -> None:
         return
 
-    return patch.object(WorkerCycle, "_open", nothing)
+    return patch.object(Recovery, "open", nothing)
 
 
 def keeps_partitions_over_a_gap() -> AbstractContextManager[Any]:

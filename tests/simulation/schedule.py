@@ -153,7 +153,9 @@ class _Schedule:
             elif choice < 0.85 and len(alive) < 4:
                 self._count("joined")
                 self._join()
-            elif choice < 0.93 and alive and not self._is_peaceful:
+            elif choice < 0.88 and not self._is_peaceful:
+                self._take_leader()
+            elif choice < 0.94 and alive and not self._is_peaceful:
                 self._strike("transaction unanswered", random.choice(alive), self._leave_unanswered)
             elif lossy and alive and not self._is_peaceful:
                 self._count("requests lost")
@@ -178,6 +180,15 @@ class _Schedule:
         worker.freeze()
         asyncio.get_running_loop().call_later(self._random.uniform(0.05, 6.0), worker.thaw)
 
+    def _take_leader(self) -> None:
+        """A topic partition has no leader for a while: nobody can write or read it."""
+        random, broker = self._random, self._broker
+        self._count("no leader")
+        role = random.choice((*INPUT_ROLES, *OUTPUT_ROLES, "sessions.changelog"))
+        tp = TopicPartition(self._config.topic(role), random.randrange(PARTITIONS))
+        broker.leaderless.add(tp)
+        asyncio.get_running_loop().call_later(random.uniform(0.2, 6.0), broker.leaderless.discard, tp)
+
     @staticmethod
     def _leave_unanswered(worker: SimulatedWorker) -> None:
         worker.network.loses_an_answer = True
@@ -195,6 +206,7 @@ class _Schedule:
 
     def _calm(self) -> None:
         """No fault any more, and at least one worker."""
+        self._broker.leaderless.clear()
         for worker in self._group.workers:
             self._heal(worker)
             worker.network.trap = None

@@ -166,3 +166,50 @@ def test_a_partition_that_fails_again_is_marked_again() -> None:
 
     with poison.planted():
         virtual.run(run())
+
+
+def test_a_partition_that_cannot_be_written_keeps_nobody_waiting() -> None:
+    async def run() -> None:
+        simulated = Simulated()
+        worker = simulated.join()
+        for number in range(PARTITIONS):
+            (session,) = sessions_on(number, PARTITIONS, 1)
+            simulated.write(number, dispatched(session, "first", {}), returned(session, "first"))
+        await simulated.until(lambda: all(simulated.delivered(number) == ["first"] for number in range(PARTITIONS)))
+        simulated.broker.leaderless.add(_tp("delivered", BROKEN))
+        for number in range(PARTITIONS):
+            (session,) = sessions_on(number, PARTITIONS, 1)
+            simulated.write(number, dispatched(session, "second", {}), returned(session, "second"))
+        healthy = [number for number in range(PARTITIONS) if number != BROKEN]
+        both = ["first", "second"]
+        await simulated.until(lambda: all(simulated.delivered(number) == both for number in healthy), 10.0)
+        for third in range(20):
+            (session,) = sessions_on(0, PARTITIONS, 1)
+            simulated.write(0, dispatched(session, f"more-{third}", {}), returned(session, f"more-{third}"))
+            began = asyncio.get_running_loop().time()
+            await simulated.until(lambda: len(simulated.delivered(0)) == third + 3, 2.0)  # noqa: B023
+            assert asyncio.get_running_loop().time() - began < 1.0, third
+        assert len(simulated.delivered(BROKEN)) == 1
+        simulated.broker.leaderless.clear()
+        await simulated.until(lambda: simulated.delivered(BROKEN) == both)
+        assert not any(task.is_apart for task in worker.assignment.tasks.values())
+
+    virtual.run(run())
+
+
+def test_a_partition_without_a_leader_delays_only_its_own_verdicts() -> None:
+    async def run() -> None:
+        simulated = Simulated()
+        simulated.join()
+        simulated.broker.leaderless.add(_tp("context", BROKEN))
+        for number in range(PARTITIONS):
+            (session,) = sessions_on(number, PARTITIONS, 1)
+            simulated.write(number, dispatched(session, "task", {}), returned(session, "task"))
+        healthy = [number for number in range(PARTITIONS) if number != BROKEN]
+        await simulated.until(lambda: all(simulated.delivered(number) == ["task"] for number in healthy), 10.0)
+        await asyncio.sleep(5.0)
+        assert simulated.delivered(BROKEN) == []
+        simulated.broker.leaderless.clear()
+        await simulated.until(lambda: simulated.delivered(BROKEN) == ["task"])
+
+    virtual.run(run())

@@ -50,6 +50,9 @@ class VirtualClock:
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time()
 
+    def cpu(self) -> float:
+        return 0.0  # whatever it is, a seed's schedule must not depend on it
+
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run in virtual time, and cancel whatever is left at the end."""

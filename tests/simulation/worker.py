@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Coroutine
 from random import Random
 from typing import Any
 
 from aiokafka.errors import KafkaError
 
+from streams.apart import Apart
 from streams.assignment import Assignment
-from streams.config import EngineConfig
+from streams.config import FOLDED_ROLES, EngineConfig
 from streams.context import WorkerContext
 from streams.cycle import WorkerCycle
+from streams.interfaces import Layout
 from streams.member import GroupMember
 from streams.metrics import Metrics
 from tests.simulation.broker import Broker
@@ -29,8 +32,10 @@ class SimulatedWorker:
         """What ended it by itself, which nothing may."""
         self._metrics = Metrics()
         self._fetches = SimulatedFetches(config, self.network)
-        self._log = SimulatedLog(self.network, f"worker-{name}", config.transaction_timeout_seconds)
-        cluster = SimulatedCluster(config, self.network, self._log.transactional_id)
+        own_ids: set[str] = set()
+        self._log = SimulatedLog(self.network, f"worker-{name}", own_ids, config.transaction_timeout_seconds)
+        cluster = SimulatedCluster(config, self.network, own_ids)
+        numbers = itertools.count(1)
         context = WorkerContext(
             config=config,
             fetches=self._fetches,
@@ -40,11 +45,19 @@ class SimulatedWorker:
             changelog=cluster,
             clock=broker.clock,
             metrics=self._metrics,
-            partition_count=partition_count,
-            wake=lambda: self.cycle.wake(),  # noqa: PLW0108 - it is made below
+            layout=Layout(partition_count, dict.fromkeys(FOLDED_ROLES, "id")),
+            wake=self._wake,
         )
         self.assignment = Assignment(context, self._failed)
-        self.cycle = WorkerCycle(context, self.assignment, self._log)
+        self.apart = Apart(
+            context,
+            self.assignment,
+            lambda: SimulatedLog(
+                self.network, f"worker-{name}-{next(numbers)}", own_ids, config.transaction_timeout_seconds
+            ),
+            self._supervise,
+        )
+        self.cycle = WorkerCycle(context, self.assignment, self._log, set_apart=self.apart.take)
         self._tasks = [self._start(work) for work in (self._run(), self._fetch(), self.assignment.watch_failed())]
 
     def kill(self) -> None:
@@ -78,6 +91,7 @@ class SimulatedWorker:
         await self.network.ask(lambda: None, retriable=True)
         self.assignment.revoke()
         await self.cycle.finished()
+        await self.apart.finished()
         await self.network.ask(lambda: None, retriable=True)
 
     def assign(self, partitions: set[int], member: GroupMember) -> None:
@@ -102,6 +116,13 @@ class SimulatedWorker:
                 if task is not None:
                     task.offer(batch)
             await self.cycle.fold()
+
+    def _wake(self) -> None:
+        self.cycle.wake()
+        self.apart.wake()
+
+    def _supervise(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(self._start(work))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

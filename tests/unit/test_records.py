@@ -140,9 +140,9 @@ def test_rows_without_the_fields_added_since_are_read() -> None:
     row = full_row()
     row.extras, row.replaced, row.context_ids = None, [], b""
     new = Task(FORMAT, 0, 0, "", "", "", {})
-    task = row.tasks["t"]
-    for name in Task.__struct_fields__[26:]:
-        setattr(task, name, getattr(new, name))
+    task = row.tasks["t"] = msgspec.structs.replace(
+        row.tasks["t"], **{name: getattr(new, name) for name in Task.__struct_fields__[26:]}
+    )
     assert task.policy is not None
     raw = msgspec.msgpack.decode(row_to_bytes(row))
     assert raw[11:] == [[], b"", None]

@@ -14,6 +14,7 @@ from schemas.decode import Batch, Refusal
 from schemas.topics import DLQ_MAX_MESSAGE_BYTES, MAX_INPUT_BYTES, Role
 from streams.config import EngineConfig
 from streams.home import partition_of
+from streams.interfaces import Layout
 from streams.staging import Stager
 
 PARTITIONS: Final = 3
@@ -36,7 +37,7 @@ def batch(key: bytes | None, value: bytes | None, headers: list[tuple[str, Any]]
 def staged(changes: Changes) -> dict[TopicPartition, list[Any]]:
     """The records by topic partition; every batch is one that the topic takes."""
     found = {}
-    for tp, batches in Stager(CONFIG, HERE, PARTITIONS).batches(changes, {"context": 8}).items():
+    for tp, batches in Stager(CONFIG, HERE, Layout(PARTITIONS, {})).batches(changes, {"context": 8}).items():
         limit = DLQ_MAX_MESSAGE_BYTES if tp.topic == CONFIG.topic("dlq") else MAX_INPUT_BYTES
         assert all(len(each._build()) <= limit for each in batches)
         found[tp] = [record for each in batches for record in (MemoryRecords(each._build()).next_batch() or ())]
