@@ -33,6 +33,7 @@ _ROLE_OF: Final[dict[str, Role]] = {
     "task.dispatched": "steps",
     "task.step": "steps",
     "task.heartbeat": "steps",
+    "task.extended": "steps",
     "task.effect_proposed": "steps",
     "task.result": "results",
 }

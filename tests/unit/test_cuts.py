@@ -24,7 +24,7 @@ from tests.unit.event_logs import RULES, Kinds, Op, logs, restored
 from tests.unit.feeding import START_MS, make_batch
 
 LATER_MS: Final = 3_600_000
-KINDS: Final = Kinds()
+KINDS: Final = Kinds(additions=True)
 MERELY_TIMES: Final = ("at", "occurred_at", "event_id", "judged", "dispatched_at")
 
 
@@ -140,7 +140,7 @@ def test_with_the_same_cuts_the_same_is_decided_however_it_is_fetched_and_writte
     assert decided(ops, cuts, seed) == decided(ops, cuts)
 
 
-@given(ops=logs(Kinds(cancels=False)), cuts=st.lists(st.integers(0, 60), max_size=6))
+@given(ops=logs(Kinds(cancels=False, additions=True)), cuts=st.lists(st.integers(0, 60), max_size=6))
 def test_if_the_user_says_nothing_in_between_the_cuts_do_not_matter(ops: list[Op], cuts: list[int]) -> None:
     said = [op for op in ops if op.role == "context"]
     rest = [op for op in ops if op.role != "context"]
