@@ -1,6 +1,7 @@
 """What a dispatch said, from what is kept of its task: to repeat it in a `task.redispatch`, and to tell what differs.
 
-Fields that have the contract's defaults are left out. Times are kept to the millisecond.
+Fields that have the contract's defaults are left out. Times are kept to the millisecond. Of the deadlines of a dispatch
+that states two, the earlier one is known, and always as a time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import orjson
 
 from projections.ended import EndedTask
 from projections.json_equality import canonical
-from projections.rows import DEFAULT_POLICY, Policy, Task
+from projections.rows import DEFAULT_POLICY, Options, Policy, Task
 from projections.text import json_of
 from schemas.times import rfc3339
 
@@ -80,8 +81,23 @@ def _policy_fields(policy: Policy) -> Fields:
         fields["plan"] = policy.plan
     if policy.attempt != 1:
         fields["attempt"] = policy.attempt
+    if policy.options is not None:
+        fields.update(_options_fields(policy.options))
     if policy.valid_until is not None:
         fields["valid_until"] = datetime.fromisoformat(policy.valid_until).astimezone(UTC).isoformat()
+    return fields
+
+
+def _options_fields(options: Options) -> Fields:
+    fields: Fields = {}
+    if options.detached_from is not None:
+        fields["parent_task_id"], fields["detached"] = options.detached_from, True
+    if options.start_timeout_ms is not None:
+        fields["start_timeout_seconds"] = _seconds(options.start_timeout_ms)
+    if options.delivers_late:
+        fields["on_late"] = "deliver"
+    if options.watch_ms is not None:
+        fields["watch_seconds"] = _seconds(options.watch_ms)
     return fields
 
 

@@ -391,7 +391,8 @@ def feed_ops(partition: Partition, ops: Sequence[Op]) -> None:
     if last.role == "context":
         partition.fold_context(batch, START_MS)
     elif last.role == "steps":
-        partition.fold_steps(batch, last.position, START_MS)
+        position = LogPosition(0, last.position.context_offset, batch.start)
+        partition.fold_steps(batch, position, START_MS)
     else:
         partition.judge(batch, last.position, START_MS)
 

@@ -38,6 +38,9 @@ FULL: Final[dict[str, Any]] = {
     "plan": ["look", "write"],
     "attempt": 2,
     "valid_until": "2027-11-24T17:00:00+00:00",
+    "start_timeout_seconds": 3600,
+    "on_late": "deliver",
+    "watch_seconds": 30,
 }
 OTHER: Final[dict[str, Any]] = {
     "task_type": "other",
@@ -62,6 +65,9 @@ OTHER: Final[dict[str, Any]] = {
     "depends_on": [],
     "attempt": 1,
     "valid_until": "2027-11-24T18:00:00Z",
+    "start_timeout_seconds": 3601,
+    "on_late": "withhold",
+    "watch_seconds": 31,
 }
 
 
@@ -160,9 +166,28 @@ def test_the_cost_of_an_unused_grace_is_no_difference() -> None:
     assert told(feed) == []
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_detached_child_is_known_again(*, ended: bool) -> None:
+    feed = fed(ended=ended, detached=True)
+    feed.dispatched("t", **{**FULL, "snapshot": {"gone": None, "doc": "1"}}, detached=True)
+    assert told(feed) == []
+    feed.dispatched("t", **FULL)
+    assert "detached was true and is not given now" in told(feed)[0]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_seconds_to_a_deadline_count_from_the_first_dispatch(*, ended: bool) -> None:
+    feed = fed(ended=ended, deadline_seconds=600)
+    feed.dispatched("t", **{**FULL, "plan": ["look", "write"], "attempt": 2}, source="x", deadline_seconds=600.0)
+    assert told(feed) == []
+    feed.dispatched("t", **FULL, deadline_seconds=601)
+    assert "deadline_at was " in told(feed)[0]
+
+
 def test_every_field_of_a_dispatch_was_tried() -> None:
     envelope = {"type", "source", "event_id", "session_id", "occurred_at", "task_id", "lane", "task_type"}
-    assert set(FULL) == set(TaskDispatched.model_fields) - envelope
+    apart = {"detached", "deadline_seconds"}
+    assert set(FULL) | apart == set(TaskDispatched.model_fields) - envelope
     assert set(FULL) - set(OTHER) == {"snapshot", "metadata"}
 
 
