@@ -117,7 +117,7 @@ class EndedTask:
         changed = self._copy()
         changed.acknowledged, changed.detail = outcome, detail
         if outcomes is not None:
-            changed.outcomes = outcomes
+            changed.outcomes = outcomes or None
         return changed
 
     def delivered_late(self, delivery: list[str]) -> "EndedTask":

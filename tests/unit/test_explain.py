@@ -103,7 +103,7 @@ def test_a_type_that_does_not_exist_is_told_which_do() -> None:
         ("steps", step(progress=57), "progress: 57, at most 1; write a number in its bounds"),
         ("steps", step(progress="0.5"), 'progress: "0.5" is a text; write a number'),
         ("steps", step(task_id=17), "task_id: 17 is a number; write a text"),
-        ("steps", step(status="pro"), "status: \"pro\" is not one of 'started', 'progressed', 'completed', 'failed' or 'in"),
+        ("steps", step(status="pro"), "status: \"pro\" is not one of 'started', 'progressed', 'completed', 'failed'"),
         ("steps", step(step_id=""), "step_id: 0 characters, at least 1; write one"),
         ("steps", step(name="x" * 257), "name: 257 bytes, at most 256; use a shorter one"),
         (

@@ -479,7 +479,7 @@ def _wrong_with(task: Task, due: tuple[str, int], command: Redispatch) -> str | 
     told = (command.new_task_id, command.attempt)
     if told != due:
         return f"{told}, should be {due}"
-    if command.dispatch is not None and digest_of_dispatch(command.dispatch, task.attempt) != task.digest:
+    if command.dispatch is not None and digest_of_dispatch(command.dispatch, task) != task.digest:
         return f"its dispatch is {command.dispatch}, which is not what was dispatched at {task.offset}"
     return None
 

@@ -139,6 +139,8 @@ class Task:
     """Its id."""
     number: int = 0
     """Of a commanded attempt."""
+    deadlines: tuple[str | None, float | None] = (None, None)
+    """`deadline_at` and `deadline_seconds`, as dispatched."""
     commanded_at: int = 0
     """The context offset with which it was commanded."""
     above_it: list[str] = field(default_factory=list)

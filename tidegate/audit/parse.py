@@ -93,11 +93,16 @@ def _task_of(role: Role, record: Record, body: dict[str, Any]) -> Task | None:
     if type(body.get("task_id")) is not str or type(snapshot) is not dict or type(depends_on) is not list:
         return None
     said = {name: body.get(name, default) for name, default in _CONTENT.items()}
+    deadline_ms = _earlier(
+        None if said["deadline_at"] is None else instant_ms(said["deadline_at"]),
+        None if said["deadline_seconds"] is None else record.timestamp + (_ms(said["deadline_seconds"]) or 0),
+    )
     return Task(
         role=role,
         offset=record.offset,
         at_ms=record.timestamp,
         digest=_dispatch_digest(said),
+        deadlines=(said["deadline_at"], said["deadline_seconds"]),
         snapshot=snapshot,
         depends_on=depends_on,
         request_id=said["request_id"],
@@ -111,10 +116,7 @@ def _task_of(role: Role, record: Record, body: dict[str, Any]) -> Task | None:
         independent=said["independent"],
         detached_from=said["parent_task_id"] if said["detached"] else None,
         while_stale_grace_ms=_ms(said["while_stale_grace_seconds"]) if said["while_stale"] == "cancel" else None,
-        deadline_ms=_earlier(
-            None if said["deadline_at"] is None else instant_ms(said["deadline_at"]),
-            None if said["deadline_seconds"] is None else record.timestamp + (_ms(said["deadline_seconds"]) or 0),
-        ),
+        deadline_ms=deadline_ms,
         start_ms=_ms(said["start_timeout_seconds"]),
         delivers_late=said["on_late"] == "deliver",
         watch_ms=_ms(said["watch_seconds"]),
@@ -150,10 +152,21 @@ def _ms(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
 
+_SECONDS: Final = (
+    "heartbeat_timeout_seconds",
+    "scope_grace_seconds",
+    "hold_ttl_seconds",
+    "while_stale_grace_seconds",
+    "deadline_seconds",
+    "start_timeout_seconds",
+    "watch_seconds",
+)
+
+
 def _dispatch_digest(said: dict[str, Any]) -> int:
     """Of what two dispatches of one task must agree in: times to the millisecond."""
     content = dict(said)
-    for name in ("heartbeat_timeout_seconds", "scope_grace_seconds", "hold_ttl_seconds", "while_stale_grace_seconds"):
+    for name in _SECONDS:
         content[name] = _ms(content[name])
     if content["while_stale"] != "cancel":
         content["while_stale_grace_seconds"] = None
@@ -163,10 +176,16 @@ def _dispatch_digest(said: dict[str, Any]) -> int:
     return digest_of([*content.values()])
 
 
-def digest_of_dispatch(dispatch: dict[str, Any], attempt: int) -> int:
-    """The digest of a dispatch as a command repeats it. `attempt`: what the dispatch itself said of it."""
+def digest_of_dispatch(dispatch: dict[str, Any], task: Task) -> int:
+    """The digest of the task's dispatch as a command repeats it: with the attempt that the dispatch itself named.
+
+    A command states a deadline as a time. If it is the task's, it stands for what the dispatch said of it.
+    """
     said = {name: dispatch.get(name, default) for name, default in _CONTENT.items()}
-    return _dispatch_digest({**said, "attempt": attempt})
+    told = said["deadline_at"]
+    if told is not None and instant_ms(told) == task.deadline_ms:
+        said["deadline_at"], said["deadline_seconds"] = task.deadlines
+    return _dispatch_digest({**said, "attempt": task.attempt})
 
 
 def _integers_as_such(value: Any) -> Any:
