@@ -56,8 +56,10 @@ def lineage_of_next(task_id: str, task: Task, attempt: int) -> Lineage:
 
 def commanded(session: Session, task_id: str) -> Commanded | None:
     """The command that the task's id answers; None if there is none."""
-    first, mark, number = task_id.rpartition("~")
-    if not mark or not number.isdecimal() or number[0] == "0" or len(number) > 2:
+    if "~" not in task_id:
+        return None
+    first, _, number = task_id.rpartition("~")
+    if not number.isdecimal() or number[0] == "0" or len(number) > 2:
         return None
     attempt = int(number)
     if not 2 <= attempt <= MAX_ATTEMPTS:

@@ -22,7 +22,6 @@ from projections.facts import (
     SessionForgotten,
     TaskEnded,
 )
-from projections.recent_ids import is_recent
 from projections.records import change_to_bytes
 from projections.refusing import session_full
 from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN
@@ -38,7 +37,7 @@ def decide_change(
 ) -> list[Fact]:
     """Facets are set and unset. `size_bytes`: of the record's value."""
     identity = event_digest(event.source, event.event_id)
-    if is_recent(session.context_ids, identity):
+    if identity in session.context_ids:
         return [EventRepeated("context.changed")]
     cause = event.cause.task_id if event.cause is not None else None
     changes = _changes(session, event, cause)
@@ -125,7 +124,7 @@ def _is_known(session: Session, name: str) -> bool:
 def decide_cancel(session: Session, event: events.TaskCancelRequested, timestamp: int) -> list[Fact]:
     """A task is to be cancelled. Cancelling a task that has ended changes nothing."""
     identity = event_digest(event.source, event.event_id)
-    if is_recent(session.context_ids, identity):
+    if identity in session.context_ids:
         return [EventRepeated("task.cancel_requested")]
     facts = _cancelled(session, event.task_id, timestamp)
     facts.append(EventTaken(identity, timestamp))
@@ -173,7 +172,7 @@ def decide_acknowledgement(
 ) -> list[Fact]:
     """A consumer reports what became of a delivery."""
     identity = event_digest(event.source, event.event_id)
-    if is_recent(session.context_ids, identity):
+    if identity in session.context_ids:
         return [EventRepeated("result.acknowledged")]
     return [_acknowledged(session, event, offset), EventTaken(identity, timestamp)]
 
@@ -206,7 +205,7 @@ def decide_erasure(session: Session, event: events.SessionErased, timestamp: int
     erasure included, does anything to what comes after it.
     """
     identity = event_digest(event.source, event.event_id)
-    if is_recent(session.context_ids, identity):
+    if identity in session.context_ids:
         return [EventRepeated("session.erased")]
     facts: list[Fact] = [EventIgnored(event_type(type(each.event))) for each in session.queued.values()]
     for parked in session.parked.values():

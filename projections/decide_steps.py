@@ -11,7 +11,6 @@ from projections.facts import (
     HeartbeatReceived,
     StepTaken,
 )
-from projections.recent_ids import is_recent
 from projections.refusing import session_full, too_many_waiting
 from projections.session import Session
 from projections.waiting import Arrived
@@ -26,7 +25,7 @@ def decide_step(session: Session, event: TaskStep, size_bytes: int, timestamp: i
     if task is None:
         return [EventIgnored("task.step")]
     identity = event_digest(event.source, event.event_id)
-    if is_recent(task.step_ids, identity):
+    if identity in task.step_ids:
         return [EventRepeated("task.step")]
     reads = event.reads
     added = 2 * size_bytes + len(reads) * NAME_BYTES  # what it read may differ, too, and is then there twice
@@ -46,7 +45,7 @@ def decide_heartbeat(session: Session, event: TaskHeartbeat, timestamp: int) -> 
     if task.policy is None or task.policy.heartbeat_timeout_ms is None:
         return []
     identity = event_digest(event.source, event.event_id)
-    if is_recent(task.heartbeat_ids, identity):
+    if identity in task.heartbeat_ids:
         return [EventRepeated("task.heartbeat")]
     return [HeartbeatReceived(event.task_id, timestamp, identity)]
 
