@@ -1,6 +1,6 @@
 """What steps, heartbeats and proposed effects establish before their barrier."""
 
-from projections.budget import NAME_BYTES, NO_ROOM, added_above, has_room_to_wait, room_for
+from projections.budget import NAME_BYTES, NO_ROOM, added_above, has_room_to_wait, room_for, snapshot_bytes
 from projections.facts import (
     EffectProposed,
     EventIgnored,
@@ -29,6 +29,8 @@ def decide_step(session: Session, event: TaskStep, size_bytes: int, timestamp: i
         return [EventRepeated("task.step")]
     reads = event.reads
     added = 2 * size_bytes + len(reads) * NAME_BYTES  # what it read may differ, too, and is then there twice
+    if reads:
+        added += snapshot_bytes(session, task)
     if reads and task.scope is not None and task.scope.parent is not None:
         added += added_above(task_id, len(reads), size_bytes) * len(session.ancestors(task))
     estimate = room_for(session, added, adds_names=bool(reads) and not reads.keys() <= task.expected.keys())

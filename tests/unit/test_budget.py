@@ -344,3 +344,18 @@ def test_proposed_effects_that_would_wait_without_room_are_refused() -> None:
         assert number < 400
     assert dead == ["session_full"]
     assert feed.partition.store.waiting_bytes <= MAX_WAITING_BYTES
+
+
+def test_what_a_dispatch_said_counts_once_more_when_its_task_expects_something_else() -> None:
+    feed = Feed()
+    snapshot: dict[str, str | None] = {f"facet-{number}": "v" * 900 for number in range(16)}
+    for number in range(25):
+        feed.dispatched(f"t{number}", snapshot)
+    feed.dispatched("child", {"facet-1": "y"}, parent_task_id="t0")
+    feed.send("task.effect_proposed", task_id="t1", idempotency_key="k", effect="pay", reads={"facet-1": "x"})
+    feed.barrier()
+    for number in range(2, 25):
+        feed.step(f"t{number}", {"facet-1": "x"})
+    session = feed.partition.store.session("s")
+    assert all(task.snapshot is not None for task_id, task in session.tasks.items() if task_id != "child")
+    assert len(row_to_bytes(session.row_to_write())) <= session.size_estimate
