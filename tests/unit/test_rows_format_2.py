@@ -51,7 +51,7 @@ def test_repeats_are_known_from_now_on(feed: Feed) -> None:
     feed.changed({"doc": "3"}, event_id="new")
     feed.changed({"doc": "4"})
     feed.changed({"doc": "3"}, event_id="new")
-    assert feed.row.facets["doc"].value == "4"
+    assert feed.facets["doc"].value == "4"
 
 
 def test_results_and_dispatches_of_before_are_known_again(feed: Feed) -> None:
