@@ -9,7 +9,7 @@ from typing import Final
 import orjson
 
 from projections.attempts import attempt_id, family_of
-from projections.budget import NO_ROOM, added_by_reads, room_for
+from projections.budget import NO_ROOM, added_by_reads, room_for, snapshot_bytes
 from projections.expectation import differing, is_unknown
 from projections.facts import EffectAnswered, EventTaken, Fact, ProposalParked, ReadsStated
 from projections.gate import reason_for_all
@@ -62,6 +62,7 @@ def decide_proposal_past_barrier(
     if reads and identity not in task.step_ids:
         above = len(session.readers_above(task))
         added = added_by_reads(len(json_of(reads).encode()), len(reads), task_id, above)
+        added += snapshot_bytes(session, task)
         estimate = room_for(session, added, adds_names=not reads.keys() <= task.expected.keys())
         if estimate == NO_ROOM:
             return [answer.refused("session_full", 0), EventTaken(identity, proposal.timestamp, task_id)]

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from projections.budget import NAME_BYTES, NO_ROOM, added_above, room_for
+from projections.budget import NAME_BYTES, NO_ROOM, added_above, room_for, snapshot_bytes
 from projections.clocks import is_waiting_for_person, minds_signs_of_life
 from projections.facts import (
     DeadlineExtended,
@@ -14,7 +14,6 @@ from projections.facts import (
     HeartbeatReceived,
     StepTaken,
 )
-from projections.recent_ids import is_recent
 from projections.refusing import session_full
 from projections.session import Session
 from schemas.events import TaskExtended, TaskHeartbeat, TaskStep
@@ -36,9 +35,11 @@ def decide_step(session: Session, event: TaskStep, size_bytes: int, timestamp: i
     if task is None:
         return [EventIgnored("task.step")]
     identity = event_digest(source, event_id)
-    if is_recent(task.step_ids, identity):
+    if identity in task.step_ids:
         return [EventRepeated("task.step")]
     added = 2 * size_bytes + len(reads) * NAME_BYTES  # what it read may differ, too, and is then there twice
+    if reads:
+        added += snapshot_bytes(session, task)
     if reads and task.scope is not None and task.scope.parent is not None:
         added += added_above(task_id, len(reads), size_bytes) * len(session.ancestors(task))
     estimate = room_for(session, added, adds_names=bool(reads) and not reads.keys() <= task.expected.keys())
@@ -56,7 +57,7 @@ def decide_heartbeat(session: Session, event: TaskHeartbeat, timestamp: int) -> 
     if not minds_signs_of_life(task):
         return []
     identity = event_digest(event.source, event.event_id)
-    if is_recent(task.heartbeat_ids, identity):
+    if identity in task.heartbeat_ids:
         return [EventRepeated("task.heartbeat")]
     return [HeartbeatReceived(event.task_id, timestamp, identity)]
 
@@ -69,7 +70,7 @@ def decide_extension(session: Session, event: TaskExtended, timestamp: int) -> l
     if task is None or task.policy is None or task.policy.deadline_ms is None or task.wait is not None:
         return [EventIgnored("task.extended")]
     identity = event_digest(event.source, event.event_id)
-    if is_recent(task.step_ids, identity):
+    if identity in task.step_ids:
         return [EventRepeated("task.extended")]
     deadline_ms = task.policy.deadline_ms
     if task.clocks is not None and task.clocks.deadline_ms is not None:
