@@ -1,7 +1,7 @@
 """Attempts of one task: what a new one repeats, where it stands, and which of them a cancellation reaches.
 
-The gate commands a new attempt with `task.redispatch`, and remembers that with the task it repeats. An attempt that
-nobody commanded, or whose command is forgotten, is a task of its own.
+The gate commands a new attempt with `task.redispatch`, and remembers that with the task it repeats. A dispatch
+without a command, or whose command is forgotten, is a separate task.
 """
 
 from typing import NamedTuple
@@ -30,7 +30,7 @@ def next_attempt(task_id: str, task: Task) -> tuple[str, int] | None:
 
 
 def first_of(task_id: str, task: Task, attempt: int) -> str:
-    """Id of the first task of which this one is an attempt: by its command, or as its name says."""
+    """Id of the first task that an attempt repeats: by its command, or as its name shows."""
     if task.lineage is not None:
         return task.lineage.first
     return task_id.removesuffix(f"~{attempt}") if attempt > 1 else task_id
@@ -55,9 +55,11 @@ def lineage_of_next(task_id: str, task: Task, attempt: int) -> Lineage:
 
 
 def commanded(session: Session, task_id: str) -> Commanded | None:
-    """The command that the task's id answers; None if there is none."""
-    first, mark, number = task_id.rpartition("~")
-    if not mark or not number.isdecimal() or number[0] == "0" or len(number) > 2:
+    """The command that the task's id answers, if there is one."""
+    if "~" not in task_id:
+        return None
+    first, _, number = task_id.rpartition("~")
+    if not number.isdecimal() or number[0] == "0" or len(number) > 2:
         return None
     attempt = int(number)
     if not 2 <= attempt <= MAX_ATTEMPTS:

@@ -24,7 +24,6 @@ from projections.facts import (
     SessionForgotten,
     TaskEnded,
 )
-from projections.recent_ids import is_recent
 from projections.records import change_to_bytes
 from projections.refusing import session_full
 from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN
@@ -46,7 +45,7 @@ def decide_change(
     fields: _Fields = _picked(_fields_of(event))
     source, event_id, values, unset, caused_by = fields
     identity = event_digest(source, event_id)
-    if is_recent(session.context_ids, identity):
+    if identity in session.context_ids:
         return [EventRepeated("context.changed")]
     cause: str | None = caused_by.task_id if caused_by is not None else None
     changes = _changes(session, values, unset, cause)
@@ -139,7 +138,7 @@ def decide_cancel(session: Session, event: events.TaskCancelRequested, timestamp
     lists every step that was acknowledged before the broker was asked.
     """
     identity = event_digest(event.source, event.event_id)
-    if is_recent(session.context_ids, identity):
+    if identity in session.context_ids:
         return [EventRepeated("task.cancel_requested")]
     facts = _cancelled(session, event.task_id, timestamp)
     facts.append(EventTaken(identity, timestamp))
@@ -184,7 +183,7 @@ def decide_acknowledgement(
 ) -> list[Fact]:
     """A consumer reports what became of a delivery."""
     identity = event_digest(event.source, event.event_id)
-    if is_recent(session.context_ids, identity):
+    if identity in session.context_ids:
         return [EventRepeated("result.acknowledged")]
     return [_acknowledged(session, event, offset), EventTaken(identity, timestamp)]
 
@@ -217,7 +216,7 @@ def decide_erasure(session: Session, event: events.SessionErased, timestamp: int
     erasure included, does anything to what comes after it.
     """
     identity = event_digest(event.source, event.event_id)
-    if is_recent(session.context_ids, identity):
+    if identity in session.context_ids:
         return [EventRepeated("session.erased")]
     facts: list[Fact] = [EventIgnored(event_type(type(each.event))) for each in session.queued.values()]
     for parked in session.parked.values():

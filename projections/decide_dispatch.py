@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from projections.attempts import commanded
-from projections.budget import MAX_ROW_BYTES, NAME_BYTES, NO_ROOM, added_above, own_bytes, room_for
+from projections.budget import MAX_ROW_BYTES, NAME_BYTES, NO_ROOM, added_above, own_bytes, room_for, snapshot_bytes
 from projections.dispatched import Fields, differences, dispatched_fields, ended_fields, in_words, kept_of_dispatch
 from projections.ended import EndedTask
 from projections.ending import stop
@@ -342,12 +342,12 @@ def _added_bytes(session: Session, event: TaskDispatched, size_bytes: int) -> in
     depth = 0 if above is None else 1 + len(session.ancestors(above))
     count = len(event.snapshot) + len(depends_on)
     size = size_bytes + taken + count * NAME_BYTES
-    joining = 0
+    joining = snapshot_bytes(session, above) if above is not None and count else 0
     for child_id in session.parentless_children(task_id):
         child = session.tasks[child_id]
         below = child.scope.below if child.scope is not None else {}
         joining += added_above(child_id, len(child.expected), len(json_of((child.expected, below))))
-        joining += own_bytes(child)
+        joining += own_bytes(child) + size
     own = session.row.undispatched.get(task_id)
     if own is not None and depth:
         for changes in own.values():

@@ -9,7 +9,7 @@ from typing import Final
 import orjson
 
 from projections.attempts import attempt_id, family_of
-from projections.budget import NO_ROOM, added_by_reads, room_for
+from projections.budget import NO_ROOM, added_by_reads, room_for, snapshot_bytes
 from projections.expectation import differing, is_unknown
 from projections.facts import EffectAnswered, EventTaken, Fact, ProposalParked, ReadsStated
 from projections.gate import reason_for_all
@@ -43,16 +43,16 @@ def decide_proposal_past_barrier(
     event: TaskEffectProposed = proposal.event
     task_id = event.task_id
     task = session.tasks.get(task_id)
-    is_cancelled = task is not None and session.pending_cancel(task_id) is not None
-    if is_cancelled:
+    cancel = session.pending_cancel(task_id) if task is not None else None
+    if cancel is not None:
         task = None
     answer = _Answer(session, proposal, task, judged)
-    if task is None and not is_cancelled and not has_waited and session.ended_task(task_id) is None:
+    if task is None and cancel is None and not has_waited and session.ended_task(task_id) is None:
         return [ProposalParked(proposal)]
     if answer.is_conflict:
         return [answer.refused("key_conflict", 0)]
     if task is None:
-        return [answer.refused("late" if is_cancelled else _reason_of_end(session, task_id), 0)]
+        return [answer.refused(_reason_of_end(session, task_id) if cancel is None else cancel[0], 0)]
     if answer.duplicate_key is not None:
         return [answer.refused("duplicate_effect", 0)]
     facts: list[Fact] = []
@@ -62,6 +62,7 @@ def decide_proposal_past_barrier(
     if reads and identity not in task.step_ids:
         above = len(session.readers_above(task))
         added = added_by_reads(len(json_of(reads).encode()), len(reads), task_id, above)
+        added += snapshot_bytes(session, task)
         estimate = room_for(session, added, adds_names=not reads.keys() <= task.expected.keys())
         if estimate == NO_ROOM:
             return [answer.refused("session_full", 0), EventTaken(identity, proposal.timestamp, task_id)]

@@ -1,7 +1,7 @@
 """What results establish past their barrier: each is judged once, and its task ends with it or waits."""
 
 from projections.attempts import next_attempt
-from projections.budget import NO_ROOM, added_by_reads, has_room_to_wait, room_for
+from projections.budget import NO_ROOM, added_by_reads, has_room_to_wait, room_for, snapshot_bytes
 from projections.ended import EndedTask
 from projections.ending import end, ended_task, stop_children
 from projections.facts import (
@@ -42,6 +42,7 @@ def decide_result(session: Session, result: Arrived, rules: Rules) -> list[Fact]
         return decide_open(session, result, task, task, rules, [])
     above = session.readers_above(task)
     added = added_by_reads(len(json_of(reads).encode()), len(reads), task_id, len(above))
+    added += snapshot_bytes(session, task)
     estimate = room_for(session, added, adds_names=not reads.keys() <= task.expected.keys())
     seen = with_reads(session.facets, task, reads, result.timestamp)
     if estimate == NO_ROOM and (above or _would_wait(session, task_id, seen, result, rules)):

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from projections.budget import NAME_BYTES, NO_ROOM, added_above, room_for
+from projections.budget import NAME_BYTES, NO_ROOM, added_above, room_for, snapshot_bytes
 from projections.facts import (
     EventIgnored,
     EventRefused,
@@ -12,7 +12,6 @@ from projections.facts import (
     HeartbeatReceived,
     StepTaken,
 )
-from projections.recent_ids import is_recent
 from projections.refusing import session_full
 from projections.session import Session
 from schemas.events import TaskHeartbeat, TaskStep
@@ -34,9 +33,11 @@ def decide_step(session: Session, event: TaskStep, size_bytes: int, timestamp: i
     if task is None:
         return [EventIgnored("task.step")]
     identity = event_digest(source, event_id)
-    if is_recent(task.step_ids, identity):
+    if identity in task.step_ids:
         return [EventRepeated("task.step")]
     added = 2 * size_bytes + len(reads) * NAME_BYTES  # what it read may differ, too, and is then there twice
+    if reads:
+        added += snapshot_bytes(session, task)
     if reads and task.scope is not None and task.scope.parent is not None:
         added += added_above(task_id, len(reads), size_bytes) * len(session.ancestors(task))
     estimate = room_for(session, added, adds_names=bool(reads) and not reads.keys() <= task.expected.keys())
@@ -54,6 +55,6 @@ def decide_heartbeat(session: Session, event: TaskHeartbeat, timestamp: int) -> 
     if task.policy is None or task.policy.heartbeat_timeout_ms is None:
         return []
     identity = event_digest(event.source, event.event_id)
-    if is_recent(task.heartbeat_ids, identity):
+    if identity in task.heartbeat_ids:
         return [EventRepeated("task.heartbeat")]
     return [HeartbeatReceived(event.task_id, timestamp, identity)]

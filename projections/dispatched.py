@@ -91,7 +91,11 @@ def _seconds(milliseconds: int) -> float:
 
 def kept_of_dispatch(task: Task) -> str | None:
     """What is kept of an ended task's dispatch, besides its echo and its parent, as JSON; None if it is too long."""
-    text = json_of(fields_besides_echo(task))
+    if task.policy is None and not task.depends_on:
+        snapshot = task.expected if task.snapshot is None else task.snapshot
+        text = f'{{"snapshot":{json_of(snapshot)}}}' if snapshot else "{}"
+    else:
+        text = json_of(fields_besides_echo(task))
     return text if len(text) <= MAX_KEPT_BYTES else None
 
 

@@ -141,7 +141,10 @@ class EndedTask:
             told = f"{_text(self.acknowledged)},{_text(self.detail)},{self.dispatch or 'null'}"
             reported = f",{told},{json_of(self.next)}"
         elif self.dispatch is not None:
-            reported = f",{_text(self.acknowledged)},{_text(self.detail)},{self.dispatch}"
+            if self.acknowledged is None and self.detail is None:
+                reported = f",null,null,{self.dispatch}"
+            else:
+                reported = f",{_text(self.acknowledged)},{_text(self.detail)},{self.dispatch}"
         elif self.acknowledged is not None or self.detail is not None:
             reported = f",{_text(self.acknowledged)},{_text(self.detail)}"
         return (

@@ -673,7 +673,7 @@ def _park(session: Session, result: Arrived) -> None:
         parked = session.parked[task_id] = Parked() if parked is None else parked.copy()
         session.owned_parked.add(task_id)
     parked.add(result)
-    session.parked_count += 1
+    session.parked_count += not result.is_proposal
 
 
 def _unpark(session: Session, task_id: str) -> None:
@@ -682,7 +682,7 @@ def _unpark(session: Session, task_id: str) -> None:
         return
     _own_waiting(session)
     results = session.parked.pop(task_id).results
-    session.parked_count -= len(results)
+    session.parked_count -= sum(not result.is_proposal for result in results)
     for result in results:
         session.queued[_kept_as(result)] = result
         _to_judge(session, result)

@@ -341,7 +341,9 @@ class Partition:
             self._apply(session, facts, batch, index, _NOTHING)
             if kind is _DISPATCHED:
                 self._after_dispatch(session, event.task_id, facts, batch, index)
-            if self._pending or self._ready or self._stopped:
+            elif kind is _PROPOSED and facts and isinstance(facts[0], ProposalParked):
+                self._start_grace(session, event.task_id)
+            if self.has_ready:
                 self._decide_waiting()
         counts[_STEP] = counts.get(_STEP, 0) + steps
 
@@ -517,7 +519,7 @@ class Partition:
             first = facts[0] if facts else None
             if isinstance(first, ResultParked):
                 self._start_grace(session, result.task_id)
-            if self._pending or self._ready or self._stopped:
+            if self.has_ready:
                 self._decide_waiting()
 
     def judge_ready(self, position: LogPosition, now_ms: int, *, cold: bool | None = None) -> None:
@@ -567,9 +569,9 @@ class Partition:
 
     def _decide_waiting(self) -> None:
         """Judge what waited and waits no more: for its dispatch, for other tasks, for the context."""
-        if self._proposals:
-            self._answer_proposals()
-        while self._ready or self._pending or self._stopped:
+        while self._ready or self._pending or self._stopped or self._proposals:
+            if self._proposals:
+                self._answer_proposals()
             ready, self._ready = sorted(self._ready.values(), key=_offset), {}
             for result in ready:
                 session = self.store.session(result.session_id)
@@ -614,7 +616,7 @@ class Partition:
         self._at = None
 
     def _answer_proposals(self) -> None:
-        """Those that a worker of an earlier version kept: today an effect is answered when its record is decided."""
+        """Those whose dispatch has come. Others are answered when their record is decided."""
         proposals, self._proposals = self._proposals, {}
         for proposal in proposals.values():
             session = self.store.session(proposal.session_id)
@@ -699,7 +701,7 @@ class Partition:
 
     def _set_grace(self, session_id: str, task_id: str, parked: Parked) -> None:
         first = parked.results[0]
-        graces = self._cold_unknown if first.role == "results.cold" else self._unknown
+        graces = self._cold_unknown if first.role.endswith(".cold") else self._unknown
         graces.set((session_id, task_id), first.timestamp + self._rules.unknown_task_grace_ms)
 
     def _unset_grace(self, session_id: str, task_id: str) -> None:

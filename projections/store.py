@@ -350,8 +350,8 @@ class Store:
                 self.waiting_count += 1
             elif waiting_for == "unknown" and not self._is_known_task(session_id, task_id):
                 kept.parked.setdefault(task_id, Parked()).add(event)
-                kept.count += 1
-                self.waiting_count += 1
+                kept.count += not event.is_proposal
+                self.waiting_count += not event.is_proposal
             else:
                 kept.queued[event.kept_as or b""] = event
         self.loaded = {}  # they were decoded before all of their events were there

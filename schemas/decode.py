@@ -133,11 +133,12 @@ class Decoder:
 
     def __init__(self, role: Role, prefix: str = DEFAULT_PREFIX) -> None:
         """`prefix` of the topics, to name them where a record is on the wrong one."""
-        models = _MODELS[role.split(".", maxsplit=1)[0]]
+        group = role.split(".", maxsplit=1)[0]
+        models = _MODELS[group]
         self.session_id = ""
         """Of the event that was decoded last: reading it of the event costs ten times as much."""
         self._decode: Any = decoder(models).decode
-        self._has_parts = models is RESULT_EVENTS
+        self._has_parts = group == "results"  # compiled, a tuple is not the same object twice
         self._explain: TypeAdapter[Any] = TypeAdapter(_told_apart(models))
         self._prefix = prefix
 

@@ -38,8 +38,9 @@ def event_digest(source: str, event_id: str) -> bytes:
     SipHash-1-3, which CPython has for files of bytecode: a third of the cost of BLAKE2b, and every context event and
     step pays it. Its value is tested; a Python that computes another one only does not recognize what came before.
     """
-    key = _source_keys.get(source)
-    if key is None:
+    try:
+        key = _source_keys[source]
+    except KeyError:
         if len(_source_keys) >= _MAX_SOURCES:
             _source_keys.clear()
         key = _source_keys[source] = int.from_bytes(source_hash(0, source.encode()), "little", signed=True)

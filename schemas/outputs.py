@@ -75,14 +75,16 @@ class PartVerdict(Model):
 
 
 class Judged(Model):
-    """Where the logs stood when the verdict was given. A consumer that knows a later context offset knows better."""
+    """Where the logs stood when it was decided. A consumer that knows a later context offset knows better."""
 
     partition: int
     """The session's partition, the same on every topic."""
     context_offset: int
     """Every context event below this offset was folded."""
     steps_offset: int
-    """Every step below this offset was folded."""
+    """Every step below this offset was folded. Of the topic of the task's lane."""
+    results_offset: int | None = None
+    """Every result below this offset was decided, this one included. Of the topic of the task's lane."""
     at: Instant
     """The gate's clock."""
 

@@ -160,11 +160,9 @@ class Engine:
 
     async def on_revoked(self) -> None:
         """Let the running transaction finish and begin no other: the partitions may get other owners."""
-        if self._assignment is not None and self._cycle is not None:
+        if self._assignment is not None and self._cycle is not None and self._apart is not None:
             self._assignment.revoke()
-            await self._cycle.finished()
-        if self._apart is not None:
-            await self._apart.finished()
+            await asyncio.gather(self._cycle.finished(), self._apart.finished())
 
     def on_assigned(self, partitions: set[int], member: GroupMember) -> None:
         """Keep what stays, drop what went, take over what is new (in the background)."""

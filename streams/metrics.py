@@ -139,7 +139,7 @@ class Metrics(PartitionMetrics):
         registry.register(self.produce_to_verdict_seconds)
         self.barrier_wait_seconds: Final = Histogram(
             "tidegate_barrier_wait_seconds",
-            "From asking for the end offsets to having folded up to them, by lane",
+            "From asking for the end offsets of a cut to deciding below it, by lane",
             ["lane"],
             buckets=HOT_PATH_SECONDS,
             registry=registry,

@@ -281,9 +281,15 @@ def found_in(states: list[OpenState], limits: Limits, topic: str) -> Found:
         partitions=len(states),
         sessions=sum(len(state.rows) for state in states),
         open_tasks=open_tasks,
-        waiting_results=sum(not name.startswith(b'["effect"') for state in states for name in state.waiting),
+        waiting_results=sum(_is_result(name) for state in states for name in state.waiting),
         orphans=orphans,
     )
+
+
+def _is_result(name: bytes) -> bool:
+    """Whether what waits under the key is a result, and not a proposed effect."""
+    role: str = orjson.loads(name)[3]
+    return role.startswith("results")
 
 
 def _unreadable(topic: str, partition: int, error: Exception) -> TidegateError:

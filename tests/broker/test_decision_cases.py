@@ -95,7 +95,20 @@ async def _play_all(file: str, settings: Settings, tmp_path: Path) -> None:
         finally:
             reading.cancel()
         assert mistakes() == []
+        await _check_headers(gate)
         await gate.audit()
+
+
+async def _check_headers(gate: Gate) -> None:
+    """What a producer writes in headers of the gate's names does not come before the gate's word."""
+    theirs = [("tidegate_error", b"fine"), ("tidegate_origin_offset", b"7"), ("trace", b"1")]
+    (offset,) = await gate.write_raw("context", 0, (b"k", b"no event", theirs))
+    await gate.drained(WAIT_SECONDS)
+    (letter,) = [record for record in await gate.read("dlq") if record.value == b"no event"]
+    assert len(dict(letter.headers)) == len(letter.headers)
+    told = dict(letter.headers)
+    assert (told["tidegate_error"], told["tidegate_origin_offset"]) == (b"invalid_event", str(offset).encode())
+    assert told["trace"] == b"1"
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -123,7 +123,7 @@ def check_counters(store: Store) -> None:
         size_bytes = sum(each.size_bytes for each in [*waiting, *kept.queued.values()])
         assert kept.size_bytes == size_bytes
         events += size_bytes
-        results += len(waiting)
+        results += sum(not each.is_proposal for each in waiting)
     assert (store.waiting_bytes, store.waiting_count) == (events, results)
 
 

@@ -329,3 +329,18 @@ def test_headers_of_what_waits_count() -> None:
     feed.result("t", headers=[("traceparent", b"x" * 100_000), ("null", None)])
     feed.take()
     assert 100_000 < feed.partition.store.waiting_bytes < 101_000
+
+
+def test_what_a_dispatch_said_counts_once_more_when_its_task_expects_something_else() -> None:
+    feed = Feed()
+    snapshot: dict[str, str | None] = {f"facet-{number}": "v" * 900 for number in range(16)}
+    for number in range(25):
+        feed.dispatched(f"t{number}", snapshot)
+    feed.dispatched("child", {"facet-1": "y"}, parent_task_id="t0")
+    feed.send("task.effect_proposed", task_id="t1", idempotency_key="k", effect="pay", reads={"facet-1": "x"})
+    feed.barrier()
+    for number in range(2, 25):
+        feed.step(f"t{number}", {"facet-1": "x"})
+    session = feed.partition.store.session("s")
+    assert all(task.snapshot is not None for task_id, task in session.tasks.items() if task_id != "child")
+    assert len(row_to_bytes(session.row_to_write())) <= session.size_estimate

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from projections.recent_ids import MAX_RECENT, is_recent, with_event
+from projections.recent_ids import MAX_RECENT, with_event
 from projections.records import row_from_bytes, row_to_bytes
 from projections.rules import Rules
 from projections.store import Store
@@ -26,10 +26,10 @@ def test_the_last_events_are_known_and_older_ones_are_not() -> None:
     recent = b""
     identities = [event_digest("web", f"c-{number}") for number in range(MAX_RECENT + 1)]
     for identity in identities:
-        assert not is_recent(recent, identity)
+        assert identity not in recent
         recent = with_event(recent, identity)
-    assert not is_recent(recent, identities[0])
-    assert all(is_recent(recent, identity) for identity in identities[1:])
+    assert identities[0] not in recent
+    assert all(identity in recent for identity in identities[1:])
     assert len(recent) == MAX_RECENT * 8
 
 
