@@ -201,7 +201,7 @@ class Partition:
                     if task is not None:
                         outputs.append(publisher.open_status(session, task_id, task))
                 session.status_due = None
-            if session.replaced:
+            if session.replaced and session.is_changed:
                 forget_replaced(session, self._folded_ms)
                 self.keeps_replaced = self.keeps_replaced or bool(session.replaced)
             self._set_timers(session)

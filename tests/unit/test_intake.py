@@ -18,7 +18,6 @@ class Fetches:
     def __init__(self) -> None:
         self.joined: set[int] = set()
         self.queued_bytes: dict[tuple[str, int], int] = {}
-        self.hot_bytes = 0
         self.sought: list[tuple[str, int, int]] = []
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
@@ -57,33 +56,34 @@ def test_what_was_queued_before_is_dropped_and_a_hole_is_sought_back(intake: Int
     assert not intake.has("context")
     assert fetches.sought[-1] == ("c", 3, 5)
     intake.offer(batch(3, 8))
-    assert intake.take("context").offsets == [5, 6, 7]
+    assert intake.take().offsets == [5, 6, 7]
     assert intake.ends["context"] == 8
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 10])
-def test_pieces_are_the_batch_again(intake: Intake, fetches: Fetches, limit: int) -> None:
+def test_pieces_are_the_batch_again(intake: Intake, limit: int) -> None:
     intake.offer(batch(5, 12))
     pieces = []
     while intake.has("context"):
-        pieces.append(intake.take("context", limit))
+        pieces.append(intake.take(limit))
     assert [offset for piece in pieces for offset in piece.offsets] == list(range(5, 12))
     assert [piece.start for piece in pieces] == [5, *(piece.end for piece in pieces[:-1])]
     assert pieces[-1].end == 12
     assert all(len(piece) <= limit for piece in pieces)
-    assert (fetches.hot_bytes, intake.size_bytes) == (0, 0)
+    assert intake.size_bytes == 0
 
 
 def test_bytes_are_counted_as_long_as_they_wait(intake: Intake, fetches: Fetches) -> None:
     intake.offer(batch(5, 8))
     intake.offer(batch(0, 2, "results"))
-    assert (fetches.hot_bytes, intake.size_bytes) == (30, 50)
-    intake.hold_up_cold(yes=False)
-    assert fetches.hot_bytes == 0
-    intake.take("context", 1)
-    intake.hold_up_cold(yes=True)
-    assert fetches.hot_bytes == 20
+    assert intake.size_bytes == 50
+    intake.take(1)
+    assert intake.size_bytes == 40
+    run = intake.next_run("hot", {"steps": 0, "results": 2}, 10)
+    assert run is not None
+    assert (run.start, run.stop, intake.taken(run)) == (0, 2, 2)
+    assert intake.size_bytes == 20
     intake.stop()
-    assert (fetches.hot_bytes, intake.size_bytes, fetches.joined) == (0, 0, set())
+    assert (intake.size_bytes, fetches.joined) == (0, set())
     intake.offer(batch(5, 8))
     assert not intake.has("context")
