@@ -20,6 +20,7 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.agui import Translator
 from gateway.bodies import LEASES, AcknowledgementBody, CancelBody, CancelManyBody, ContextBody, DispatchBody, parse
 from gateway.config import LOCAL_HOSTS, GatewayConfig
 from gateway.feed import Feed
@@ -461,6 +462,10 @@ class Gateway:
             grant = await self._grant(headers)
         grant.require(route.session_id, "read")
         self._take_one(grant, scope)
+        form = query.get("format", "tidegate")
+        if form not in {"tidegate", "ag-ui"} or (form == "ag-ui" and not query.get("task")):
+            raise Problem("invalid_request", "format: `tidegate`, or `ag-ui` with a `task`")
+        translator = Translator(route.session_id, query["task"]) if form == "ag-ui" else None
         if self._streams.is_full():
             raise Problem("overloaded", "this instance has as many streams as it takes", retry_after_seconds=5)
         if not self._streams.enter(grant.holder):
@@ -477,7 +482,7 @@ class Gateway:
         if LEASES and client and "context" in grant.actions:
             presence = asyncio.get_running_loop().create_task(self._keep_present(route.session_id, client))
         try:
-            await stream(self.feed, self.metrics, subscriber, cursor, raw, receive, send)
+            await stream(self.feed, self.metrics, subscriber, cursor, raw, receive, send, translator)
         finally:
             self._streams.leave(grant.holder)
             if presence is not None:

@@ -199,6 +199,10 @@ _OPERATIONS: Final[dict[_Key, tuple[str, type[BaseModel] | None, int, str, Any, 
                 if LEASES
                 else ()
             ),
+            _query(
+                "format", {"enum": ["tidegate", "ag-ui"]}, "`ag-ui`: the events of one `task` in AG-UI's event types."
+            ),
+            _query("task", _TEXT, "The task to follow, with `format=ag-ui`."),
             _query("ticket", {"type": "string"}, "A stream ticket, for clients that cannot send `Authorization`."),
         ],
         ("too_many_streams",),

@@ -15,6 +15,7 @@ import structlog
 from aiokafka.errors import KafkaError
 from starlette.types import Receive, Send
 
+from gateway.agui import Translator
 from gateway.cursor import Cursor, parse_cursor
 from gateway.feed import Feed, TooFarBehindError
 from gateway.frames import frame
@@ -40,8 +41,9 @@ async def stream(
     extra_headers: list[tuple[bytes, bytes]],
     receive: Receive,
     send: Send,
+    translator: Translator | None = None,
 ) -> None:
-    """Send the session's events until the client leaves or the subscriber is closed.
+    """Send the session's events until the client leaves or the subscriber is closed; with a translator, in its form.
 
     Cancelled, it unsubscribes; nothing is written anywhere for a client that leaves.
     """
@@ -57,11 +59,15 @@ async def stream(
         while True:
             await subscriber.wait()
             body = subscriber.take()
+            if body and translator is not None:
+                body = translator.translate(body)
+                if translator.is_ended:
+                    subscriber.close("ended")
             if body:
                 await send({"type": "http.response.body", "body": body, "more_body": True})
-            elif subscriber.closed is not None:
+            if subscriber.closed is not None and not subscriber.has_blocks:
                 break
-        if subscriber.closed in {"drain", "unauthorized", "failed"}:
+        if subscriber.closed in {"drain", "unauthorized", "failed", "ended"}:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
     finally:
         watching.cancel()

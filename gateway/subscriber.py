@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Literal
 
-Reason = Literal["slow", "drain", "unauthorized", "gone", "failed"]
+Reason = Literal["slow", "drain", "unauthorized", "gone", "failed", "ended"]
 _OVERHEAD_BYTES: Final = 100
 _numbers: Final = itertools.count()
 
@@ -70,6 +70,11 @@ class Subscriber:
         self._queue.append(cell)
         self._bytes += len(block) + _OVERHEAD_BYTES
         self.wake()
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether something is queued."""
+        return bool(self._queue)
 
     def take(self) -> bytes:
         """Everything queued, in order."""

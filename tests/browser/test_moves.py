@@ -122,3 +122,16 @@ def test_cancel_leaves_a_receipt(browser: webdriver.Chrome, stage: Stage, new_se
     page.until(lambda: page.stage() == "cancelled", "it is cancelled")
     page.until(lambda: "never begun: " in page.words(), "with a receipt")
     page.until(lambda: "came all the same, and was withheld" in page.words(), "and its late result is withheld")
+
+
+def test_pages_left_behind_hold_no_connection(
+    browser: webdriver.Chrome, stage: Stage, new_session: Callable[[], str]
+) -> None:
+    """A browser keeps pages for its back button, and has six connections for a host."""
+    for _ in range(8):
+        page = Page(browser, stage.gateway.url, new_session()).open()
+    page.ask()
+    browser.back()
+    browser.back()  # over about:blank
+    page.until(lambda: "connected" in page.find("connection").text, "the page before is connected again")
+    page.ask()

@@ -150,6 +150,27 @@ async def behind_a_proxy(gate: Gate, gateway: GatewayProcess, bearer: str) -> No
     ]
 
 
+async def as_ag_ui(gate: Gate, gateway: GatewayProcess, bearer: str) -> None:
+    async with gateway.client(bearer) as client:
+        wrong = await client.get(path(SESSION, "events"), params={"format": "ag-ui"})
+        assert (wrong.status_code, wrong.json()["type"]) == (400, "urn:tidegate:problem:invalid_request")
+        query = {"format": "ag-ui", "task": "t300"}
+        async with client.stream("GET", path(SESSION, "events"), params=query) as response:
+            lines = response.aiter_lines()
+            async for line in lines:
+                if line.startswith("id: "):
+                    break
+            await deliver(gate, range(299, 301), payload="found")
+            status = {"type": "task.status", "task_id": "t300", "status": "ended", "disposition": "delivered"}
+            key = orjson.dumps([SESSION, "t300"])
+            await gate.write_raw("tasks", partition_of(SESSION.encode(), 2), (key, orjson.dumps(status), []))
+            data = [orjson.loads(line[6:]) async for line in lines if line.startswith("data: ")]  # to the stream's end
+    kinds = [each["type"] for each in data]
+    assert kinds[0] == "RUN_STARTED"
+    assert kinds[-1] == "RUN_FINISHED"
+    assert [each["delta"] for each in data if each["type"] == "TEXT_MESSAGE_CONTENT"] == ["found"]
+
+
 async def draining(gateway: GatewayProcess, bearer: str) -> None:
     async with listening(Listener([gateway.url], SESSION, bearer)) as ears, gateway.client(bearer) as client:
         began = time.monotonic()
@@ -167,6 +188,7 @@ async def stream_story(settings: Settings, directory: Path) -> None:
         await resets(gate, gateway, bearer)
         await slow_clients(gate, gateway, bearer)
         await behind_a_proxy(gate, gateway, bearer)
+        await as_ag_ui(gate, gateway, bearer)
         await draining(gateway, bearer)
 
 

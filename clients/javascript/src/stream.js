@@ -20,16 +20,45 @@ const SILENCE_MS = 45_000 // three heartbeats: the connection is dead, whatever 
  * @param {(event: { type: string, data: any, cursor: string }) => void} options.emit
  * @param {(state: { connected: boolean, leader: boolean }) => void} options.onState
  */
-export async function follow({ http, path, name, cursor, shared, signal, emit, onState, silenceMs = SILENCE_MS }) {
-  let mine = cursor
+export async function follow({ signal, cursor, ...options }) {
+  const at = { cursor }
+  while (!signal.aborted) {
+    // A page that the browser keeps for "back" would keep its connection, too, and a browser has six for each host.
+    const shown = new AbortController()
+    const hide = () => shown.abort(signal.reason)
+    signal.addEventListener('abort', hide, { once: true })
+    globalThis.addEventListener?.('pagehide', hide, { once: true })
+    try {
+      await followWhileShown({ ...options, at, signal: shown.signal })
+    } finally {
+      signal.removeEventListener('abort', hide)
+      globalThis.removeEventListener?.('pagehide', hide)
+    }
+    if (!signal.aborted) await shownAgain(signal)
+  }
+}
+
+function shownAgain(signal) {
+  return new Promise((resolve) => {
+    const done = () => {
+      signal.removeEventListener('abort', done)
+      globalThis.removeEventListener('pageshow', done)
+      resolve()
+    }
+    signal.addEventListener('abort', done, { once: true })
+    globalThis.addEventListener('pageshow', done, { once: true })
+  })
+}
+
+async function followWhileShown({ http, path, name, at, shared, signal, emit, onState, silenceMs = SILENCE_MS }) {
   const take = (event) => {
-    if (event.cursor && isSeen(event.cursor, mine)) return false
-    mine = later(event.cursor, mine) // first argument wins where topics were created again
+    if (event.cursor && isSeen(event.cursor, at.cursor)) return false
+    at.cursor = later(event.cursor, at.cursor) // first argument wins where topics were created again
     if (event.type !== 'position') emit(event)
     return true
   }
   if (!shared) {
-    await connect({ http, path, signal, silenceMs, cursorOf: () => mine, onState, deliver: take })
+    await connect({ http, path, signal, silenceMs, cursorOf: () => at.cursor, onState, deliver: take })
     return
   }
 
@@ -44,7 +73,7 @@ export async function follow({ http, path, name, cursor, shared, signal, emit, o
     } else if (message.kind === 'state' && !leading) {
       onState({ connected: message.connected, leader: false })
     } else if (message.kind === 'where' && leading) {
-      channel.postMessage({ kind: 'here', cursor: mine, connected })
+      channel.postMessage({ kind: 'here', cursor: at.cursor, connected })
     } else if (message.kind === 'here') {
       leaderAt = message.cursor
       if (!leading) onState({ connected: message.connected, leader: false })
@@ -63,7 +92,7 @@ export async function follow({ http, path, name, cursor, shared, signal, emit, o
       path,
       signal,
       silenceMs,
-      cursorOf: () => mine,
+      cursorOf: () => at.cursor,
       onState: (state) => {
         connected = state.connected
         onState({ ...state, leader: true })
@@ -94,7 +123,7 @@ export async function follow({ http, path, name, cursor, shared, signal, emit, o
     ])
     if (other === 'asked' && !leading && waiting) {
       // What this tab has missed before it came, by a connection of its own, up to where the others are.
-      if (mine && leaderAt && !isSeen(leaderAt, mine)) {
+      if (at.cursor && leaderAt && !isSeen(leaderAt, at.cursor)) {
         const own = new AbortController()
         const stop = () => own.abort()
         signal.addEventListener('abort', stop, { once: true })
@@ -104,18 +133,18 @@ export async function follow({ http, path, name, cursor, shared, signal, emit, o
           path,
           signal: own.signal,
           silenceMs,
-          cursorOf: () => mine,
+          cursorOf: () => at.cursor,
           onState: () => {},
           deliver: (event) => {
             take(event)
-            if (isSeen(goal, mine) || leading) own.abort()
+            if (isSeen(goal, at.cursor) || leading) own.abort()
           },
         }).catch((error) => {
           if (!own.signal.aborted) throw error
         })
         signal.removeEventListener('abort', stop)
       } else {
-        mine = later(leaderAt, mine)
+        at.cursor = later(leaderAt, at.cursor)
       }
       waiting?.forEach(take)
       waiting = null
