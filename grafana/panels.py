@@ -414,6 +414,62 @@ STATE = Row(
     ),
 )
 
+GATEWAY = Row(
+    "Gateway",
+    (
+        Panel(
+            "Open streams",
+            "Event streams that are open, and the partitions that are read for them.",
+            "graph",
+            "short",
+            (
+                Query(gauge("tidegate_gateway_streams", "instance"), "streams {{instance}}"),
+                Query(gauge("tidegate_gateway_partitions", "instance"), "partitions {{instance}}"),
+            ),
+        ),
+        Panel(
+            "Events and resumes",
+            "Events put into streams per second; streams that came back with a cursor, and those that had to begin"
+            " with a snapshot.",
+            "graph",
+            "ops",
+            (
+                Query(rate("tidegate_gateway_events_out_total"), "events"),
+                Query(rate("tidegate_gateway_resumes_total"), "resumes"),
+                Query(rate("tidegate_gateway_resets_total"), "resets"),
+            ),
+        ),
+        Panel(
+            "Closed streams",
+            "By reason. `slow`: the client did not take its events in time; it resumes.",
+            "stacked",
+            "ops",
+            (Query(rate("tidegate_gateway_streams_closed_total", by="reason"), "{{reason}}"),),
+        ),
+        Panel(
+            "Catching up",
+            "From a resuming client's connection to the end of what it had missed.",
+            "graph",
+            "s",
+            quantiles("tidegate_gateway_catch_up_seconds"),
+        ),
+        Panel(
+            "Request latency",
+            "By route. A write is answered when Kafka has acknowledged it.",
+            "graph",
+            "s",
+            (Query(quantile(0.99, "tidegate_gateway_request_seconds", by="route"), "p99 {{route}}"),),
+        ),
+        Panel(
+            "Refused requests",
+            "By problem.",
+            "stacked",
+            "reqps",
+            (Query(rate("tidegate_gateway_refused_total", by="problem"), "{{problem}}"),),
+        ),
+    ),
+)
+
 COST = Row(
     "Cost",
     (
@@ -441,4 +497,4 @@ COST = Row(
     ),
 )
 
-ROWS: Final = (OVERVIEW, DECISIONS, LATENCY, BACKLOG, TROUBLE, STATE, COST)
+ROWS: Final = (OVERVIEW, DECISIONS, LATENCY, BACKLOG, TROUBLE, STATE, GATEWAY, COST)

@@ -2,14 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final
 
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from projections.partition import Partition
 from schemas.decode import Batch
+from schemas.topics import Role
 from streams.apart import Apart
 from streams.assignment import Assignment
 from streams.changelog import KafkaChangelog
@@ -174,6 +176,11 @@ class Engine:
         _log.info("partitions_assigned", partitions=sorted(partitions), generation=member.generation)
 
     # What the worker tells
+
+    def owned(self, number: int) -> tuple[Partition, Mapping[Role, int]] | None:
+        """A partition that is running here, with the positions its committed rows reach; None if it is not."""
+        task = self._assignment.tasks.get(number) if self._assignment is not None else None
+        return None if task is None else task.committed_state
 
     def healthy(self) -> tuple[bool, str]:
         """Whether nothing fatal has happened, and what has."""

@@ -117,6 +117,13 @@ class PartitionLife:
         return True
 
     @property
+    def committed_state(self) -> tuple[Partition, Mapping[Role, int]] | None:
+        """The partition, and the positions that its committed rows reach; None while it is not running."""
+        if self._partition is None or self.state != "running":
+            return None
+        return self._partition, self._committed
+
+    @property
     def is_suspended(self) -> bool:
         """Whether it may be able to go on without being taken over again."""
         return self._suspended is not None

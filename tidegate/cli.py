@@ -88,6 +88,25 @@ def worker() -> None:
 
 
 @app.command()
+def gateway(
+    unauthenticated: Annotated[
+        bool,
+        typer.Option("--unauthenticated", help="Serve everybody on this machine without a token. On localhost only."),
+    ] = False,
+    demo_page: Annotated[
+        bool, typer.Option("--demo-page", help="Serve the page of `tidegate demo --web` as well.")
+    ] = False,
+) -> None:
+    """Run one gateway: HTTP and server-sent events for web and mobile applications, until SIGTERM or Ctrl-C.
+
+    Any number of them may run side by side. Configured by TIDEGATE_* variables or a file; see `tidegate config`.
+    """
+    from tidegate.commands.gateway import run_gateway
+
+    run_gateway(unauthenticated=unauthenticated, page=demo_page)
+
+
+@app.command()
 def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     require_drained: Annotated[
@@ -209,11 +228,19 @@ def demo(
         int, typer.Option(help="Sessions of the load, with one task of ten events each.", min=1)
     ] = 20_000,
     rate: Annotated[int, typer.Option(help="Events per second the load is sent with.", min=100)] = 6_000,
+    web: Annotated[
+        bool, typer.Option("--web", help="Serve a page to try it with instead, with simulated agents, until Ctrl-C.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port of that page; 0 takes a free one.", min=0, max=65535)] = 8080,
 ) -> None:
     """See the gate at work: a real broker, a worker, a short story, a load, an audit. Needs nothing but this command.
 
     Exit status 0 if the audit finds nothing wrong. Everything it starts and writes is gone when it ends.
     """
+    if web:
+        from tidegate.demo.web import run_web_demo
+
+        raise typer.Exit(run_web_demo(port))
     from tidegate.demo.command import Size, run_demo
 
     if status := run_demo(Size(sessions, rate)):

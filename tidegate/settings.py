@@ -121,6 +121,54 @@ class Settings(BaseSettings):
     state_dir: Path = Field(default_factory=paths.state_dir, description="Files of this worker and of the local broker")
     metrics_host: str = Field(default="127.0.0.1", min_length=1, description="Address of /metrics, /healthz, /readyz")
     metrics_port: int = Field(default=9464, ge=0, le=65_535, description="Their port; 0 takes a free one")
+    query_secret: SecretStr | None = Field(
+        default=None,
+        min_length=32,
+        description="Signs the gateways' questions to workers, the same on all of both; unset: workers answer none",
+    )
+    query_host: str = Field(
+        default="127.0.0.1", min_length=1, description="Address of the worker's read endpoint, where gateways reach it"
+    )
+    query_port: int = Field(default=0, ge=0, le=65_535, description="Its port; 0 takes a free one")
+    gateway_host: str = Field(default="127.0.0.1", min_length=1, description="Address the gateway listens on")
+    gateway_port: int = Field(default=8080, ge=0, le=65_535, description="Its port; 0 takes a free one")
+    gateway_source: str = Field(
+        default="gateway", min_length=1, max_length=200, description="`source` of the events that the gateway writes"
+    )
+    gateway_jwt_secret: SecretStr | None = Field(
+        default=None, min_length=32, description="Secret that HS256 tokens are signed with, at least 32 bytes"
+    )
+    gateway_jwt_public_key_file: Path | None = Field(
+        default=None, description="PEM file of the public key that RS256 or ES256 tokens are verified with"
+    )
+    gateway_jwks_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="Address of a JWKS with such keys, fetched again as keys rotate",
+    )
+    gateway_jwt_audience: str = Field(default="tidegate", min_length=1, description="Audience that tokens must have")
+    gateway_jwt_issuer: str | None = Field(default=None, description="Issuer that tokens must have, if it is set")
+    gateway_jwt_claim: str = Field(default="tidegate", min_length=1, description="Claim that holds a token's grant")
+    gateway_require_tenant: bool = Field(default=False, description="Refuse tokens whose grant names no tenant")
+    gateway_ticket_secret: SecretStr | None = Field(
+        default=None, min_length=32, description="Signs stream tickets, the same on all gateways; unset: no tickets"
+    )
+    gateway_cors_origins: list[str] = Field(
+        default_factory=list, description="Origins whose pages may use the gateway, as a JSON list; none by default"
+    )
+    gateway_requests_per_second: float = Field(
+        default=50.0, gt=0.0, le=100_000.0, description="Requests per second that one token may send"
+    )
+    gateway_streams_per_token: int = Field(
+        default=16, ge=1, le=100_000, description="Event streams that one token may have open on one gateway"
+    )
+    gateway_heartbeat_seconds: float = Field(
+        default=15.0, ge=1.0, le=300.0, description="Time between two heartbeats of an event stream"
+    )
+    gateway_drain_seconds: float = Field(
+        default=5.0, ge=0.0, le=300.0, description="How long a gateway that stops waits for its streams to leave"
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least level to log")
     log_format: Literal["console", "json"] = Field(default="console", description="Log lines for people or machines")
 

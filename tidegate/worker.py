@@ -2,6 +2,9 @@
 
 import asyncio
 import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from projections import partition
+from streams import queries
 from streams.app import GateApp, build_app
 from streams.config import EngineConfig
 from streams.engine import Engine
@@ -60,7 +64,7 @@ async def _run(settings: Settings) -> None:
         )
         try:
             if await _connected(engine, settings, stop):
-                await _work(config, engine, stop)
+                await _work(config, engine, settings, stop)
         finally:
             await engine.stop()
     _log.info("worker_stopped")
@@ -102,8 +106,33 @@ async def _check_topics(settings: Settings) -> None:
         raise FatalError("; ".join(stops) + ". See: tidegate topics check")
 
 
-async def _work(config: EngineConfig, engine: Engine, stop: asyncio.Event) -> None:
+async def _work(config: EngineConfig, engine: Engine, settings: Settings, stop: asyncio.Event) -> None:
     app = build_app(config, engine)
+    async with _answering(app, engine, settings):
+        await _until_told(app, engine, stop)
+
+
+@asynccontextmanager
+async def _answering(app: GateApp, engine: Engine, settings: Settings) -> AsyncIterator[None]:
+    """Serve the read endpoint and announce it, if there is a secret to sign with. Raises `FatalError`."""
+    secret, host = settings.query_secret, settings.query_host
+    if secret is None:
+        yield
+        return
+    try:
+        serving = queries.serve(host, settings.query_port, secret.get_secret_value(), settings.group_id, engine.owned)
+        async with serving as port:
+            named = socket.gethostname() if host in {"0.0.0.0", "::"} else host  # noqa: S104 - not bound here
+            app.member_url = queries.announced(app.member_url, named, port)
+            yield
+    except OSError as error:
+        raise FatalError(
+            f"Cannot serve the read endpoint on {host}, port {settings.query_port}: {error.strerror or error}."
+            " Check TIDEGATE_QUERY_HOST and TIDEGATE_QUERY_PORT."
+        ) from error
+
+
+async def _until_told(app: GateApp, engine: Engine, stop: asyncio.Event) -> None:
     tasks: list[asyncio.Task[Any]] = [
         asyncio.create_task(stop.wait(), name="signal"),
         asyncio.create_task(watch(app), name="watchdog"),

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from gateway.metrics import Metrics as GatewayMetrics
 from streams.metrics import Metrics
 
 TARGET_LABELS = {"instance", "job"}
@@ -17,7 +18,7 @@ def filled_in(expression: str) -> str:
     return expression
 
 
-def sample_labels(metrics: Metrics) -> dict[str, set[str]]:
+def sample_labels(metrics: Metrics | GatewayMetrics) -> dict[str, set[str]]:
     """For each name that a scrape shows, the labels it has."""
     labels: dict[str, set[str]] = {name: set() for name in BUILT_IN}
     for family in metrics.registry.collect():

@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from tests.unit.promql import TARGET_LABELS, groupings, sample_labels, selectors
-from tests.unit.used_metrics import used_metrics
+from tests.unit.used_metrics import used_gateway_metrics, used_metrics
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
 RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load((GRAFANA / "alerts.yml").read_text())["groups"] for rule in group["rules"]
 ]
-LABELS = sample_labels(used_metrics())
+LABELS = sample_labels(used_metrics()) | sample_labels(used_gateway_metrics())
 
 every_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
 with_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Prometheus) is not installed")
@@ -48,7 +48,8 @@ def test_rule_is_tested_on_trouble_and_on_silence(rule: dict[str, Any]) -> None:
 def test_prometheus_reads_the_rules_next_to_it() -> None:
     config = yaml.safe_load((GRAFANA / "prometheus.yml").read_text())
     assert config["rule_files"] == ["alerts.yml"]
-    assert [job["job_name"] for job in config["scrape_configs"]] == ["tidegate"]  # the rules ask for job="tidegate"
+    jobs = [job["job_name"] for job in config["scrape_configs"]]
+    assert jobs == ["tidegate", "tidegate-gateway"]  # the rules ask for them
 
 
 def test_grafana_knows_the_scrape_interval() -> None:

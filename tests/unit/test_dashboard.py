@@ -8,10 +8,10 @@ from grafana import dashboard
 from grafana.panels import ROWS, STATE_NUMBERS, Query
 from streams.partition_metrics import STATES
 from tests.unit.promql import TARGET_LABELS, filled_in, groupings, sample_labels, selectors
-from tests.unit.used_metrics import used_metrics
+from tests.unit.used_metrics import used_gateway_metrics, used_metrics
 
 QUERIES = [query for row in ROWS for panel in row.panels for query in panel.queries]
-LABELS = sample_labels(used_metrics())
+LABELS = sample_labels(used_metrics()) | sample_labels(used_gateway_metrics())
 
 every_query = pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.expression[:60])
 

@@ -22,9 +22,8 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 CONTRACT, OPERATIONS = DOCUMENTS["contract.md"], DOCUMENTS["operations.md"]
 LABELS = sample_labels(used_metrics())
-SOURCES = [
-    path for package in ("schemas", "projections", "streams", "tidegate") for path in (ROOT / package).rglob("*.py")
-]
+PACKAGES = ("schemas", "projections", "streams", "gateway", "tidegate")
+SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
 MODELS = {event_type(model): model for model in (*INPUT_EVENTS, *OUTPUT_EVENTS)}
 
 every_document = pytest.mark.parametrize("name", sorted(DOCUMENTS))

@@ -10,6 +10,7 @@ FORBIDDEN = {
     "schemas": {"projections", "streams", "tidegate", "faust", "aiokafka", "mode", "asyncio", "time"},
     "projections": {"streams", "tidegate", "faust", "aiokafka", "mode", "asyncio", "time"},
     "streams": {"tidegate"},
+    "gateway": {"projections", "streams", "tidegate", "faust", "mode"},
     "tidegate/audit": {"projections", "streams"},
 }
 

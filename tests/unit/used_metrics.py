@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from gateway.metrics import Metrics as GatewayMetrics
 from projections.changes import Verdicted
 from schemas.topics import topic_name
 from streams.metrics import Metrics
@@ -56,4 +57,19 @@ def used_metrics() -> Metrics:
     metrics.restored(0.75, 2)
     metrics.handover()
     metrics.rebalance()
+    return metrics
+
+
+def used_gateway_metrics() -> GatewayMetrics:
+    """The same of a gateway."""
+    metrics = GatewayMetrics()
+    metrics.streams.set(40)
+    metrics.partitions.set(3)
+    metrics.events_out.inc(900)
+    metrics.resumes.inc(5)
+    metrics.resets.inc()
+    metrics.closed.labels("slow").inc()
+    metrics.catch_up_seconds.observe(0.02)
+    metrics.requests.labels("/v1/sessions/{session}/tasks", "POST", "202").observe(0.004)
+    metrics.refused.labels("forbidden").inc()
     return metrics
