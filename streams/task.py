@@ -22,7 +22,7 @@ from streams.config import LANE, RESULTS, STEPS
 from streams.life import PartitionLife
 from streams.probing import Work
 from streams.tally import Tally, tell_kept
-from streams.unreadable import UnreadableBatch
+from streams.unreadable import refused_if_unreadable
 from streams.work import StagedWork
 
 _log = structlog.get_logger(__name__)
@@ -52,9 +52,7 @@ class PartitionTask(PartitionLife):
         batch = self._intake.take(role, self._pace.records if limit is None else min(limit, self._pace.records))
         self._tally.count(batch)
         self._reached[role] = batch.end
-        if isinstance(batch, UnreadableBatch):
-            batch = batch.refuse(self._refusals)
-        return self._search.took(batch, self._refusals)
+        return self._search.took(refused_if_unreadable(batch, self._refusals), self._refusals)
 
     def _may_take(self, lane: Lane) -> bool:
         """Whether another record may be worked on before the next transaction."""
