@@ -38,7 +38,7 @@ class Batch:
 
     `start` and `end` are the consumer's positions before and after the fetch; a batch may hold no record (commit
     markers, aborted transactions, compacted gaps). `offsets`, `timestamps` (ms, the broker's), `keys`, `values` and
-    `headers` run in parallel.
+    `headers` run in parallel. `unreadable` says why its only value, a whole batch of a producer, cannot be unpacked.
     """
 
     role: Role
@@ -51,6 +51,7 @@ class Batch:
     values: list[bytes | None]
     headers: list[Headers]
     size_bytes: int = 0
+    unreadable: str = ""
 
     def __len__(self) -> int:
         return len(self.offsets)

@@ -23,7 +23,7 @@ from streams.cut import PendingCut
 from streams.life import PartitionLife
 from streams.probing import Work
 from streams.tally import Tally, tell_kept
-from streams.unreadable import UnreadableBatch
+from streams.unreadable import refused_if_unreadable
 from streams.work import StagedWork
 
 _log = structlog.get_logger(__name__)
@@ -62,9 +62,7 @@ class PartitionTask(PartitionLife):
         """A batch is about to be folded or decided. Returns it without what is refused at once."""
         self._tally.count(batch)
         self._reached[batch.role] = batch.end
-        if isinstance(batch, UnreadableBatch):
-            batch = batch.refuse(self._refusals)
-        return self._search.took(batch, self._refusals)
+        return self._search.took(refused_if_unreadable(batch, self._refusals), self._refusals)
 
     @property
     def _may_take(self) -> bool:
@@ -167,7 +165,7 @@ class PartitionTask(PartitionLife):
 
     def _decide_run(self, lane: Lane, run: Run) -> None:
         batch, start, stop = run
-        if self._search.is_on or self._search.leaves_out or isinstance(batch, UnreadableBatch):
+        if self._search.is_on or self._search.leaves_out or batch.unreadable:
             batch = self._took(batch.between(start, stop))
             start, stop = 0, len(batch)
         else:

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from schemas.decode import Batch, Refusal
 from schemas.topics import Role
 
 
-@dataclass(slots=True)
-class UnreadableBatch(Batch):
-    """Its only value is the batch as the broker keeps it, head and all; `reason` says why it cannot be unpacked."""
-
-    reason: str = ""
-
-    def refuse(self, refusals: list[Refusal]) -> Batch:
-        """Add it to `refusals`. Returns what is left: its place in the log."""
-        refusals.append(Refusal(self, 0, "unreadable_batch", self.reason))
-        return Batch(self.role, self.partition, self.start, self.end, [], [], [], [], [])
-
-
-def unreadable(role: Role, partition: int, start: int, batch: Any, raw: bytes, reason: str) -> UnreadableBatch:
-    """The batch that aiokafka has read the head of."""
-    detail = (
-        f"{reason}; the value is Kafka's record batch of the offsets {batch.base_offset} to {batch.next_offset - 1}"
-    )
-    return UnreadableBatch(
+def unreadable(role: Role, partition: int, start: int, batch: Any, raw: bytes, reason: str) -> Batch:
+    """The batch that aiokafka has read the head of, as one record: its value is what the broker keeps, head and all."""
+    offsets = f"{batch.base_offset} to {batch.next_offset - 1}"
+    return Batch(
         role,
         partition,
         start,
@@ -37,5 +22,13 @@ def unreadable(role: Role, partition: int, start: int, batch: Any, raw: bytes, r
         [raw],
         [[]],
         len(raw),
-        detail,
+        f"{reason}; the value is Kafka's record batch of the offsets {offsets}",
     )
+
+
+def refused_if_unreadable(batch: Batch, refusals: list[Refusal]) -> Batch:
+    """The batch; of one that cannot be unpacked, its place in the log: what it holds is added to `refusals`."""
+    if not batch.unreadable:
+        return batch
+    refusals.append(Refusal(batch, 0, "unreadable_batch", batch.unreadable))
+    return Batch(batch.role, batch.partition, batch.start, batch.end, [], [], [], [], [])

@@ -259,8 +259,9 @@ class SimulatedFetches:
                 if random.random() < 0.3 or tp not in self._positions or tp in self._network.broker.leaderless:
                     continue
                 if random.random() < 0.02:  # a buffer from before a seek: what it holds is known, or leaves a hole
-                    moved = self._positions[tp] + random.randint(-5, 3)
-                    self._positions[tp] = max(0, min(moved, self._network.broker.log(tp).stable_end))
+                    moved = max(0, self._positions[tp] + random.randint(-5, 3))
+                    if moved < self._network.broker.log(tp).stable_end:  # else it would hold nothing
+                        self._positions[tp] = moved
                 batch = self._batch(role, tp, random.randint(1, 40))
                 if batch is not None:
                     found.append(batch)

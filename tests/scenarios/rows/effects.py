@@ -59,7 +59,7 @@ EFFECTS = (
             proposes("mail", "send-2"),
         ),
         {"mail": ["effect send-1: cleared", "effect send-1: refused, stale", "effect send-2: refused, stale"]},
-        says=(("effect.refused", {"idempotency_key": "send-1", "first_cleared": {"context_offset": 1}}),),
+        says=(("effect.refused", {"idempotency_key": "send-1", "reason": "stale"}),),
     ),
     Case(
         "a refusal does not stick to its key",
