@@ -141,6 +141,7 @@ class Run:
                     partition.fold_steps(batch, place, now_ms)
                 else:
                     partition.judge(batch, place, now_ms)
+        partition.has_folded(now_ms)
         with self.stage("encode"):
             changes = partition.take(now_ms)
         partition.committed()

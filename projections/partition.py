@@ -242,7 +242,10 @@ class Partition:
     def roll_back(self) -> None:
         """Go back to what was last committed: the transaction was aborted, or something raised while folding."""
         self._changes = Changes()
-        for session_id in self.store.roll_back():
+        rolled_back = self.store.roll_back()
+        changed = set(rolled_back)
+        self._cancels = {name: None for name in self._cancels if name[0] not in changed}
+        for session_id in rolled_back:
             session = self.store.known(session_id)
             if session is not None:
                 self._set_timers(session)
@@ -722,19 +725,24 @@ class Partition:
                     dues.append(due)
         return min(dues) if dues else None
 
-    def act_on_due(self, position: LogPosition, now_ms: int, *, hot_only: bool = False) -> None:
+    def act_on_due(
+        self, position: LogPosition, now_ms: int, *, hot_only: bool = False, cold_only: bool = False
+    ) -> None:
         """Act on what has fallen due at `now_ms`.
 
         The caller has folded and judged everything that was on the topics of both lanes at that time, with `hot_only`
-        on those of the hot one, so what is on them already cannot be missed.
+        on those of the hot one, so what is on them already cannot be missed. `cold_only`: the hot lane's has been acted
+        on, with the place where its own topics stand.
         """
-        self.judge_ready(position, now_ms, cold=False if hot_only else None)  # nothing expires whose result is there
-        self._give_up(self._unknown, now_ms)
+        cold = False if hot_only else True if cold_only else None
+        self.judge_ready(position, now_ms, cold=cold)  # nothing expires whose result is there
+        if not cold_only:
+            self._give_up(self._unknown, now_ms)
         if not hot_only:
             self._give_up(self._cold_unknown, now_ms)
         for session in self.store.changed:
             self._set_timers(session)
-        due = self._timers.take_due(now_ms)
+        due = [] if cold_only else self._timers.take_due(now_ms)
         if not hot_only:
             due += self._cold_timers.take_due(now_ms)
         for session_id in dict.fromkeys(due):
@@ -746,7 +754,7 @@ class Partition:
         """Act on what fell due in the session before a record with this timestamp."""
         if session.tasks or session.row.extras is not None:
             hot, other = self._dues_of(session)
-            if hot is not None and hot < timestamp:
+            if not is_cold and hot is not None and hot < timestamp:
                 self._fall_due(session, timestamp - 1, hot_only=True)
             if is_cold and other is not None and other < timestamp:
                 self._fall_due(session, timestamp - 1, hot_only=False)

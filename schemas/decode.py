@@ -195,7 +195,11 @@ class Decoder:
                     return event
                 refusals.append(Refusal(batch, index, "invalid_event", problem))
                 return None
-        detail = explained(value, error, self._explain, batch.role, self._prefix)
+        detail = (
+            explained(value, error, self._explain, batch.role, self._prefix)
+            if len(value) <= MAX_EXPLAINED_BYTES
+            else f"event: {error}"
+        )
         refusals.append(Refusal(batch, index, "invalid_event", detail[:MAX_DETAIL]))
         return None
 

@@ -147,8 +147,11 @@ class PartitionTask(PartitionLife):
         if not cut.is_counted:
             cut.is_counted = True
             self._tally.cut_waits.append((cut.lane, self._clock.monotonic() - cut.asked_at))
-        if self._search.is_on and self._known.has_ready and not self._decide_ready(cut.lane):
+        if self._search.is_on and self._known.has_ready and not self._decide_ready():
             return 0
+        if cut.lane == "cold" and self._known.has_ready:
+            self._doing = "ready"
+            self._known.decide_waiting(self._position("hot"), self._clock.now_ms())
         decided, ends = 0, cut.ends or {}
         while decided < limit and cut.has_left(self._applied) and self._may_take:
             self._doing = "decide"
@@ -178,11 +181,11 @@ class PartitionTask(PartitionLife):
             else:
                 self._known.fold_steps(batch, position, now_ms, start, stop)
 
-    def _decide_ready(self, lane: Lane) -> bool:
+    def _decide_ready(self) -> bool:
         """While a record is sought, what waits is decided in a transaction of its own. Returns whether it was."""
         if not self._may_do_alone("ready"):
             return False
-        self._known.decide_waiting(self._position(lane), self._clock.now_ms())
+        self._known.decide_waiting(self._position("hot"), self._clock.now_ms())
         self._done_alone("ready")
         return True
 
@@ -192,8 +195,9 @@ class PartitionTask(PartitionLife):
         cut = cuts.reached(self._applied)
         if cut is None or self._failure is not None or not self._may_do_alone("time"):
             return False
-        self._known.act_on_due(self._position(lane), cut.asked_ms - 1, hot_only=lane == "hot")
+        self._known.act_on_due(self._position("hot"), cut.asked_ms - 1, hot_only=True)
         if lane == "cold":
+            self._known.act_on_due(self._position("cold"), cut.asked_ms - 1, cold_only=True)
             if cut.asked_at >= self._last_sweep:
                 self._known.drop_idle()
             self._known.has_folded(cut.newest_ms)

@@ -194,6 +194,8 @@ class Memory:
         steps, results = worker.logs[steps_role], worker.logs[results_role]
         ends = cut.ends[steps_role], cut.ends[results_role]
         position = LogPosition(0, worker.context_offset, steps.position, results.position)
+        if cold and worker.partition.has_ready:
+            worker.partition.decide_waiting(self._hot_position(), self.now_ms)
         while (run := next_run(steps, results, *ends, self._random.choice((1, 3, 100)))) is not None:
             if run.batch.role == steps_role:
                 worker.partition.fold_steps(run.batch, position, self.now_ms, run.start, run.stop)
@@ -206,9 +208,15 @@ class Memory:
         if steps.position < ends[0] or results.position < ends[1]:
             return False
         position = LogPosition(0, worker.context_offset, steps.position, results.position)
-        worker.partition.act_on_due(position, cut.asked_ms - 1, hot_only=not cold)
+        worker.partition.act_on_due(self._hot_position(), cut.asked_ms - 1, hot_only=True)
+        if cold:
+            worker.partition.act_on_due(position, cut.asked_ms - 1, cold_only=True)
         del worker.cuts[cold]
         return True
+
+    def _hot_position(self) -> LogPosition:
+        logs = self._worker.logs
+        return LogPosition(0, self._worker.context_offset, logs["steps"].position, logs["results"].position)
 
     def _fetch(self, role: Role, begin: int) -> Batch | None:
         """The next records of a topic, some or all of them; None if there is none."""

@@ -124,6 +124,7 @@ class Feed:
             self.partition.judge(batch, self.position, self.now_ms)
         if self.reaches_cuts:
             self.partition.judge_ready(self.position, self.now_ms)
+            self.partition.has_folded(self.now_ms)
 
     @property
     def position(self) -> LogPosition:

@@ -86,7 +86,7 @@ def test_tenant_bounds_every_pattern() -> None:
         ({"exp": None}, "lacks a claim"),
         ({"aud": "another"}, "another audience"),
         ({"aud": None}, "lacks a claim"),
-        ({"nbf": time.time() + 60}, "not valid yet"),
+        ({"nbf": time.time() + 86_400}, "not valid yet"),
         ({"tidegate": None}, "no object"),
         ({"tidegate": {"sessions": "acme/*", "actions": ["read"]}}, "lists"),
         ({"tidegate": {"sessions": ["acme/*"]}}, "lists"),
