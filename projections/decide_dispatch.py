@@ -224,8 +224,10 @@ def _reason_to_reject(
             ended = session.ended_task(parent_id)
             if ended is not None:
                 return "parent_ended", f"parent_task_id: {parent_id!r} has ended ({ended.disposition})"
-        elif session.pending_cancel(parent_id) is not None:
-            return "parent_ended", f"parent_task_id: {parent_id!r} has ended (cancelled)"
+        else:
+            cancel = session.pending_cancel(parent_id)
+            if cancel is not None and cancel[1] < timestamp:  # else it is cancelled with its parent, and told so
+                return "parent_ended", f"parent_task_id: {parent_id!r} has ended (cancelled)"
     if event.slot is not None and event.on_newer == "reject":
         found = commanded(session, task_id)
         order = DispatchOrder(timestamp, offset, event.lane == "cold")
