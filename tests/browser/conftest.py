@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -65,11 +66,15 @@ class Stage:
     worker: Worker
     settings: Settings
     directory: Path
+    agents: subprocess.Popen[bytes]
 
-    def restart_gateway(self) -> None:
-        """Kill it and start it again at the same address."""
-        self.gateway.kill()
-        asyncio.run(self.gateway.start())
+    def pause_agents(self) -> None:
+        """Stop the agents' clock, so that the user's move comes before their result however slow the machine is."""
+        self.agents.send_signal(signal.SIGSTOP)
+
+    def resume_agents(self) -> None:
+        """Let them work on."""
+        self.agents.send_signal(signal.SIGCONT)
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +106,7 @@ def stage(broker: LocalBroker, tmp_path_factory: pytest.TempPathFactory) -> Iter
         worker.start()
         asyncio.run(gateway.start())
         asyncio.run(until_ready([worker]))
-        yield Stage(gateway, worker, settings, directory)
+        yield Stage(gateway, worker, settings, directory, agents)
         assert agents.poll() is None, (directory / "agents.log").read_text()
     finally:
         agents.kill()

@@ -100,6 +100,10 @@ class Page:
         self.all("#composer button")[0].click()
         self.until(lambda: self.stage() == "running" and self.words() != "at work", "an agent is at work")
 
+    def flush(self) -> None:
+        """Wait until Kafka has acknowledged what this page has written."""
+        assert self.run("window.demo.session._last.then(() => true)") is True
+
     def network(self, *, offline: bool) -> None:
         """Cut or restore the page's network."""
         self._browser.set_network_conditions(offline=offline, latency=0, throughput=10_000_000)

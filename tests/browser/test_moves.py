@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import Callable
@@ -29,37 +30,44 @@ CASES: Final = [
 ]
 
 
-def move(page: Page, what: str) -> None:
+def move(page: Page, stage: Stage, what: str) -> None:
     """The user asks for something and moves on before it is there."""
     if what == "navigate":
         page.click("ask-search")
         page.until(lambda: page.stage() == "running", "an agent is at work")
+        stage.pause_agents()
         page.all("[data-view=hotels]")[0].click()
-        return
-    page.ask()
-    if what == "new conversation":
-        page.click("new-conversation")
-    elif what == "archive":
-        page.all(".message.mine button")[0].click()
     else:
-        page.click("leave")
+        page.ask()
+        stage.pause_agents()
+        if what == "new conversation":
+            page.click("new-conversation")
+        elif what == "archive":
+            page.all(".message.mine button")[0].click()
+        else:
+            page.click("leave")
+    page.flush()
 
 
 def trouble(page: Page, stage: Stage, what: str) -> Page | None:
-    """What happens then; the second tab if there is one."""
+    """What happens then, and the result comes; the second tab if there is one."""
+    second = None
     if what == "reload":
         page.open()
     elif what == "second tab":
         second = Page(page._browser, stage.gateway.url, page.run("window.demo.session.id")).open(new_tab=True)
         page.show()
-        return second
     elif what == "network cut":
         page.network(offline=True)
+        stage.resume_agents()
         time.sleep(3)  # the result comes meanwhile
         page.network(offline=False)
     else:
-        stage.restart_gateway()
-    return None
+        stage.gateway.kill()
+        stage.resume_agents()
+        asyncio.run(stage.gateway.start())
+    stage.resume_agents()
+    return second
 
 
 def come_back(page: Page, what: str) -> None:
@@ -83,7 +91,7 @@ def test_move(browser: webdriver.Chrome, stage: Stage, new_session: Callable[[],
     }[what]
     second = None
     try:
-        move(page, what)
+        move(page, stage, what)
         second = trouble(page, stage, happens)
         come_back(page, what)
         for each in filter(None, (page, second)):
@@ -93,6 +101,7 @@ def test_move(browser: webdriver.Chrome, stage: Stage, new_session: Callable[[],
             assert each.results() == 1, "once, and only once"
         assert console_errors(browser) == []
     finally:
+        stage.resume_agents()
         page.network(offline=False)
         if second is not None:
             second.show()
@@ -104,8 +113,13 @@ def test_what_the_switch_shows(browser: webdriver.Chrome, stage: Stage, new_sess
     page = Page(browser, stage.gateway.url, new_session()).open()
     page.click("ask-lunch")
     page.until(lambda: page.stage() == "running", "an agent is at work")
-    page.all(".meeting[data-id=budget] button")[0].click()
-    page.until(lambda: page.stage() == "withheld" or page.stage() == "delivered", "it is decided")
+    stage.pause_agents()
+    try:
+        page.all(".meeting[data-id=budget] button")[0].click()
+        page.flush()
+    finally:
+        stage.resume_agents()
+    page.until(lambda: page.stage() in {"withheld", "delivered"}, "it is decided")
     page.until(lambda: "marked as outdated; the change was withheld" in page.words(), "both parts are told of")
     assert not page.all(".meeting.by-agent")
     assert page.all(".message.outdated")
@@ -118,8 +132,12 @@ def test_what_the_switch_shows(browser: webdriver.Chrome, stage: Stage, new_sess
 def test_cancel_leaves_a_receipt(browser: webdriver.Chrome, stage: Stage, new_session: Callable[[], str]) -> None:
     page = Page(browser, stage.gateway.url, new_session()).open()
     page.ask()
-    page.all(".task button")[0].click()
-    page.until(lambda: page.stage() == "cancelled", "it is cancelled")
+    stage.pause_agents()
+    try:
+        page.all(".task button")[0].click()
+        page.until(lambda: page.stage() == "cancelled", "it is cancelled")
+    finally:
+        stage.resume_agents()
     page.until(lambda: "never begun: " in page.words(), "with a receipt")
     page.until(lambda: "came all the same, and was withheld" in page.words(), "and its late result is withheld")
 

@@ -143,7 +143,7 @@ async def under_load(settings: Settings, directory: Path, *, rounds: int, broker
             heard, wanted = heard_by(listener), expected[listener._session_id]
             assert heard == wanted, "nothing is missed and nothing repeated"
             assert not listener.of("reset")
-            assert listener.connections > 2
+            assert listener.connections >= 2, "each has lost its gateway at least once"
         assert {session: sum(counts.values()) for session, counts in expected.items()} == dict(load.accepted)
         assert second.is_alive
         await gate.audit(tasks=sum(load.accepted.values()))
