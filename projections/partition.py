@@ -271,7 +271,8 @@ class Partition:
         size, headers = len(batch.values[index] or b""), batch.headers[index]
         facts = decide_dispatch(session, event, size, offset, timestamp, headers, lane, self._rules)
         opened = facts[0]
-        cancelled = event.task_id in session.row.cancels or is_revoked(session, event.task_id)
+        task_id: str = event.task_id
+        cancelled = task_id in session.row.cancels or ("~" in task_id and is_revoked(session, task_id))
         self._apply(session, facts, batch, index, _NOTHING)
         if len(self._unknown) and event.task_id not in session.parked:
             self._unknown.set((session.id, event.task_id), None)
