@@ -481,7 +481,7 @@ def test_the_work_grows_with_the_size(scenario: Scenario, size: int, constant: t
     ids=["queued", "unknown", "unknown until dispatched"],
 )
 def test_a_small_input_is_a_small_amount_of_work(scenario: Scenario, size: int) -> None:
-    lines_of(scenario, size, lambda _: 1_000 * size)
+    lines_of(scenario, size, lambda _: 1_100 * size)
 
 
 # Depth
