@@ -276,7 +276,7 @@ def _task_of(
                 taken[name] = expected[name] = value
     policy = _policy_of(event, timestamp)
     lineage: Lineage | None = None
-    attempt = commanded(session, event.task_id)
+    attempt = commanded(session, event.task_id) if "~" in event.task_id else None
     if attempt is not None:
         lineage = attempt.lineage
         policy = msgspec.structs.replace(policy or DEFAULT_POLICY, attempt=attempt.attempt)

@@ -38,7 +38,7 @@ def decide_step(session: Session, event: TaskStep, size_bytes: int, timestamp: i
     if identity in task.step_ids:
         return [EventRepeated("task.step")]
     added = 2 * size_bytes + len(reads) * NAME_BYTES  # what it read may differ, too, and is then there twice
-    if reads:
+    if reads and (task.snapshot is None or task.scope is not None):
         added += snapshot_bytes(session, task)
     if reads and task.scope is not None and task.scope.parent is not None:
         added += added_above(task_id, len(reads), size_bytes) * len(session.ancestors(task))

@@ -53,7 +53,7 @@ from projections.facts import (
     WaitingJudged,
 )
 from projections.keys import ENDED_KEY, WAITING_KEY, ended_record_key
-from projections.recent_ids import with_event
+from projections.recent_ids import RECENT_BYTES, with_event
 from projections.rows import (
     KNOWN,
     UNKNOWN,
@@ -234,7 +234,7 @@ def _evolve_rare(session: Session, fact: Fact, rules: Rules) -> bool:
 
 def _facets_changed(session: Session, fact: FacetsChanged) -> None:
     session.size_estimate = fact.size_estimate
-    session.context_ids = with_event(session.context_ids, fact.identity)
+    session.context_ids = (session.context_ids + fact.identity)[-RECENT_BYTES:]  # `with_event`, without a call
     facets, tasks = session.facets, session.tasks
     holders: list[Task] = []
     if fact.holder is not None:
@@ -552,7 +552,7 @@ def _step_taken(session: Session, fact: StepTaken) -> None:
     session.size_estimate = fact.size_estimate
     task_id, status, step_id, checkpoint = fact.task_id, fact.status, fact.step_id, fact.checkpoint
     task = session.tasks[task_id]
-    task.step_ids = with_event(task.step_ids, fact.identity)
+    task.step_ids = (task.step_ids + fact.identity)[-RECENT_BYTES:]
     policy = task.policy
     if task.clocks is not None or (policy is not None and policy.options is not None):
         _heard(task, fact.timestamp)

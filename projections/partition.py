@@ -400,7 +400,7 @@ class Partition:
             dispatched_at = opened.task.dispatched_at
             if cancelled_ms is not None:  # it cannot end before it was dispatched
                 self._apply(session, [CancelRequested(task_id, max(cancelled_ms, dispatched_at))], None, 0, _NOTHING)
-            elif is_revoked(session, task_id):
+            elif "~" in task_id and is_revoked(session, task_id):
                 self._apply(session, [CancelRequested(task_id, dispatched_at)], None, 0, _NOTHING)
             if task_id in session.row.cancels:
                 self._cancels[session.id, task_id] = None

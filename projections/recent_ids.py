@@ -11,9 +11,9 @@ from schemas.identity import EVENT_DIGEST_BYTES
 MAX_RECENT: Final = 16
 """Context events of a session, and steps and heartbeats of an open task, that are recognized when they come again."""
 
-_MAX_BYTES: Final = MAX_RECENT * EVENT_DIGEST_BYTES
+RECENT_BYTES: Final = MAX_RECENT * EVENT_DIGEST_BYTES
 
 
 def with_event(recent: bytes, identity: bytes) -> bytes:
     """The identities with one more event."""
-    return (recent + identity)[-_MAX_BYTES:]
+    return (recent + identity)[-RECENT_BYTES:]

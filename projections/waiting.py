@@ -123,7 +123,7 @@ class Arrived:
                 continue
             raw = bytes(payload)
             text = canonical(raw)
-            if text == raw and raw != b"null":
+            if text is raw or (text == raw and raw != b"null"):
                 continue
             if changed is None:
                 changed = list(parts)
