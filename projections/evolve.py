@@ -169,7 +169,7 @@ def _evolve_rare(session: Session, fact: Fact, rules: Rules) -> bool:
     elif isinstance(fact, TurnCame):
         task = session.tasks[fact.task_id]
         clocks = _clocks(task)
-        clocks.is_queued, clocks.turn_at = False, fact.timestamp
+        clocks.is_queued, clocks.turn_at = False, max(fact.timestamp, task.dispatched_at)
         _status_due(session, fact.task_id)
         _task_changed(session, fact.task_id, task)
         _row_changed(session, fact.timestamp)
@@ -540,13 +540,13 @@ def _heard(task: Task, timestamp: int) -> None:
         _clocks(task).has_started = True
     policy, clocks = task.policy, task.clocks
     if policy is not None and policy.heartbeat_timeout_ms is not None:
-        task.last_heartbeat = timestamp
-    if clocks is not None and clocks.waits_since is not None:
+        task.last_heartbeat = max(timestamp, task.last_heartbeat)  # an interim answer may be judged after later steps
+    if clocks is not None and clocks.waits_since is not None and timestamp >= clocks.waits_since:
         deadline_ms = clocks.deadline_ms
         if deadline_ms is None and policy is not None:
             deadline_ms = policy.deadline_ms
         if deadline_ms is not None:
-            clocks.deadline_ms = deadline_ms + max(0, timestamp - clocks.waits_since)
+            clocks.deadline_ms = deadline_ms + timestamp - clocks.waits_since
         clocks.waits_since = None
 
 
