@@ -228,6 +228,8 @@ def _hold(
                 delivery=delivery,
             )
         )
+        if delivery is not None:
+            facts += _watch(result.event.task_id, result, seen, judgement, result.timestamp)
     if judgement.redispatch:
         facts.append(_attempt(result.event.task_id, seen))
     return facts

@@ -51,6 +51,7 @@ from projections.rows import (
     KNOWN,
     Checkpoint,
     Clocks,
+    Delivery,
     EffectAnswer,
     Extras,
     Facet,
@@ -174,9 +175,7 @@ def _evolve_rare(session: Session, fact: Fact, rules: Rules) -> bool:
         _task_changed(session, fact.task_id, task)
         _row_changed(session, fact.timestamp)
     elif isinstance(fact, DeliveryWatched):
-        extras = _extras(session)
-        extras.kept = {**extras.kept, fact.task_id: KeptTask(_own_copy(fact.task), fact.until, fact.delivery)}
-        session.is_changed = True
+        _watch(session, fact)
     elif isinstance(fact, LateResultDelivered):
         _forget_task(session, fact.task_id)
         _take_slot(session, fact.task, fact.timestamp, rules)
@@ -264,6 +263,17 @@ def _noted(session: Session) -> Noted:
     if noted is None:
         noted = session.noted = Noted()
     return noted
+
+
+def _watch(session: Session, fact: DeliveryWatched) -> None:
+    """Parts that were delivered before, while others waited, are watched on."""
+    extras, delivery, until = _extras(session), fact.delivery, fact.until
+    before = extras.kept.get(fact.task_id)
+    if before is not None and before.delivery is not None:
+        delivery = Delivery(delivery.result, {**before.delivery.parts, **delivery.parts})
+        until = max(until, before.until)
+    extras.kept = {**extras.kept, fact.task_id: KeptTask(_own_copy(fact.task), until, delivery)}
+    session.is_changed = True
 
 
 def _own_copy(task: Task) -> Task:
