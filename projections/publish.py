@@ -252,7 +252,7 @@ class Publisher:
         reason, delivers = fact.judgement.reason, decision == DELIVERED
         event_type = "result.delivered" if delivers else "result.withheld"
         first = parts[0].part_id  # type: ignore[attr-defined]
-        task_json, result_source, result_id = quoted(event.task_id), quoted(event.source), quoted(event.event_id)
+        task_json, result_source, result_id = result.names
         event_id = fact.delivered_id if delivers else ""
         if not event_id:
             event_id = result_event_id(session, result, event_type, reason, first)
@@ -355,21 +355,15 @@ KNOWN_DIGITS: Final = 8
 
 def result_event_id(session: Session, result: Arrived, event_type: str, reason: str, first_part_id: str) -> str:
     """The event id of an output about a result whose first part is this."""
-    event = result.event
-    name = (
-        f"[{session.json},{quoted(event.task_id)},{quoted(event.source)},{quoted(event.event_id)},"
-        f'"{event_type}","{reason}",{quoted(first_part_id)}]'
-    )
+    task_json, source, event_id = result.names
+    name = f'[{session.json},{task_json},{source},{event_id},"{event_type}","{reason}",{quoted(first_part_id)}]'
     return output_event_id(name.encode())
 
 
 def identity_json(result: Arrived) -> str:
     """Which result it is, as JSON of a `ResultIdentity`."""
-    event = result.event
-    return (
-        f'{{"source":{quoted(event.source)},"event_id":{quoted(event.event_id)},"offset":{result.offset},'
-        f'"at":"{rfc3339(result.timestamp)}"}}'
-    )
+    _, source, event_id = result.names
+    return f'{{"source":{source},"event_id":{event_id},"offset":{result.offset},"at":"{rfc3339(result.timestamp)}"}}'
 
 
 def work_members(task: Task) -> str:
