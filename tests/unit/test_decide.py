@@ -83,6 +83,9 @@ def test_whole_lives_try_every_decide_function() -> None:
         feed.result("unknown")
         feed.send("session.erased")
         feed.send("task.cancel_requested", task_id="nobodys")
+        feed.dispatched("watched", {"doc": "1"}, watch_seconds=60)
+        feed.result("watched")
+        feed.changed({"doc": "2"})
         feed.wait(60)
     assert sorted(name for name in DECIDING if not calls[name]) == []
 
