@@ -229,7 +229,7 @@ def _added_bytes(
 ) -> int:
     """About what the change adds: itself, with its source and id for each facet, and what of it is own work."""
     others = len(changes) - 1
-    added = 2 * size_bytes + sum(len(change.name) + 4 * len(change.before or "") + 16 for change in changes)
+    added = 2 * size_bytes
     if others:
         added += others * max(identity_bytes + 64, NAME_BYTES)
     if holder is not None:

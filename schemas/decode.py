@@ -197,7 +197,7 @@ class Decoder:
                 return None
         detail = (
             explained(value, error, self._explain, batch.role, self._prefix)
-            if len(value) <= MAX_EXPLAINED_BYTES
+            if len(value) <= MAX_EXPLAINED_BYTES or isinstance(error, RecursionError)
             else f"event: {error}"
         )
         refusals.append(Refusal(batch, index, "invalid_event", detail[:MAX_DETAIL]))

@@ -55,7 +55,10 @@ class Stager:
         """Changed rows and the progress row, outputs, dead letters, and misrouted records on their way home."""
         by_role = writers_of(changes, self._config.output_compression, self._envelopes)
         by_role["sessions.changelog"].add(PROGRESS_KEY, progress_to_bytes(progress, self._layout), NO_HEADERS)
-        writers = {self._outputs[role]: writer for role, writer in by_role.items()}
+        # Rows are sent first: an owner to come ends what a dead worker has left open, and finds it by the changelog.
+        rows = self._outputs["sessions.changelog"]
+        writers = {rows: by_role.pop("sessions.changelog")}
+        writers |= {self._outputs[role]: writer for role, writer in by_role.items()}
         if changes.misrouted:
             self._forward_all(writers, changes)
         if changes.refusals:
