@@ -101,7 +101,7 @@ def _options_fields(options: Options) -> Fields:
     return fields
 
 
-def _seconds(milliseconds: int) -> float:
+def _seconds(milliseconds: int) -> object:  # compiled, a function that returns `float` makes 3.0 of 3
     return milliseconds / 1000 if milliseconds % 1000 else milliseconds // 1000
 
 
