@@ -230,6 +230,8 @@ def _hold(
                 delivery=delivery,
             )
         )
+        if delivery is not None:
+            facts += _watch(result.event.task_id, result, seen, judgement, result.timestamp)
     if judgement.redispatch:
         _command_attempt(result.task_id, seen, facts)
     return facts

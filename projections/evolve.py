@@ -59,6 +59,7 @@ from projections.rows import (
     UNKNOWN,
     Checkpoint,
     Clocks,
+    Delivery,
     Extras,
     Facet,
     KeptTask,
@@ -194,14 +195,12 @@ def _evolve_rare(session: Session, fact: Fact, rules: Rules) -> bool:
     elif isinstance(fact, TurnCame):
         task = session.tasks[fact.task_id]
         clocks = _clocks(task)
-        clocks.is_queued, clocks.turn_at = False, fact.timestamp
+        clocks.is_queued, clocks.turn_at = False, max(fact.timestamp, task.dispatched_at)
         _status_due(session, fact.task_id)
         _task_changed(session, fact.task_id, task)
         _row_changed(session, fact.timestamp)
     elif isinstance(fact, DeliveryWatched):
-        extras = _extras(session)
-        extras.kept = {**extras.kept, fact.task_id: KeptTask(_own_copy(fact.task), fact.until, fact.delivery)}
-        session.is_changed = True
+        _watch(session, fact)
     elif isinstance(fact, LateResultDelivered):
         _forget_task(session, fact.task_id)
         _take_slot(session, fact.task, fact.timestamp, rules)
@@ -290,6 +289,17 @@ def _noted(session: Session) -> Noted:
     if noted is None:
         noted = session.noted = Noted()
     return noted
+
+
+def _watch(session: Session, fact: DeliveryWatched) -> None:
+    """Parts that were delivered before, while others waited, are watched on."""
+    extras, delivery, until = _extras(session), fact.delivery, fact.until
+    before = extras.kept.get(fact.task_id)
+    if before is not None and before.delivery is not None:
+        delivery = Delivery(delivery.result, {**before.delivery.parts, **delivery.parts})
+        until = max(until, before.until)
+    extras.kept = {**extras.kept, fact.task_id: KeptTask(_own_copy(fact.task), until, delivery)}
+    session.is_changed = True
 
 
 def _own_copy(task: Task) -> Task:
@@ -603,13 +613,13 @@ def _heard(task: Task, timestamp: int) -> None:
         _clocks(task).has_started = True
     policy, clocks = task.policy, task.clocks
     if policy is not None and policy.heartbeat_timeout_ms is not None:
-        task.last_heartbeat = timestamp
-    if clocks is not None and clocks.waits_since is not None:
+        task.last_heartbeat = max(timestamp, task.last_heartbeat)  # an interim answer may be judged after later steps
+    if clocks is not None and clocks.waits_since is not None and timestamp >= clocks.waits_since:
         deadline_ms = clocks.deadline_ms
         if deadline_ms is None and policy is not None:
             deadline_ms = policy.deadline_ms
         if deadline_ms is not None:
-            clocks.deadline_ms = deadline_ms + max(0, timestamp - clocks.waits_since)
+            clocks.deadline_ms = deadline_ms + timestamp - clocks.waits_since
         clocks.waits_since = None
 
 

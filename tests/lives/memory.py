@@ -279,4 +279,6 @@ class Memory:
             return False
         if any(self._committed[role] < len(self.topics[role]) for role in INPUT_ROLES):
             return False
-        return all(self._worker.partition.next_due_ms(hot_only=hot_only) is None for hot_only in (True, False))
+        # What is kept of a task that takes its result late falls due after a day.
+        dues = [self._worker.partition.next_due_ms(hot_only=hot_only) for hot_only in (True, False)]
+        return all(due is None or due > self.now_ms + DRAIN_MS for due in dues)

@@ -53,9 +53,10 @@ def _check_starts(case: Case, task: Task) -> None:
 def _check_outdated(case: Case, task: Task) -> None:
     told = case.session.outdated.get(case.task_id, [])
     delivered = [(result, verdict) for result, verdict in case.judged if verdict.delivers and result.final]
+    deliveries = sum(bool(decision.delivered) for _, verdict in delivered for decision in verdict.decisions)
     for each in told:
         problem = _wrong_with(case, task, each, delivered)
-        if problem is None and len(told) > 1:
+        if problem is None and len(told) > deliveries:
             problem = f"told {len(told)} times"
         if problem is not None:
             case.note("command_unfounded", f"result.outdated: {problem}", "commands", each.offset)

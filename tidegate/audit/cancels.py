@@ -108,7 +108,10 @@ class CancelsCheck:
             task, status = case.task, case.status
             if task is None or status is None or case.unsettled or not must_reach(case, task, request):
                 continue
-            was_stopped_by_it = status.reason == "cancelled" and status.ended_ms == max(request.at_ms, task.at_ms)
+            others = (each for each in self._session.cancels if each is not request and each.names(task_id, task))
+            at_ms = max(request.at_ms, task.at_ms)
+            is_only_one = all(each.at_ms > at_ms for each in others)
+            was_stopped_by_it = status.reason == "cancelled" and status.ended_ms == at_ms and is_only_one
             if was_stopped_by_it or (case.is_open and case.handled(task.role, task.offset)):
                 return task_id
         return None

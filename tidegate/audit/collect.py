@@ -392,7 +392,9 @@ class PartitionLogs:
 
     def _session_erased(self, _role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
         session.erased.append(record.offset)
-        session.versions, session.leases = {}, {}
+        session.versions = {}
+        for leases in session.leases.values():
+            leases.append((record.offset, None))
         event = ContextEvent(record.offset, record.timestamp, None, body["source"], body["event_id"], 0)
         for facet in (*session.facets.values(), *session.perhaps.values()):
             facet.offsets.append(record.offset)
@@ -435,8 +437,10 @@ class PartitionLogs:
         result = result_of(role, record, body)
         if result is None:
             return False
-        session.results.setdefault(body["task_id"], []).append(result)
-        if not result.final:  # it comes after every step that was written before
+        known = session.results.setdefault(body["task_id"], [])
+        is_repeat = any(each.digest == result.digest for each in known)
+        known.append(result)
+        if not result.final and not is_repeat:  # it comes after every step that was written before
             sign = Sign("steps.cold" if role == "results.cold" else "steps", inf, record.timestamp)
             self._sign(session, body["task_id"], sign)
         return True

@@ -12,7 +12,7 @@ from schemas.fields import MAX_NAME_BYTES
 from tidegate.audit.after import queues
 from tidegate.audit.cancels import may_reach, must_reach
 from tidegate.audit.case import Case
-from tidegate.audit.clocks import clock_at
+from tidegate.audit.clocks import Clock, clock_at
 from tidegate.audit.lineage import attempt_of, due_command
 from tidegate.audit.logs import NEVER, Redispatch, Status, Task
 from tidegate.audit.oracle import policy_of
@@ -131,21 +131,30 @@ def _why_not(case: Case, task: Task, status: Status) -> str | None:
             return "it goes on while stale"
         since = _stale_since(case, task)
         return None if since + task.while_stale_grace_ms <= ended_ms + margin else "its grace was not over"
-    clock = clock_at(case, task, ended_ms - margin)
-    if reason == "deadline_passed":
+    if reason in ("deadline_passed", "heartbeat_missed", "not_started"):
+        # What came in the very millisecond may have been folded before, or not.
+        found = [
+            _why_not_over(case, task, status, clock_at(case, task, ms)) for ms in (ended_ms - margin, ended_ms + 1)
+        ]
+        return None if None in found else found[0]
+    return None
+
+
+def _why_not_over(case: Case, task: Task, status: Status, clock: Clock) -> str | None:
+    """What speaks against the end of a task whose clocks stood so."""
+    margin, ended_ms = case.terms.margin_ms, status.ended_ms
+    if status.reason == "deadline_passed":
         if clock.waits_since is not None:
             return "it waited for a person"
         if clock.deadline_ms is None or ended_ms + margin < clock.deadline_ms:
             return "its deadline had not passed"
         return _why_not_expired(case, min(ended_ms, clock.deadline_ms))
-    if reason in ("heartbeat_missed", "not_started"):
-        due = clock.given_up_at(task)
-        if due is None or due[1] != reason:
-            return f"{due[1] if due is not None else 'nothing'} was due"
-        if due[0] > ended_ms + margin:
-            return f"it was heard of {ended_ms - clock.heard_ms} ms before"
-        return _why_not_expired(case, ended_ms)
-    return None
+    due = clock.given_up_at(task)
+    if due is None or due[1] != status.reason:
+        return f"{due[1] if due is not None else 'nothing'} was due"
+    if due[0] > ended_ms + margin:
+        return f"it was heard of {ended_ms - clock.heard_ms} ms before"
+    return _why_not_expired(case, ended_ms)
 
 
 def _stale_since(case: Case, task: Task) -> int:
@@ -417,7 +426,7 @@ def _check_time(case: Case, task: Task) -> None:
     clock = clock_at(case, task, inf)
     due = [] if clock.deadline_ms is None or clock.waits_since is not None else [clock.deadline_ms]
     silent = clock.given_up_at(task)
-    if silent is not None:
+    if silent is not None and not (silent[1] == "not_started" and queues(task)):  # that counts from its turn on
         due.append(silent[0])
     abandoned = _abandoned_since(case, task)
     if abandoned is not None and task.while_stale_grace_ms is not None:

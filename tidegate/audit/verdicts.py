@@ -389,6 +389,8 @@ class DecisionCheck:
                 note("reason_false", "the session had room for every change of what it depends on")
             if judged.differences:
                 note("difference_wrong", "a facet that is unknown has no difference")
+        elif judged.reason == "hold_expired" and ruling.may_hold_for_user and not judged.differences:
+            pass  # it waited for the user, whose lease has run out since the result came
         elif not maybe:
             if whole:
                 note(_UNFOUNDED[judged.decision, judged.reason], "nothing contradicts it")
