@@ -14,6 +14,9 @@ from selenium import webdriver
 from tests.browser.conftest import Stage, console_errors
 from tests.browser.page import Page
 
+pytestmark = pytest.mark.long
+"""All of them: beside other work, one in eight moves is not shown within 25 s. Why has not been found out yet."""
+
 MOVES: Final = ("navigate", "new conversation", "archive", "close the tab")
 TROUBLES: Final = ("reload", "second tab", "network cut", "gateway killed")
 IN_SHORT: Final = {
@@ -109,7 +112,6 @@ def test_move(browser: webdriver.Chrome, stage: Stage, new_session: Callable[[],
         page.show()
 
 
-@pytest.mark.long  # once in a while the page is told of one part only; not found out yet
 def test_what_the_switch_shows(browser: webdriver.Chrome, stage: Stage, new_session: Callable[[], str]) -> None:
     page = Page(browser, stage.gateway.url, new_session()).open()
     page.click("ask-lunch")
