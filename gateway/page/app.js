@@ -160,11 +160,13 @@ async function take({ type, data, released }) {
     const isNew = record(`${data.event_id}`, entry)
     const stage = entry.refused ? 'refused' : type
     const known = tasks.get(data.task_id) || {}
-    const mixed = known.outcome && known.outcome !== stage && stage !== 'refused'
+    // Parts of one result come from two topics, in either order: with one part delivered, the task was delivered.
+    const other = new Set([known.outcome, stage])
+    const mixed = known.mixed || (other.has('delivered') && other.has('withheld'))
     note(data.task_id, {
-      stage,
-      outcome: stage,
-      mixed: mixed || known.mixed,
+      stage: mixed ? 'delivered' : stage,
+      outcome: mixed ? 'delivered' : stage,
+      mixed,
       reason: data.verdict.reason,
       released: released || known.released,
       differences: data.parts.flatMap((part) => part.verdict?.differences || []).slice(0, 3),
