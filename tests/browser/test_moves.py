@@ -15,8 +15,8 @@ from tests.browser.conftest import Stage, console_errors
 from tests.browser.page import Page
 
 pytestmark = pytest.mark.long
-"""All of them: while other work runs, a move is now and then not shown within 25 s. One cause was the page, which took the
-parts of a result in one order only; why a second tab once stayed at "running" has not been found out yet."""
+"""All of them: while other work runs, a move is now and then not shown within 25 s. One cause was the page, which took
+the parts of a result in one order only; why a second tab once stayed at "running" has not been found out yet."""
 
 MOVES: Final = ("navigate", "new conversation", "archive", "close the tab")
 TROUBLES: Final = ("reload", "second tab", "network cut", "gateway killed")
