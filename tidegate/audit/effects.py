@@ -144,7 +144,12 @@ class EffectsCheck:
         elif reason == "key_conflict" and not is_conflict:
             self.note("effect_refused_fresh", answer.key, "key_conflict, but no other effect has it", answer)
         elif reason == "key_conflict" and known is not None and not _names(answer, known):
-            self.note("effect_answered_differently", answer.key, f"it names {answer.conflicts_with}", answer)
+            other = None if known.is_certain else self._named(answer)
+            if other is None:
+                detail = f"it names {answer.conflicts_with}, should be {known}"
+                self.note("effect_answered_differently", answer.key, detail, answer)
+            else:
+                self._keys[answer.key] = known = other
         duplicates = self._duplicates(answer, proposal)
         if reason is None and duplicates:
             self.note("effect_cleared_stale", answer.key, f"the same effect as {duplicates[0]}", answer)
@@ -156,6 +161,15 @@ class EffectsCheck:
             self.note("effect_answered_differently", answer.key, detail, answer)
         elif reason is None and answer.repeat != (answer.first_cleared is not None):
             self.note("effect_answered_differently", answer.key, f"repeat: {answer.repeat}", answer)
+
+    def _named(self, answer: Answer) -> Key | None:
+        """What a refusal says that its key belongs to, if that was proposed under it before."""
+        named = answer.conflicts_with or {}
+        for each in self._session.proposals.get(answer.key, []):
+            owner = self._family(each.task_id)
+            if (owner, each.effect) == (named.get("task_id"), named.get("effect")):
+                return Key(owner, each.effect, each.fingerprint, None, is_certain=True)
+        return None
 
     def _may_have_ended(self, proposal: Proposal) -> bool:
         case = self._cases.get(proposal.task_id)
