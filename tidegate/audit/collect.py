@@ -361,7 +361,7 @@ class PartitionLogs:
         """Leases that had run out when the context event came: their facets have changed before it."""
         for name, leases in session.leases.items():
             lease = leases[-1][1]
-            if lease is None or lease.until_ms > record.timestamp:
+            if lease is None or lease.until_ms >= record.timestamp:  # at that moment, an event still finds it
                 continue
             leases.append((record.offset, None))
             known = session.facets.get(name)

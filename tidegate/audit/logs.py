@@ -462,7 +462,7 @@ class Session:
         giver = lease.event._replace(at_ms=lease.until_ms, cause=None)
         if value == expired:
             return [(value, [*givers, giver], is_certain)]
-        if lease.until_ms <= sure_ms:
+        if lease.until_ms < sure_ms:
             return [(expired, [giver], is_certain)]
         return [(value, givers, False), (expired, [giver], False)]
 
