@@ -22,12 +22,15 @@ def reaches(request: CancelRequest, task_id: str, task: Task, grace_ms: int) -> 
     return task.dispatched_at <= request.timestamp
 
 
-def cancelled_at(row: SessionRow, task_id: str, task: Task, grace_ms: int) -> int | None:
-    """When (ms) the first request came that means this task, whose dispatch is being folded; None if none does."""
-    extras = row.extras
-    found = row.cancels.get(task_id)
+def cancelled_by(row: SessionRow, task_id: str, task: Task, grace_ms: int) -> tuple[int, int] | None:
+    """The first request that means this task, whose dispatch is being folded: when it came (ms), and its offset.
+
+    None if there is none.
+    """
+    extras, at_ms = row.extras, row.cancels.get(task_id)
+    found = None if at_ms is None else (at_ms, 0)
     if extras is not None:
         for request in extras.cancels:
-            if reaches(request, task_id, task, grace_ms) and (found is None or request.timestamp < found):
-                found = request.timestamp
+            if reaches(request, task_id, task, grace_ms) and (found is None or request.timestamp < found[0]):
+                found = request.timestamp, request.offset
     return found

@@ -36,6 +36,7 @@ from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN, CancelR
 from projections.session import Session
 from projections.text import json_of, quoted
 from schemas import events
+from schemas.fields import Reason
 from schemas.identity import event_digest
 from schemas.wire import event_type, fields_of, picker
 
@@ -321,6 +322,14 @@ def _revoked(session: Session, task_id: str, timestamp: int, noted: set[str]) ->
     if ended.next is None or ended.next.is_revoked:
         return []
     return [AttemptRevoked(ended.with_next(msgspec.structs.replace(ended.next, is_revoked=True)))]
+
+
+def decide_cancelled(session: Session, task_id: str, cancel: tuple[Reason, int]) -> list[Fact]:
+    """Stop a task that is to be cancelled, or one above it, when something else would end it: see `pending_cancel`."""
+    reason, cancelled_at = cancel
+    if reason == "cancelled":
+        return decide_stop(session, task_id, cancelled_at)
+    return stop(session, task_id, "cancelled", reason, cancelled_at)
 
 
 def decide_stop(session: Session, task_id: str, cancelled_at: int) -> list[Fact]:

@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from projections.attempts import is_revoked
-from projections.cancelling import cancelled_at
+from projections.cancelling import cancelled_by
 from projections.changes import Changes
 from projections.decide_context import (
     decide_acknowledgement,
     decide_cancel,
+    decide_cancelled,
     decide_change,
     decide_erasure,
     decide_stop,
@@ -48,7 +49,6 @@ from projections.decide_steps import decide_extension, decide_heartbeat, decide_
 from projections.decide_time import decide_due, decide_expiry, decide_extras
 from projections.due_queue import DueQueue
 from projections.ended import told_ids
-from projections.ending import stop
 from projections.evolve import evolve, forget_replaced
 from projections.facts import (
     AttemptCommanded,
@@ -106,6 +106,8 @@ _NOTHING: Final[list[Fact]] = []
 
 HEARD_AGAIN: Final = 32
 """An event that changes nothing of its session is noted if the last one is older than this part of the TTL."""
+EVERYTHING: Final = 1 << 62
+"""Above every offset."""
 CLOCK_AHEAD_MS: Final = 3_600_000
 """A session cannot have been heard of later than now. Broker and worker may differ by less than this."""
 
@@ -136,8 +138,9 @@ class Partition:
         """When the grace of results without a dispatch ends, by session and task."""
         self._cold_unknown = DueQueue()
         """The same of results on the cold lane's topic."""
-        self._cancels: dict[tuple[str, str], None] = {}
-        """Sessions and open tasks that are to be cancelled when the steps below the cut have been folded."""
+        self._cancels: dict[tuple[str, str], int] = {}
+        """Sessions and open tasks that are to be cancelled when the steps below a cut have been folded, which was asked
+        for after the request with this offset had been fetched."""
         self._proposals: dict[bytes, Arrived] = {}
         self._ready: dict[bytes, Arrived] = {}
         """Results whose dispatch has come."""
@@ -244,7 +247,7 @@ class Partition:
         self._changes = Changes()
         rolled_back = self.store.roll_back()
         changed = set(rolled_back)
-        self._cancels = {name: None for name in self._cancels if name[0] not in changed}
+        self._cancels = {name: offset for name, offset in self._cancels.items() if name[0] not in changed}
         for session_id in rolled_back:
             session = self.store.known(session_id)
             if session is not None:
@@ -260,7 +263,7 @@ class Partition:
     def _note_cancels(self, session: Session) -> None:
         for task_id in session.row.cancels:
             if task_id in session.tasks:
-                self._cancels[session.id, task_id] = None
+                self._cancels[session.id, task_id] = 0
 
     def _queue_what_waits(self) -> None:
         self._proposals, self._ready, self._stopped, self._pending = {}, {}, {}, {}
@@ -319,7 +322,7 @@ class Partition:
                 facts = decide_cancel(session, event, len(values[index] or b""), offsets[index], timestamp)
                 for fact in facts:
                     if isinstance(fact, CancelRequested) and fact.task_id in session.tasks:
-                        self._cancels[session.id, fact.task_id] = None
+                        self._cancels.setdefault((session.id, fact.task_id), offsets[index])
             elif kind is _ACKNOWLEDGED:
                 facts = decide_acknowledgement(session, event, offsets[index], timestamp)
             else:
@@ -353,22 +356,23 @@ class Partition:
             if session is None:
                 continue
             timestamp = timestamps[index]
-            position.steps_offset = offsets[index] + 1
             if session.tasks or session.parked or session.row.extras is not None:
+                position.steps_offset = offsets[index]
                 self._let_time_pass(session, event.task_id, timestamp, is_cold=is_cold)
+            position.steps_offset = offsets[index] + 1
             if kind is _STEP:
                 facts = decide_step(session, event, len(values[index] or b""), timestamp)
                 self._apply(session, facts, batch, index, _NOTHING)
                 if self._pending:
                     self._decide_waiting()
                 continue
-            cancelled_ms: int | None = None
+            request: tuple[int, int] | None = None
             if kind is _DISPATCHED:
                 facts = self._decide_dispatch(session, event, batch, index)
                 opened = facts[0]
                 if isinstance(opened, TaskOpened):
                     grace_ms = self._rules.unknown_task_grace_ms
-                    cancelled_ms = cancelled_at(session.row, event.task_id, opened.task, grace_ms)
+                    request = cancelled_by(session.row, event.task_id, opened.task, grace_ms)
             elif kind is _HEARTBEAT:
                 facts = decide_heartbeat(session, event, timestamp)
             elif kind is _EXTENDED:
@@ -377,7 +381,7 @@ class Partition:
                 facts = decide_proposal_past_barrier(session, arrived(batch, index, event), self._publisher.judged)
             self._apply(session, facts, batch, index, _NOTHING)
             if kind is _DISPATCHED:
-                self._after_dispatch(session, event.task_id, facts, cancelled_ms, batch, index)
+                self._after_dispatch(session, event.task_id, facts, request, batch, index)
             elif kind is _PROPOSED and facts and isinstance(facts[0], ProposalParked):
                 self._start_grace(session, event.task_id)
             if self.has_ready:
@@ -391,19 +395,26 @@ class Partition:
         return decide_dispatch(session, event, size, offset, timestamp, headers, lane, self._rules)
 
     def _after_dispatch(
-        self, session: Session, task_id: str, facts: list[Fact], cancelled_ms: int | None, batch: Batch, index: int
+        self,
+        session: Session,
+        task_id: str,
+        facts: list[Fact],
+        request: tuple[int, int] | None,
+        batch: Batch,
+        index: int,
     ) -> None:
         if task_id not in session.parked:
             self._unset_grace(session.id, task_id)
         opened = facts[0]
         if isinstance(opened, TaskOpened) and task_id in session.tasks:
             dispatched_at = opened.task.dispatched_at
-            if cancelled_ms is not None:  # it cannot end before it was dispatched
-                self._apply(session, [CancelRequested(task_id, max(cancelled_ms, dispatched_at))], None, 0, _NOTHING)
+            if request is not None:  # it cannot end before it was dispatched
+                self._apply(session, [CancelRequested(task_id, max(request[0], dispatched_at))], None, 0, _NOTHING)
             elif "~" in task_id and is_revoked(session, task_id):
                 self._apply(session, [CancelRequested(task_id, dispatched_at)], None, 0, _NOTHING)
             if task_id in session.row.cancels:
-                self._cancels[session.id, task_id] = None
+                folded = self._publisher.context_offset - 1
+                self._cancels.setdefault((session.id, task_id), folded if request is None else request[1])
             after = decide_after_opening(session, opened)
             if after:
                 self._apply(session, after, batch, index, _NOTHING)
@@ -472,7 +483,8 @@ class Partition:
             if isinstance(fact, EventRefused):
                 if batch is None:
                     raise ValueError(f"nothing can be refused here: {fact.detail}")
-                changes.refusals.append(Refusal(batch, index, fact.error, fact.detail))
+                judged = publisher.judged if publisher.has_cut else ""
+                changes.refusals.append(Refusal(batch, index, fact.error, fact.detail, judged))
                 continue
             changes.count(fact)
             if evolve(session, fact, self._rules) and not session.is_listed:
@@ -589,10 +601,11 @@ class Partition:
             session = self._home(batch, index, decoder.session_id)
             if session is None:
                 continue
-            position.results_offset = offsets[index] + 1
             result = arrived(batch, index, event)
             if session.tasks or session.parked or session.row.extras is not None:
+                position.results_offset = offsets[index]
                 self._let_time_pass(session, result.task_id, timestamps[index], is_cold=is_cold)
+            position.results_offset = offsets[index] + 1
             facts = self._decide_result(session, result)
             self._apply(session, facts, batch, index, _NOTHING)
             first = facts[0] if facts else None
@@ -601,15 +614,19 @@ class Partition:
             if self.has_ready:
                 self._decide_waiting()
 
-    def judge_ready(self, position: LogPosition, now_ms: int, *, cold: bool | None = None) -> None:
+    def judge_ready(
+        self, position: LogPosition, now_ms: int, *, cold: bool | None = None, context_fetched: int = EVERYTHING
+    ) -> None:
         """A cut has been reached, and every record below it decided: cancel what is to be cancelled.
 
-        Judge what waited and waits no more. `cold`: of which lane the cut is; None if of both.
+        Judge what waited and waits no more. `cold`: of which lane the cut is; None if of both. `context_fetched`: when
+        the cut was asked for, the context below this offset had been fetched. A request that came later waits for the
+        next cut: steps may be above this one that had been acknowledged before the request.
         """
         self._publisher.at(position, now_ms)
         self._decide_waiting()
         for name in list(self._cancels):
-            if cold is None or self._is_cold(name) == cold:
+            if self._cancels[name] < context_fetched and (cold is None or self._is_cold(name) == cold):
                 del self._cancels[name]
                 session = self.store.session(name[0])
                 cancelled_at = session.row.cancels.get(name[1])
@@ -636,13 +653,7 @@ class Partition:
         cancel = session.pending_cancel(task_id)
         if cancel is None or not any(isinstance(fact, ResultJudged) and fact.task is not None for fact in facts):
             return facts
-        reason, cancelled_at = cancel
-        stopped = (
-            decide_stop(session, task_id, cancelled_at)
-            if reason == "cancelled"
-            else stop(session, task_id, "cancelled", reason, cancelled_at)
-        )
-        self._apply(session, stopped, None, 0, _NOTHING)
+        self._apply(session, decide_cancelled(session, task_id, cancel), None, 0, _NOTHING)
         self._decide_stopped()
         return decide_result(session, result, self._rules)
 
@@ -726,16 +737,23 @@ class Partition:
         return min(dues) if dues else None
 
     def act_on_due(
-        self, position: LogPosition, now_ms: int, *, hot_only: bool = False, cold_only: bool = False
+        self,
+        position: LogPosition,
+        now_ms: int,
+        *,
+        hot_only: bool = False,
+        cold_only: bool = False,
+        context_fetched: int = EVERYTHING,
     ) -> None:
         """Act on what has fallen due at `now_ms`.
 
         The caller has folded and judged everything that was on the topics of both lanes at that time, with `hot_only`
         on those of the hot one, so what is on them already cannot be missed. `cold_only`: the hot lane's has been acted
-        on, with the place where its own topics stand.
+        on, with the place where its own topics stand. `context_fetched`: see `judge_ready`.
         """
         cold = False if hot_only else True if cold_only else None
-        self.judge_ready(position, now_ms, cold=cold)  # nothing expires whose result is there
+        # Nothing expires whose result is there.
+        self.judge_ready(position, now_ms, cold=cold, context_fetched=context_fetched)
         if not cold_only:
             self._give_up(self._unknown, now_ms)
         if not hot_only:
@@ -785,7 +803,11 @@ class Partition:
             task_id = session.first_due(now_ms, hot_only=hot_only)
             if task_id is None:
                 return
-            facts = decide_due(session, task_id, now_ms)
+            cancel = session.pending_cancel(task_id)
+            if cancel is None:
+                facts = decide_due(session, task_id, now_ms)
+            else:  # the user's word comes first
+                facts = decide_cancelled(session, task_id, cancel)
             assert facts, "what is due happens"
             self._apply(session, facts, None, 0, _NOTHING)
             self._decide_waiting()

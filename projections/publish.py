@@ -99,10 +99,26 @@ class Publisher:
         """`judged` of what is decided now, as JSON."""
         position = self._position
         assert position is not None, "context decides nothing"
+        lane = '"lane":"cold",' if position.is_cold else ""
         return (
-            f'{{"partition":{position.partition},"context_offset":{position.context_offset},'
+            f'{{"partition":{position.partition},{lane}"context_offset":{position.context_offset},'
             f'"steps_offset":{position.steps_offset},"results_offset":{position.results_offset},"at":"{self._now}"}}'
         )
+
+    @property
+    def context_offset(self) -> int:
+        """How far the context was known; 0 while folding it."""
+        return 0 if self._position is None else self._position.context_offset
+
+    @property
+    def has_cut(self) -> bool:
+        """Whether what is decided now has a cut: not what follows from the context alone."""
+        return self._position is not None
+
+    @property
+    def _where(self) -> str:
+        """`judged` as a JSON member after a comma; nothing for what has no cut."""
+        return f',"judged":{self.judged}' if self.has_cut else ""
 
     def publish(self, session: Session, fact: Fact, outputs: list[Output]) -> None:
         """Add the records that report the fact. The session is as it was when the fact was decided.
@@ -114,7 +130,9 @@ class Publisher:
                 fields = f'"reason":"{fact.commanded}"'
                 outputs.append(self._command("task.cancel", session, fact.task_id, fact.task, fields))
             traceparent = fact.task.traceparent if fact.task is not None else None
-            outputs.append(self._ended_status(session, fact.ended, traceparent, None))
+            ended = fact.ended
+            where = self._where if ended.disposition in _ENDS_WITHOUT_VERDICT else ""
+            outputs.append(self._ended_status(session, ended, traceparent, None, where))
         elif isinstance(fact, ResultJudged):
             self._publish_result(session, fact, outputs)
         elif isinstance(fact, TaskOpened):
@@ -124,7 +142,7 @@ class Publisher:
         elif isinstance(fact, EffectAnswered):
             event_type = "effect.cleared" if fact.cleared else "effect.refused"
             task_id, members = fact.proposal.task_id, fact.members + fact.differences
-            outputs.append(self._command(event_type, session, task_id, fact.task, members))
+            outputs.append(self._command(event_type, session, task_id, fact.task, members, where=""))
         elif isinstance(fact, AttemptCommanded):
             outputs.append(self._redispatch(session, fact))
         elif isinstance(fact, TurnCame):
@@ -138,7 +156,7 @@ class Publisher:
                 outputs.append(self._unmatched(session, fact.request))
         elif isinstance(fact, ResultAcknowledged):
             if fact.ended is not None:
-                outputs.append(self._ended_status(session, fact.ended, None, fact.offset))
+                outputs.append(self._ended_status(session, fact.ended, None, fact.offset, ""))
         elif isinstance(fact, SessionForgotten):
             outputs += [Output("tasks", task_key(session.id, task_id), None, None) for task_id in fact.erased]
 
@@ -174,11 +192,12 @@ class Publisher:
         return f"{self._status_beginning}{session.json}{self._now_of_task}{task_json},"
 
     def _ended_status(
-        self, session: Session, task: EndedTask, traceparent: str | None, acknowledged_at: int | None
+        self, session: Session, task: EndedTask, traceparent: str | None, acknowledged_at: int | None, where: str
     ) -> Output:
         """`task.status` with the task's one disposition.
 
         `acknowledged_at`: offset of the acknowledgement that it reports. `shown`, `refused`, `shown` are three records.
+        `where`: what it says of its cut.
         """
         echo = f"{task.echo}," if task.echo else ""
         members = f",{task.work}" if task.work else ""
@@ -194,7 +213,7 @@ class Publisher:
         value = (
             f'{self._status_head(session, task.task_json)}{echo}"status":"ended","disposition":"{task.disposition}",'
             f'"reason":"{task.reason}","dispatched_at":"{rfc3339(task.dispatched_at)}",'
-            f'"ended_at":"{rfc3339(task.ended_at)}"{_steps(task.steps_started, task.steps_completed)}{members},'
+            f'"ended_at":"{rfc3339(task.ended_at)}"{_steps(task.steps_started, task.steps_completed)}{members}{where},'
             f'"event_id":"{event_id}"}}'
         ).encode()
         return self._status(session, task.task_json, value, event_id, traceparent)
@@ -285,14 +304,25 @@ class Publisher:
 
     # Commands
 
-    def _command(self, event_type: str, session: Session, task_id: str, task: Task | None, members: str) -> Output:
-        """A record of the commands topic."""
-        task_json = quoted(task_id)
+    def _command(
+        self,
+        event_type: str,
+        session: Session,
+        task_id: str,
+        task: Task | None,
+        members: str,
+        where: str | None = None,
+    ) -> Output:
+        """A record of the commands topic. `where`: what it says of its cut, if `members` says so already.
+
+        The cut is no part of its id: the same command after a restart is the same one.
+        """
+        task_json, cut = quoted(task_id), self._where if where is None else where
         event_id = output_event_id(f'[{session.json},{task_json},"{event_type}",{{{members}}}]'.encode())
         echo = f"{task.echo}," if task is not None else ""
         value = (
             f'{{"type":"{event_type}","source":{self._source_json},"event_id":"{event_id}","session_id":{session.json},'
-            f'"occurred_at":"{self._now}","task_id":{task_json},{echo}{members}}}'
+            f'"occurred_at":"{self._now}","task_id":{task_json},{echo}{members}{cut}}}'
         ).encode()
         traceparent = task.traceparent if task is not None else None
         envelope = Envelope(event_type, self._source, event_id, session.key, self._now, traceparent)
@@ -328,7 +358,7 @@ class Publisher:
         event_id = output_event_id(f'[{session.json},"{event_type}",{requested}]'.encode())
         value = (
             f'{{"type":"{event_type}","source":{self._source_json},"event_id":"{event_id}","session_id":{session.json},'
-            f'"occurred_at":"{self._now}",{what},"requested":{requested}}}'
+            f'"occurred_at":"{self._now}",{what},"requested":{requested}{self._where}}}'
         ).encode()
         envelope = Envelope(event_type, self._source, event_id, session.key, self._now)
         return Output("commands", session.key, value, envelope)
@@ -352,6 +382,8 @@ def _steps(started: int, completed: int) -> str:
     return f',"steps_started":{started},"steps_completed":{completed}' if started or completed else ""
 
 
+_ENDS_WITHOUT_VERDICT: Final = frozenset({"rejected", "cancelled", "expired"})
+"""Of a task that ended with a result, the verdict says where the logs stood."""
 _LATE: Final = ',"late":true'
 KNOWN_DIGITS: Final = 8
 """Of an output's event id, so many hexadecimal digits are remembered, to know it when a consumer names it."""

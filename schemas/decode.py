@@ -117,13 +117,15 @@ class Batch:
 class Refusal:
     """One record that cannot be used: it goes to the dead-letter topic with its bytes.
 
-    `error` is a short code, `detail` says what was wrong, where and what to do.
+    `error` is a short code, `detail` says what was wrong, where and what to do. `judged` is where the logs stood when
+    that was decided, as JSON; empty if it does not depend on them.
     """
 
     batch: Batch
     index: int
     error: str
     detail: str
+    judged: str = ""
 
 
 class Decoder:

@@ -81,12 +81,14 @@ class Judged(Model):
 
     partition: int
     """The session's partition, the same on every topic."""
+    lane: Lane = "hot"
+    """Of which topics the offsets below are. A task may be stopped by one of the other lane."""
     context_offset: int
     """Every context event below this offset was folded."""
     steps_offset: int
-    """Every step below this offset was folded. Of the topic of the task's lane."""
+    """Every step below this offset was folded."""
     results_offset: int | None = None
-    """Every result below this offset was decided, this one included. Of the topic of the task's lane."""
+    """Every result below this offset was decided, this one included."""
     at: Instant
     """The gate's clock."""
 
@@ -246,6 +248,8 @@ class TaskStatus(TaskEcho):
     """The broker's timestamp of the dispatch."""
     ended_at: Instant | None = None
     """When it ended."""
+    judged: Judged | None = None
+    """Where the logs stood when it was rejected, cancelled or expired. Of any other end, the verdict says so."""
 
 
 class TaskStart(TaskEcho):
@@ -254,6 +258,8 @@ class TaskStart(TaskEcho):
     type: Literal["task.start"]
     dispatched_at: Instant
     """The broker's timestamp of the dispatch."""
+    judged: Judged | None = None
+    """Where the logs stood when this was decided."""
 
 
 class ResultOutdated(TaskEcho):
@@ -266,6 +272,8 @@ class ResultOutdated(TaskEcho):
     """The delivered parts that depend on a facet that differs."""
     differences: list[Difference]
     """The facets that differ, at most 32."""
+    judged: Judged | None = None
+    """Where the logs stood when this was decided; missing where a change of the context alone led to it."""
 
 
 class TaskCancel(TaskEcho):
@@ -274,6 +282,8 @@ class TaskCancel(TaskEcho):
     type: Literal["task.cancel"]
     reason: Reason
     """Why."""
+    judged: Judged | None = None
+    """Where the logs stood when this was decided."""
 
 
 class EventIdentity(Model):
@@ -303,6 +313,8 @@ class TaskCancelUnmatched(Event):
     """From the request."""
     requested: EventIdentity
     """The request."""
+    judged: Judged | None = None
+    """Where the logs stood when this was decided."""
 
 
 class TaskRedispatch(TaskEcho):
@@ -319,6 +331,8 @@ class TaskRedispatch(TaskEcho):
     """The dispatch of the task to be repeated, without its envelope and without fields that have their defaults."""
     checkpoint: Checkpoint | None = None
     """Where the last attempt had got to."""
+    judged: Judged | None = None
+    """Where the logs stood when this was decided."""
 
 
 class ProposalIdentity(Model):

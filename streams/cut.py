@@ -38,6 +38,8 @@ class PendingCut:
     covers: Mapping[Role, int]
     asked_ms: int
     asked_at: float
+    context_fetched: int
+    """The context below this offset had been fetched by then."""
     newest_ms: int
     """The newest timestamp of the context that had been folded by then: records that come later are not older."""
     ends: Mapping[Role, int] | None = None
@@ -123,7 +125,8 @@ class Cuts:
         for lane, cuts in self.of_lane.items():
             if cuts.next is None and (self._has_fetched(cuts, lane, intake) or self._is_due(cuts, lane, partition)):
                 covers = {role: intake.ends[role] for role in (STEPS[lane], RESULTS[lane])}
-                cuts.next = PendingCut(lane, covers, self._clock.now_ms(), self._clock.monotonic(), partition.newest_ms)
+                context, now = intake.ends["context"], self._clock.monotonic()
+                cuts.next = PendingCut(lane, covers, self._clock.now_ms(), now, context, partition.newest_ms)
                 if lane == "cold":
                     self._last_cold = cuts.next.asked_at
                 yield cuts.next

@@ -134,6 +134,7 @@ class Stager:
 def dead_letter_headers(config: EngineConfig, refusal: Refusal) -> list[tuple[str, bytes]]:
     """What the gate adds to the headers of a refused record: the reason, and its origin."""
     batch, index = refusal.batch, refusal.index
+    judged = [("tidegate_judged", refusal.judged.encode())] if refusal.judged else []
     return [
         ("tidegate_error", refusal.error.encode()),
         ("tidegate_error_detail", refusal.detail.encode()),
@@ -141,6 +142,7 @@ def dead_letter_headers(config: EngineConfig, refusal: Refusal) -> list[tuple[st
         ("tidegate_origin_partition", str(batch.partition).encode()),
         ("tidegate_origin_offset", str(batch.offsets[index]).encode()),
         ("tidegate_origin_timestamp", str(batch.timestamps[index]).encode()),
+        *judged,
     ]
 
 

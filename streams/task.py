@@ -195,9 +195,10 @@ class PartitionTask(PartitionLife):
         cut = cuts.reached(self._applied)
         if cut is None or self._failure is not None or not self._may_do_alone("time"):
             return False
-        self._known.act_on_due(self._position("hot"), cut.asked_ms - 1, hot_only=True)
+        due_ms, fetched = cut.asked_ms - 1, cut.context_fetched
+        self._known.act_on_due(self._position("hot"), due_ms, hot_only=True, context_fetched=fetched)
         if lane == "cold":
-            self._known.act_on_due(self._position("cold"), cut.asked_ms - 1, cold_only=True)
+            self._known.act_on_due(self._position("cold"), due_ms, cold_only=True, context_fetched=fetched)
             if cut.asked_at >= self._last_sweep:
                 self._known.drop_idle()
             self._known.has_folded(cut.newest_ms)
@@ -207,7 +208,8 @@ class PartitionTask(PartitionLife):
 
     def _position(self, lane: Lane) -> LogPosition:
         applied = self._applied
-        return LogPosition(self.number, applied["context"], applied[STEPS[lane]], applied[RESULTS[lane]])
+        steps, results = applied[STEPS[lane]], applied[RESULTS[lane]]
+        return LogPosition(self.number, applied["context"], steps, results, is_cold=lane == "cold")
 
     def look_for_idle(self) -> None:
         """Look at some sessions every second: those that are idle are forgotten past a cut of both lanes."""

@@ -46,7 +46,7 @@ async def progress(settings: Settings) -> dict[int, Restored]:
         numbers = consumer.partitions_for_topic(topic)
         if not numbers:
             raise TidegateError(f"There is no topic {topic}.", "Create the topics: tidegate topics create")
-        return {number: await _progress(consumer, TopicPartition(topic, number)) for number in sorted(numbers)}
+        return await _read(consumer, [TopicPartition(topic, number) for number in sorted(numbers)])
 
 
 async def retry(settings: Settings, number: int) -> Failure:
@@ -72,21 +72,29 @@ async def retry(settings: Settings, number: int) -> Failure:
     return failure
 
 
-async def _progress(consumer: Any, tp: TopicPartition) -> Restored:
-    begin = (await consumer.beginning_offsets([tp]))[tp]
-    end = (await consumer.end_offsets([tp]))[tp]
-    for start in dict.fromkeys((max(begin, end - WINDOW), begin)):
-        reader, found = ChangelogReader(_drop), False
-        consumer.assign([tp])
-        consumer.seek(tp, start)
-        while await consumer.position(tp) < end:
-            for record in (await consumer.getmany(tp, timeout_ms=200)).get(tp, ()):
-                if record.key in {PROGRESS_KEY, RETRY_KEY}:
-                    reader.read(record.key, record.value)
-                    found = found or record.key == PROGRESS_KEY
-        if found:
-            return reader.restored()
-    return Restored(None, None, 0)
+async def _read(consumer: Any, tps: list[TopicPartition]) -> dict[int, Restored]:
+    """What the last progress row of each says: near the end of the changelog, or else anywhere in it."""
+    begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+    found: dict[int, Restored] = {}
+    consumer.assign(tps)  # once: aiokafka does not stop reliably after several
+    for window in (WINDOW, max(ends.values(), default=0)):
+        left = {tp: ends[tp] for tp in tps if tp.partition not in found}
+        readers = {tp: ChangelogReader(_drop) for tp in left}
+        for tp, end in left.items():
+            consumer.seek(tp, max(begins[tp], end - window))
+        while left:
+            for tp, records in (await consumer.getmany(timeout_ms=200)).items():
+                for record in records:
+                    if tp in left and record.key in {PROGRESS_KEY, RETRY_KEY}:
+                        readers[tp].read(record.key, record.value)
+                        if record.key == PROGRESS_KEY:
+                            found[tp.partition] = readers[tp].restored()
+            for tp in list(left):
+                if await consumer.position(tp) >= left[tp]:
+                    if tp.partition in found:
+                        found[tp.partition] = readers[tp].restored()  # with a request behind it
+                    del left[tp]
+    return {tp.partition: found.get(tp.partition, Restored(None, None, 0)) for tp in tps}
 
 
 def _drop(_key: bytes, _value: bytes | None) -> None:

@@ -59,6 +59,7 @@ class Cut:
 
     ends: dict[Role, int]
     asked_ms: int
+    context_fetched: int
 
 
 @dataclass(slots=True)
@@ -155,7 +156,8 @@ class Memory:
         for cold, roles in LANES.items():
             if cold not in worker.cuts and self._needs_cut(cold=cold):
                 asked = INPUT_ROLES if cold else HOT_ROLES
-                worker.cuts[cold] = Cut({role: len(self.topics[role]) for role in asked}, self.now_ms)
+                ends = {role: len(self.topics[role]) for role in asked}
+                worker.cuts[cold] = Cut(ends, self.now_ms, worker.context_offset)
             for role in roles:
                 self._fetch_log(role)
         self._fold_context()
@@ -193,7 +195,7 @@ class Memory:
             return False
         steps, results = worker.logs[steps_role], worker.logs[results_role]
         ends = cut.ends[steps_role], cut.ends[results_role]
-        position = LogPosition(0, worker.context_offset, steps.position, results.position)
+        position = LogPosition(0, worker.context_offset, steps.position, results.position, is_cold=cold)
         if cold and worker.partition.has_ready:
             worker.partition.decide_waiting(self._hot_position(), self.now_ms)
         while (run := next_run(steps, results, *ends, self._random.choice((1, 3, 100)))) is not None:
@@ -207,10 +209,11 @@ class Memory:
                 return False
         if steps.position < ends[0] or results.position < ends[1]:
             return False
-        position = LogPosition(0, worker.context_offset, steps.position, results.position)
-        worker.partition.act_on_due(self._hot_position(), cut.asked_ms - 1, hot_only=True)
+        position = LogPosition(0, worker.context_offset, steps.position, results.position, is_cold=cold)
+        due_ms, fetched = cut.asked_ms - 1, cut.context_fetched
+        worker.partition.act_on_due(self._hot_position(), due_ms, hot_only=True, context_fetched=fetched)
         if cold:
-            worker.partition.act_on_due(position, cut.asked_ms - 1, cold_only=True)
+            worker.partition.act_on_due(position, due_ms, cold_only=True, context_fetched=fetched)
         del worker.cuts[cold]
         return True
 

@@ -28,11 +28,13 @@ from tidegate.audit.logs import (
     Clock,
     ContextEvent,
     Facet,
+    JudgedAt,
     Lease,
     Recent,
     Session,
     Sign,
     Status,
+    StepTaken,
     Value,
 )
 from tidegate.audit.parse import (
@@ -424,10 +426,7 @@ class PartitionLogs:
             return False
         if self._is_repeated(session, task_id, role, body, "steps"):
             return True
-        known = session.steps.setdefault(task_id, set())
-        known.add((step_id, status))
-        if status == "input_required":
-            known.add((step_id, "started"))
+        session.steps.setdefault(task_id, []).append(StepTaken(role, record.offset, step_id, status))
         self._sign(session, task_id, Sign(role, record.offset, record.timestamp, status == "input_required"))
         if reads:
             session.reads.setdefault(task_id, []).append((role, record.offset, reads))
@@ -526,6 +525,10 @@ class PartitionLogs:
             status.waiting_for = body["waiting_for"] if body["status"] == "waiting" else None
             ended_at = body.get("ended_at") if ended else None
             ended_ms = 0 if ended_at is None else instant_ms(ended_at)
+            judged = body.get("judged") if ended else None
+            if judged is not None:
+                steps: Role = "steps.cold" if judged.get("lane") == "cold" else "steps"
+                status.judged = JudgedAt(judged["partition"], steps, judged["context_offset"], judged["steps_offset"])
         except (ValueError, LookupError, TypeError):
             self.note("output_unreadable", "not a task.status event", role, record.offset)
             return

@@ -84,8 +84,11 @@ KINDS: Final[dict[str, Kind]] = {
     "reason_unexpected": Kind("a verdict or status gives a reason or disposition this gate cannot give"),
     "verdict_inconsistent": Kind("a verdict contradicts itself, its outputs or the parts of its result"),
     "verdict_without_result": Kind("an output is about a result that is not on the topic"),
-    "judged_before_dispatch": Kind("a verdict knows a task whose dispatch is not below the steps offset it names"),
-    "judged_past_end": Kind("a verdict names an offset beyond the end of the topic"),
+    "judged_before_dispatch": Kind(
+        "a verdict or status knows a task whose dispatch is not below the steps offset it names"
+    ),
+    "judged_before_request": Kind("a task was cancelled below a context offset that no request to cancel it is below"),
+    "judged_past_end": Kind("a verdict or status names an offset beyond the end of the topic"),
     "disposition_contradicts": Kind("the task's status names another disposition than its verdict"),
     "scope_not_awaited": Kind("a task's result was decided while a child of it was open"),
     "slot_not_awaited": Kind("a task's result was decided while the older task it is to wait for was open"),

@@ -17,6 +17,7 @@ from tidegate.audit.lineage import attempt_of, due_command
 from tidegate.audit.logs import NEVER, Redispatch, Status, Task
 from tidegate.audit.oracle import policy_of
 from tidegate.audit.parse import digest_of_dispatch
+from tidegate.audit.receipts import check_receipt
 from tidegate.audit.room import may_be_unknown
 
 STOPS: Final[dict[str, tuple[str, ...]]] = {
@@ -52,6 +53,7 @@ def check_life(case: Case) -> None:
         _check_rejection(case, task, status)
     elif case.disposition in ("cancelled", "expired"):
         _unfounded(case, status, f"ended {case.disposition}, reason {status.reason}")
+    _check_cut(case, task, status)
     _check_commands(case, status, is_stopped=is_stopped)
     _check_cancels(case, task)
     _check_scope(case, task, status)
@@ -100,15 +102,35 @@ def _is_stopped(case: Case, task: Task, status: Status) -> bool:
     return case.disposition in dispositions and case.disposition in ("cancelled", "expired")
 
 
+def _check_cut(case: Case, task: Task, status: Status) -> None:
+    """The cut that the status names: that it lies on the topics, and above what led to the end."""
+    judged, bounds = status.judged, case.bounds
+    if judged is None:
+        return
+
+    def note(kind: str, detail: str) -> None:
+        case.note(kind, f"{status.reason}: {detail}", "tasks", status.ended_offset)
+
+    if judged.partition != case.logs.partition:
+        note("verdict_inconsistent", f"judged on partition {judged.partition}")
+    elif judged.context_offset > bounds["context"].end or judged.steps_offset > bounds[judged.role].end:
+        note("judged_past_end", f"context {judged.context_offset}, steps {judged.steps_offset}")
+    elif status.reason == "cancelled":
+        asked = [each.offset for each in case.session.cancels if may_reach(case, task, each)]
+        if asked and min(asked) >= judged.context_offset and not case.truncated("context"):
+            note("judged_before_request", f"asked for at {min(asked)}, judged at context {judged.context_offset}")
+    elif case.disposition == "rejected" and status.ended_ms == task.at_ms and judged.role == task.role:
+        if judged.steps_offset > task.offset:
+            return
+        note("judged_before_dispatch", f"dispatched at {task.offset}, judged at {judged.steps_offset}")
+
+
 def _unfounded(case: Case, status: Status, detail: str) -> None:
     case.note("stopped_without_reason", detail, "tasks", status.ended_offset)
 
 
 def _check_stop(case: Case, task: Task, status: Status) -> None:
-    if status.receipt is None:
-        case.note("receipt_wrong", "there is none", "tasks", status.ended_offset)
-    else:
-        _check_receipt(case, task, status.receipt, status.ended_offset)
+    check_receipt(case, task, status)
     why_not = _why_not(case, task, status)
     if why_not is not None:
         _unfounded(case, status, f"{status.reason}: {why_not}")
@@ -280,7 +302,7 @@ def _came_before(one: Task, other: Task) -> bool:
     return one.role != other.role or one.offset < other.offset
 
 
-# ---- commands and receipts
+# ---- commands
 
 
 def _check_commands(case: Case, status: Status, *, is_stopped: bool) -> None:
@@ -296,21 +318,6 @@ def _check_commands(case: Case, status: Status, *, is_stopped: bool) -> None:
         if offset < case.bounds["commands"].settled and not (is_stopped and reason == status.reason):
             detail = f"task.cancel, reason {reason}; the task's status says {case.disposition}, reason {status.reason}"
             case.note("command_unfounded", detail, "commands", offset)
-
-
-def _check_receipt(case: Case, task: Task, receipt: dict[str, list[str]], offset: int) -> None:
-    """The steps a receipt names: that they are on the topic, and that each planned step is accounted for."""
-    if case.truncated("steps", "steps.cold"):
-        return
-    steps, problems = case.session.steps.get(case.task_id, set()), []
-    for name, status in (("done", "completed"), ("failed", "failed"), ("in_flight", "started")):
-        problems += [f"{name} {each}" for each in receipt.get(name, ()) if (each, status) not in steps]
-    begun = {step for name in ("done", "failed", "in_flight") for step in receipt.get(name, ())}
-    left = receipt.get("not_attempted", [])
-    if left != [step for step in task.plan if step not in begun]:
-        problems.append(f"not_attempted {left}")
-    if problems:
-        case.note("receipt_wrong", ", ".join(problems), "tasks", offset)
 
 
 # ---- what should have stopped it

@@ -300,6 +300,24 @@ class Unmatched(NamedTuple):
     event_id: str
 
 
+class StepTaken(NamedTuple):
+    """A step of a task. `role` is the topic of its lane."""
+
+    role: Role
+    offset: int
+    step_id: str
+    status: str
+
+
+class JudgedAt(NamedTuple):
+    """Where the logs stood when a task was stopped or rejected, as its status says. `role`: of which steps."""
+
+    partition: int
+    role: Role
+    context_offset: int
+    steps_offset: int
+
+
 class Sign(NamedTuple):
     """A step, a heartbeat or an interim answer of a task, or an extension, which has a `deadline_ms`.
 
@@ -361,6 +379,8 @@ class Status:
     """A record said running after one had said ended."""
     taken: Facets = field(default_factory=dict)
     reason: str | None = None
+    judged: JudgedAt | None = None
+    """Of an end without a verdict. None: written by an earlier version, or over by an acknowledgement."""
     detail: str = ""
     ended_ms: int = 0
     """`ended_at` of the newest record that says ended, 0 where it has none."""
@@ -404,8 +424,8 @@ class Session:
     """Signs of life of tasks that have clocks, and what put their deadlines off."""
     leases: dict[str, list[tuple[int, Lease | None]]] = field(default_factory=dict)
     """By facet, the lease that each change of it set, or None where it set none, with the change's offset."""
-    steps: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
-    """Ids and statuses of the steps of a task."""
+    steps: dict[str, list[StepTaken]] = field(default_factory=dict)
+    """The steps of a task, in the order of their topic."""
     proposals: dict[str, list[Proposal]] = field(default_factory=dict)
     """Proposed effects by idempotency key."""
     answers: dict[str, list[Answer]] = field(default_factory=dict)
