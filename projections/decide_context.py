@@ -30,6 +30,7 @@ from projections.facts import (
     VersionsStated,
 )
 from projections.publish import KNOWN_DIGITS
+from projections.recent_ids import has_event
 from projections.records import change_to_bytes
 from projections.refusing import session_full
 from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN, CancelRequest, Lease, Task
@@ -57,7 +58,7 @@ def decide_change(
     fields: _Fields = _picked(_fields_of(event))
     source, event_id, values, unset, caused_by, versions, expires = fields
     identity = event_digest(source, event_id)
-    if identity in session.context_ids:
+    if has_event(session.context_ids, identity):
         return [EventRepeated("context.changed")]
     cause: str | None = caused_by.task_id if caused_by is not None else None
     if unset:
@@ -266,7 +267,7 @@ def decide_cancel(
     identity = event_digest(event.source, event.event_id)
     pending = session.row.extras.cancels if session.row.extras is not None else []
     came_before = any((each.source, each.event_id) == (event.source, event.event_id) for each in pending)
-    if came_before or identity in session.context_ids:
+    if came_before or has_event(session.context_ids, identity):
         return [EventRepeated("task.cancel_requested")]
     taken = EventTaken(identity, timestamp)
     if task_id is not None and _is_known_task(session, task_id):
@@ -337,7 +338,7 @@ def decide_acknowledgement(
 ) -> list[Fact]:
     """A consumer reports what became of a delivery, or of some of its parts."""
     identity = event_digest(event.source, event.event_id)
-    if identity in session.context_ids:
+    if has_event(session.context_ids, identity):
         return [EventRepeated("result.acknowledged")]
     return [_acknowledged(session, event, offset), EventTaken(identity, timestamp)]
 
@@ -418,7 +419,7 @@ def decide_erasure(session: Session, event: events.SessionErased, timestamp: int
     erasure included, does anything to what comes after it.
     """
     identity = event_digest(event.source, event.event_id)
-    if identity in session.context_ids:
+    if has_event(session.context_ids, identity):
         return [EventRepeated("session.erased")]
     facts: list[Fact] = [EventIgnored(event_type(type(each.event))) for each in session.queued.values()]
     for parked in session.parked.values():
