@@ -64,7 +64,7 @@ def decide_change(
     if unset:
         values = {**values, **dict.fromkeys(unset)}
     facts: list[Fact] = []
-    extras = session.row.extras
+    extras = session.extras
     is_special = extras is not None or bool(versions) or bool(expires)
     if is_special:
         problem = _problem_of(event, values)
@@ -114,7 +114,7 @@ def decide_change(
 
 def _newest(session: Session, versions: dict[str, int], values: dict[str, str | None]) -> dict[str, str | None]:
     """Without the facets of which a newer version, or the same one, was stated before."""
-    known = session.row.extras.versions if session.row.extras is not None else {}
+    known = session.extras.versions if session.extras is not None else {}
     return {
         name: value for name, value in values.items() if name not in versions or versions[name] > known.get(name, -1)
     }
@@ -133,7 +133,7 @@ def _special_facts(
 
     `estimate`: the session's size with these values.
     """
-    leased = session.row.extras.leases if session.row.extras is not None else {}
+    leased = session.extras.leases if session.extras is not None else {}
     newer = {name: version for name, version in event.versions.items() if name in values}
     until = {name: seconds for name, seconds in event.expires_in_seconds.items() if name in values}
     ended = [name for name in leased if name in values and name not in until]
@@ -179,7 +179,7 @@ def _check_value(name: str, value: str) -> None:
 
 def _kept_with_work_of(session: Session, cause: str) -> list[str] | None:
     """The ended tasks of which more is kept, and whose own work the task's is: itself and those that were above it."""
-    extras = session.row.extras
+    extras = session.extras
     if extras is None or not extras.kept:
         return None
     found: list[str] = []
@@ -265,7 +265,7 @@ def decide_cancel(
         detail = f"event: {len(named) + event.all} of task_id, request_id, slot and all say what to cancel; state one"
         return [EventRefused("invalid_event", detail)]
     identity = event_digest(event.source, event.event_id)
-    pending = session.row.extras.cancels if session.row.extras is not None else []
+    pending = session.extras.cancels if session.extras is not None else []
     came_before = any((each.source, each.event_id) == (event.source, event.event_id) for each in pending)
     if came_before or has_event(session.context_ids, identity):
         return [EventRepeated("task.cancel_requested")]
