@@ -16,8 +16,8 @@ RECENT_BYTES: Final = MAX_RECENT * EVENT_DIGEST_BYTES
 def has_event(recent: bytes, identity: bytes) -> bool:
     """Whether the event is one of them.
 
-    As text of a character for each byte: compiled, this takes a third of the time of `in` for bytes, which tries first
-    whether they are a number.
+    As text of a character for each byte: compiled, this takes half the time of `in` for bytes, which tries first
+    whether they are a number (93 ns instead of 171 with 16 identities; `find` takes 106).
     """
     return identity.decode("latin-1") in recent.decode("latin-1")
 
