@@ -30,6 +30,7 @@ from projections.facts import (
     VersionsStated,
 )
 from projections.publish import KNOWN_DIGITS
+from projections.recent_ids import has_event
 from projections.records import change_to_bytes
 from projections.refusing import session_full
 from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN, CancelRequest, Lease, Task
@@ -58,13 +59,13 @@ def decide_change(
     fields: _Fields = _picked(_fields_of(event))
     source, event_id, values, unset, caused_by, versions, expires = fields
     identity = event_digest(source, event_id)
-    if identity in session.context_ids:
+    if has_event(session.context_ids, identity):
         return [EventRepeated("context.changed")]
     cause: str | None = caused_by.task_id if caused_by is not None else None
     if unset:
         values = {**values, **dict.fromkeys(unset)}
     facts: list[Fact] = []
-    extras = session.row.extras
+    extras = session.extras
     is_special = extras is not None or bool(versions) or bool(expires)
     if is_special:
         problem = _problem_of(event, values)
@@ -114,7 +115,7 @@ def decide_change(
 
 def _newest(session: Session, versions: dict[str, int], values: dict[str, str | None]) -> dict[str, str | None]:
     """Without the facets of which a newer version, or the same one, was stated before."""
-    known = session.row.extras.versions if session.row.extras is not None else {}
+    known = session.extras.versions if session.extras is not None else {}
     return {
         name: value for name, value in values.items() if name not in versions or versions[name] > known.get(name, -1)
     }
@@ -133,7 +134,7 @@ def _special_facts(
 
     `estimate`: the session's size with these values.
     """
-    leased = session.row.extras.leases if session.row.extras is not None else {}
+    leased = session.extras.leases if session.extras is not None else {}
     newer = {name: version for name, version in event.versions.items() if name in values}
     until = {name: seconds for name, seconds in event.expires_in_seconds.items() if name in values}
     ended = [name for name in leased if name in values and name not in until]
@@ -179,7 +180,7 @@ def _check_value(name: str, value: str) -> None:
 
 def _kept_with_work_of(session: Session, cause: str) -> list[str] | None:
     """The ended tasks of which more is kept, and whose own work the task's is: itself and those that were above it."""
-    extras = session.row.extras
+    extras = session.extras
     if extras is None or not extras.kept:
         return None
     found: list[str] = []
@@ -265,9 +266,9 @@ def decide_cancel(
         detail = f"event: {len(named) + event.all} of task_id, request_id, slot and all say what to cancel; state one"
         return [EventRefused("invalid_event", detail)]
     identity = event_digest(event.source, event.event_id)
-    pending = session.row.extras.cancels if session.row.extras is not None else []
+    pending = session.extras.cancels if session.extras is not None else []
     came_before = any((each.source, each.event_id) == (event.source, event.event_id) for each in pending)
-    if came_before or identity in session.context_ids:
+    if came_before or has_event(session.context_ids, identity):
         return [EventRepeated("task.cancel_requested")]
     taken = EventTaken(identity, timestamp)
     if task_id is not None and _is_known_task(session, task_id):
@@ -346,7 +347,7 @@ def decide_acknowledgement(
 ) -> list[Fact]:
     """A consumer reports what became of a delivery, or of some of its parts."""
     identity = event_digest(event.source, event.event_id)
-    if identity in session.context_ids:
+    if has_event(session.context_ids, identity):
         return [EventRepeated("result.acknowledged")]
     return [_acknowledged(session, event, offset), EventTaken(identity, timestamp)]
 
@@ -427,7 +428,7 @@ def decide_erasure(session: Session, event: events.SessionErased, timestamp: int
     erasure included, does anything to what comes after it.
     """
     identity = event_digest(event.source, event.event_id)
-    if identity in session.context_ids:
+    if has_event(session.context_ids, identity):
         return [EventRepeated("session.erased")]
     facts: list[Fact] = [EventIgnored(event_type(type(each.event))) for each in session.queued.values()]
     for parked in session.parked.values():

@@ -14,6 +14,7 @@ from projections.expectation import differing, is_unknown
 from projections.facts import EffectAnswered, EventTaken, Fact, ProposalParked, ReadsStated
 from projections.gate import reason_for_all
 from projections.publish import differences_json
+from projections.recent_ids import has_event
 from projections.rows import EffectAnswer, Task
 from projections.session import Session
 from projections.stale import with_reads
@@ -59,7 +60,7 @@ def decide_proposal_past_barrier(
     seen, added = task, 0
     reads = event.reads
     identity = event_digest(event.source, event.event_id) if reads else b""
-    if reads and identity not in task.step_ids:
+    if reads and not has_event(task.step_ids, identity):
         above = len(session.readers_above(task))
         added = added_by_reads(len(json_of(reads).encode()), len(reads), task_id, above)
         added += snapshot_bytes(session, task)

@@ -41,7 +41,7 @@ def decide_result(session: Session, result: Arrived, rules: Rules) -> list[Fact]
         ended = session.ended_task(task_id)
         if ended is None:
             return _park(session, result)
-        extras = session.row.extras
+        extras = session.extras
         kept = extras.kept.get(task_id) if extras is not None else None
         if kept is not None and kept.delivery is None and result.event.final:
             return _decide_late_but_complete(session, result, ended, kept.task, rules)
@@ -143,7 +143,7 @@ def _watch(task_id: str, result: Arrived, task: Task, judgement: Judgement, time
 
 def decide_outdated(session: Session, task_id: str, names: list[str]) -> list[Fact]:
     """Facets that a watched delivery depends on have changed. It is told of once."""
-    extras = session.row.extras
+    extras = session.extras
     kept = extras.kept.get(task_id) if extras is not None else None
     if kept is None or kept.delivery is None:
         return []

@@ -14,6 +14,7 @@ from projections.facts import (
     HeartbeatReceived,
     StepTaken,
 )
+from projections.recent_ids import has_event
 from projections.refusing import session_full
 from projections.session import Session
 from schemas.events import TaskExtended, TaskHeartbeat, TaskStep
@@ -35,7 +36,7 @@ def decide_step(session: Session, event: TaskStep, size_bytes: int, timestamp: i
     if task is None:
         return [EventIgnored("task.step")]
     identity = event_digest(source, event_id)
-    if identity in task.step_ids:
+    if has_event(task.step_ids, identity):
         return [EventRepeated("task.step")]
     added = 2 * size_bytes + len(reads) * NAME_BYTES  # what it read may differ, too, and is then there twice
     if reads and (task.snapshot is None or task.scope is not None):
@@ -57,7 +58,7 @@ def decide_heartbeat(session: Session, event: TaskHeartbeat, timestamp: int) -> 
     if not minds_signs_of_life(task):
         return []
     identity = event_digest(event.source, event.event_id)
-    if identity in task.heartbeat_ids:
+    if has_event(task.heartbeat_ids, identity):
         return [EventRepeated("task.heartbeat")]
     return [HeartbeatReceived(event.task_id, timestamp, identity)]
 
@@ -70,7 +71,7 @@ def decide_extension(session: Session, event: TaskExtended, timestamp: int) -> l
     if task is None or task.policy is None or task.policy.deadline_ms is None or task.wait is not None:
         return [EventIgnored("task.extended")]
     identity = event_digest(event.source, event.event_id)
-    if identity in task.step_ids:
+    if has_event(task.step_ids, identity):
         return [EventRepeated("task.extended")]
     deadline_ms = task.policy.deadline_ms
     if task.clocks is not None and task.clocks.deadline_ms is not None:

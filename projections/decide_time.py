@@ -24,7 +24,7 @@ _NO_EVENT: Final = b""
 
 def decide_expiry(session: Session, now_ms: int) -> list[Fact]:
     """The leases that have run out by `now_ms`: a client is absent then, any other facet is unset."""
-    extras = session.row.extras
+    extras = session.extras
     if extras is None:
         return []
     facts: list[Fact] = []
@@ -46,7 +46,7 @@ def decide_extras(session: Session, due: int, grace_ms: int, *, hot_only: bool) 
 
     `hot_only`: of what no record of the cold lane can keep from it. `grace_ms`: how long a dispatch is waited for.
     """
-    extras = session.row.extras
+    extras = session.extras
     if extras is None:
         return []
     facts = decide_expiry(session, due)

@@ -79,6 +79,7 @@ from projections.slot_order import is_older, order_of
 from projections.stale import abandoning, expect, leave, leave_reads, restale, state, state_own_reads
 from projections.task_index import TaskIndex
 from projections.text import quoted
+from projections.timers import is_timed
 from projections.waiting import Arrived, WaitingFor
 
 MAX_OWN_CHANGES: Final = 64
@@ -242,7 +243,7 @@ def _facets_changed(session: Session, fact: FacetsChanged) -> None:
         _line_changed(session, fact.holder, holder)
     for change in fact.changes:
         name = change.name
-        _remember_replaced(session, Replaced(name, fact.timestamp, change.before, change.seen))
+        _remember_replaced(session, name, change.before, change.seen, fact.timestamp)
         facets[name] = Facet(change.value, change.cause, fact.change)
         if holders or fact.undispatched is not None:
             own = OwnChange(fact.offset, change.before, change.value, change.seen)  # type: ignore[arg-type]
@@ -256,8 +257,8 @@ def _facets_changed(session: Session, fact: FacetsChanged) -> None:
             _restale_all(session, name, fact.timestamp)
             if session.waiting:
                 _free_by_facet(session, name)
-    if session.row.extras is not None and session.row.extras.kept:
-        _restale_kept(session, fact, session.row.extras.kept)
+    if session.extras is not None and session.extras.kept:
+        _restale_kept(session, fact, session.extras.kept)
     _row_changed(session, fact.timestamp)
 
 
@@ -313,10 +314,12 @@ def _forget_task(session: Session, task_id: str) -> None:
     _trim_extras(session)
 
 
-def _remember_replaced(session: Session, replaced: Replaced) -> None:
+def _remember_replaced(session: Session, name: str, value: str | None, seen: int, until: int) -> None:
     """Keep the value that a facet had for dispatches that were sent before its change, and have not been folded."""
     known = session.replaced
-    known.append(replaced)
+    known.append(Replaced(name, until, value, seen))
+    if until > session.replaced_until:  # noqa: PLR1730 - compiled, `max` makes objects of the numbers
+        session.replaced_until = until
     if len(known) > MAX_REPLACED:
         forgotten = known[1]
         known[:2] = [Replaced("", forgotten.until, None, UNKNOWN)]
@@ -325,8 +328,10 @@ def _remember_replaced(session: Session, replaced: Replaced) -> None:
 def forget_replaced(session: Session, folded_ms: int) -> None:
     """Every dispatch up to this time has been folded: older values are not asked for any more."""
     known = session.replaced
-    if known[0].until <= folded_ms:
-        session.replaced = [each for each in known if each.until > folded_ms]
+    if session.replaced_until <= folded_ms:
+        known.clear()  # nearly always, and none of them is looked at for it
+    elif known[0].until <= folded_ms:
+        known[:] = [each for each in known if each.until > folded_ms]
 
 
 def _event_taken(session: Session, fact: EventTaken) -> None:
@@ -344,7 +349,7 @@ def _facets_lost(session: Session, fact: FacetsLost) -> None:
     for name in fact.names:
         known = session.facets.get(name)
         if known is not None:
-            _remember_replaced(session, Replaced(name, fact.timestamp, None, UNKNOWN))
+            _remember_replaced(session, name, None, UNKNOWN, fact.timestamp)
         session.facets[name] = _LOST
         _restale_all(session, name, fact.timestamp)
         if session.waiting:
@@ -410,31 +415,31 @@ def _offset(change: OwnChange) -> int:
 
 def _extras(session: Session) -> Extras:
     """What few sessions have, to be changed."""
-    extras = session.row.extras
+    extras = session.extras
     if extras is None:
-        extras = session.row.extras = Extras()
+        extras = session.extras = session.row.extras = Extras()
     return extras
 
 
 def _trim_extras(session: Session) -> None:
     """After something has been removed from them."""
-    extras = session.row.extras
+    extras = session.extras
     if extras is not None and extras == _NO_EXTRAS:
-        session.row.extras = None
+        session.extras = session.row.extras = None
     session.is_changed = True
 
 
 def _undispatched(session: Session, task_id: str, timestamp: int, rules: Rules) -> OwnChanges | None:
     """The own changes of a task that came before its dispatch, of this time: None if they came too long before."""
     own = session.row.undispatched.pop(task_id, None)
-    extras = session.row.extras
+    extras = session.extras
     since = extras.undispatched_since.get(task_id) if extras is not None else None
     return own if since is None or timestamp <= since + rules.unknown_task_grace_ms else None
 
 
 def _dispatched(session: Session, task_id: str, task: Task | None, rules: Rules) -> None:
     """What has waited for a dispatch waits no more. `task` is None if it ended with its dispatch."""
-    extras = session.row.extras
+    extras = session.extras
     if extras is None:
         return
     extras.undispatched_since.pop(task_id, None)
@@ -459,11 +464,12 @@ def _task_opened(session: Session, fact: TaskOpened, rules: Rules) -> None:
     own: OwnChanges | None = None
     if task_id in row.undispatched:
         own = _undispatched(session, task_id, task.dispatched_at, rules)
-    if row.extras is not None:
+    if session.extras is not None:
         _dispatched(session, task_id, task, rules)
     if own is not None:
         task.own = own
     _add_task(session, task_id, task)
+    session.is_timed = session.is_timed or is_timed(task)
     for name in list(task.expected):
         restale(session.facets, task, name, task.dispatched_at)
     for name in abandoning(session.facets, task):
@@ -563,11 +569,8 @@ def _step_taken(session: Session, fact: StepTaken) -> None:
     task_id, status, step_id, checkpoint = fact.task_id, fact.status, fact.step_id, fact.checkpoint
     task = session.tasks[task_id]
     task.step_ids = (task.step_ids + fact.identity)[-RECENT_BYTES:]
-    policy = task.policy
-    if task.clocks is not None or (policy is not None and policy.options is not None):
-        _heard(task, fact.timestamp)
-    elif policy is not None and policy.heartbeat_timeout_ms is not None:
-        task.last_heartbeat = fact.timestamp
+    if session.is_timed:
+        _heard_step(task, fact.timestamp)
     if status == "started":
         task.steps_started += 1
         work = _work(task)
@@ -591,6 +594,7 @@ def _step_taken(session: Session, fact: StepTaken) -> None:
             task.steps_started += 1
             work.in_flight = [*work.in_flight, step_id][-MAX_STEPS:]
         _clocks(task).waits_since = fact.timestamp
+        session.is_timed = True
     if fact.progress is not None:
         _work(task).progress = fact.progress
     if fact.message:
@@ -605,6 +609,15 @@ def _step_taken(session: Session, fact: StepTaken) -> None:
     else:
         _task_changed(session, task_id, task)
     _row_changed(session, fact.timestamp)
+
+
+def _heard_step(task: Task, timestamp: int) -> None:
+    """The agent is alive, as one of its steps tells."""
+    policy = task.policy
+    if task.clocks is not None or (policy is not None and policy.options is not None):
+        _heard(task, timestamp)
+    elif policy is not None and policy.heartbeat_timeout_ms is not None:
+        task.last_heartbeat = timestamp
 
 
 def _heard(task: Task, timestamp: int) -> None:
@@ -772,7 +785,7 @@ def _remember(session: Session, end: EndedTask, rules: Rules, *, was_open: bool 
     for oldest in ended.beyond_horizon(session.ended, oldest_ms, rules.ended_tasks_per_session):
         session.ended = ended.without(session.ended, oldest.task_id)
         _records(session)[ended_record_key(session.id, oldest.task_id)] = None
-        if session.row.extras is not None and oldest.task_id in session.row.extras.kept:
+        if session.extras is not None and oldest.task_id in session.extras.kept:
             _forget_task(session, oldest.task_id)
         if not oldest.was_unknown:
             _noted(session).forgotten.append(oldest.task_id)
@@ -790,6 +803,7 @@ def _result_held(session: Session, fact: ResultHeld, rules: Rules) -> None:
     task = session.tasks[fact.task_id]
     session.size_estimate = fact.size_estimate
     task.wait = fact.wait
+    session.is_timed = True
     _delivered(task, fact.delivery)
     if fact.is_new:
         session.waiting[fact.task_id] = _keep(session, "result", fact.result)
@@ -1057,7 +1071,9 @@ def _session_forgotten(session: Session) -> None:
     _tasks_to_write(session, list(session.tasks))
     session.row = row = new_row()
     session.facets, session.tasks, session.replaced = Facets(row.facets), row.tasks, row.replaced
-    session.size_estimate = session.last_event_at = 0
+    session.extras = row.extras
+    session.is_timed = False
+    session.size_estimate = session.last_event_at = session.replaced_until = 0
     session.ended = b""
     session.index = None
     session.is_changed = False

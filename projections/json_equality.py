@@ -23,14 +23,14 @@ _CHUNK: Final = 4000
 
 def canonical(payload: bytes) -> bytes:
     """The canonical text of valid JSON. Canonical text is its own canonical text."""
-    if b"\\" not in payload:
+    if payload.find(b"\\") < 0:  # `in` takes twice as long, see `recent_ids`
         if payload[0] == _QUOTE:
             return payload
         if payload.count(b'"') == 4 and payload[:2] == b'{"' and payload[-2:] == b'"}':
             end_of_name = payload.find(b'"', 2)
             if payload[end_of_name : end_of_name + 3] == b'":"':
                 return payload  # one text with its name, without blanks
-    if _LONG_NUMBER not in payload.translate(_DIGITS_AS_ZEROS):
+    if payload.translate(_DIGITS_AS_ZEROS).find(_LONG_NUMBER) < 0:
         return _encode_sorted(_decode(payload))
     return _encode_sorted(json.loads(payload.decode(), parse_int=_number_of, parse_float=_number_of))
 

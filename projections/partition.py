@@ -314,7 +314,7 @@ class Partition:
             if session is None:
                 continue
             timestamp = timestamps[index]
-            if session.row.extras is not None:
+            if session.extras is not None:
                 self._expire(session, timestamp - 1)
             if kind is _CHANGED:
                 facts = decide_change(session, event, len(values[index] or b""), offsets[index], timestamp)
@@ -356,7 +356,7 @@ class Partition:
             if session is None:
                 continue
             timestamp = timestamps[index]
-            if session.tasks or session.parked or session.row.extras is not None:
+            if session.is_timed or session.parked or session.extras is not None:
                 position.steps_offset = offsets[index]
                 self._let_time_pass(session, event.task_id, timestamp, is_cold=is_cold)
             position.steps_offset = offsets[index] + 1
@@ -421,7 +421,7 @@ class Partition:
 
     def _expire(self, session: Session, now_ms: int) -> None:
         """Leases that have run out by then, before the next context event, which may renew them."""
-        extras = session.row.extras
+        extras = session.extras
         if extras is not None and extras.leases:
             self._apply(session, decide_expiry(session, now_ms), None, 0, _NOTHING)
 
@@ -602,7 +602,7 @@ class Partition:
             if session is None:
                 continue
             result = arrived(batch, index, event)
-            if session.tasks or session.parked or session.row.extras is not None:
+            if session.is_timed or session.parked or session.extras is not None:
                 position.results_offset = offsets[index]
                 self._let_time_pass(session, result.task_id, timestamps[index], is_cold=is_cold)
             position.results_offset = offsets[index] + 1
@@ -770,7 +770,7 @@ class Partition:
 
     def _let_time_pass(self, session: Session, task_id: str, timestamp: int, *, is_cold: bool) -> None:
         """Act on what fell due in the session before a record with this timestamp."""
-        if session.tasks or session.row.extras is not None:
+        if session.is_timed or session.extras is not None:
             hot, other = self._dues_of(session)
             if not is_cold and hot is not None and hot < timestamp:
                 self._fall_due(session, timestamp - 1, hot_only=True)
@@ -788,7 +788,7 @@ class Partition:
         """Act on what is due in the session, in the order of the due times, and on what follows from each."""
         grace_ms = self._rules.unknown_task_grace_ms
         while True:
-            extras = session.row.extras
+            extras = session.extras
             if extras is not None:
                 hot, other = extras_dues(extras, grace_ms)
                 due = hot if hot_only or other is None or (hot is not None and hot < other) else other
@@ -853,11 +853,11 @@ class Partition:
 
     def _dues_of(self, session: Session) -> Due:
         """When the first thing of the session falls due."""
-        index, tasks, extras = session.index, session.tasks, session.row.extras
+        index, extras = session.index, session.extras
         if index is not None:
             hot, other = index.dues()
-        elif tasks:
-            hot, other = dues_of(tasks)
+        elif session.is_timed:
+            hot, other = dues_of(session.tasks)
         else:
             hot, other = None, None
         if extras is not None:

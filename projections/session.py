@@ -15,7 +15,7 @@ from projections.rows import KNOWN, UNKNOWN, UNSEEN, DispatchOrder, ResultDigest
 from projections.slot_order import is_older, order_of
 from projections.task_index import TaskIndex
 from projections.text import quoted
-from projections.timers import awaits_both_lanes, due_ms
+from projections.timers import awaits_both_lanes, due_ms, is_timed
 from projections.waiting import Arrived
 from schemas.fields import Reason
 
@@ -95,7 +95,13 @@ class Session:
         """These three stand in the row only once it is to be written: reading a native attribute is ten times
         cheaper."""
         self.replaced = row.replaced
-        """Values that facets had before."""
+        """Values that facets had before: the row's own list."""
+        self.replaced_until = 0
+        """When the last of them was replaced."""
+        self.extras = row.extras
+        """What few sessions have, as it stands in the row."""
+        self.is_timed = False
+        """Whether an open task can fall due, or could when it was opened: if not, none of them is asked for it."""
         self.ended = b""
         """Lines of its ended tasks, see `projections.ended`."""
         self.waiting: dict[str, Arrived] = _NO_WAITING
@@ -138,6 +144,11 @@ class Session:
         self.to_judge: list[Arrived] | None = None
         """Events that wait no more: their dispatch has come, or their task was stopped."""
 
+        for task in self.tasks.values():
+            self.is_timed = self.is_timed or is_timed(task)
+        for each in self.replaced:
+            self.replaced_until = max(self.replaced_until, each.until)
+
     @property
     def json(self) -> str:
         """The session id as JSON."""
@@ -156,7 +167,6 @@ class Session:
         row.last_event_at = self.last_event_at
         row.context_ids = self.context_ids
         row.open_tasks = len(self.tasks)
-        row.replaced = self.replaced
         return row
 
     def value_at(self, name: str, timestamp: int) -> tuple[str | None, int]:

@@ -109,7 +109,7 @@ class Store:
         """Whether something of the session will fall due, besides tasks."""
         if not head.has_extras:
             return False
-        extras = self.session(session_id).row.extras
+        extras = self.session(session_id).extras
         return extras is not None and keeps_session(extras)
 
     # Sessions

@@ -90,6 +90,13 @@ def keeps_session(extras: Extras) -> bool:
     return bool(extras.cancels or extras.undispatched_since or extras.leases or extras.kept)
 
 
+def is_timed(task: Task) -> bool:
+    """Whether anything of the task can fall due, or stands still. Only a result that waits can add to it later."""
+    if task.policy is not None or task.wait is not None or task.clocks is not None:
+        return True
+    return task.scope is not None and task.scope.parentless_until is not None
+
+
 def dues_of(tasks: dict[str, Task]) -> Due:
     """When the first of the tasks falls due."""
     hot: int | None = None

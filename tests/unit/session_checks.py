@@ -132,6 +132,7 @@ def check_indexes(store: Store) -> None:
     for session in store.loaded.values():
         assert session.facets.stored is session.row.facets
         assert session.tasks is session.row.tasks
+        assert session.is_timed or all(due_ms(task) is None for task in session.tasks.values())
         if session.index is not None:
             check_index(session, session.index)
 
