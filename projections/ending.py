@@ -78,8 +78,8 @@ def stop(
 ) -> list[Fact]:
     """The ends of an open task that is stopped and of its descendants, which end first.
 
-    `outside`: the tasks that keep what they depended on, if it is not all above the task. Those that are to be cancelled
-    end for that reason: their agents may have been refused an effect for it.
+    `outside`: the tasks that keep what they depended on, if it is not all above the task. Whatever else stops them,
+    those that are to be cancelled end for that reason: their agents may have been refused an effect for it.
     """
     tasks, cancels = session.tasks, session.row.cancels
     root = tasks[task_id]
@@ -93,8 +93,10 @@ def stop(
         readers[each] = [] if _is_independent(tasks[each]) else readers[parent_id]
     facts: list[Fact] = []
     for each in reversed(below):
-        why: Reason = "cancelled" if each in cancels else "parent_ended"
-        facts.append(_stopped(each, tasks[each], "cancelled", why, cancels.get(each, timestamp), readers[each]))
+        if each in cancels and reason != "cancelled":
+            facts.append(_stopped(each, tasks[each], "cancelled", "cancelled", cancels[each], readers[each]))
+        else:
+            facts.append(_stopped(each, tasks[each], "cancelled", "parent_ended", timestamp, readers[each]))
     if task_id in cancels and reason != "cancelled":
         disposition, reason, timestamp = "cancelled", "cancelled", cancels[task_id]
     facts.append(_stopped(task_id, root, disposition, reason, timestamp, outside))

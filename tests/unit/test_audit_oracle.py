@@ -142,7 +142,8 @@ class World:
     def stopped(self, disposition: str, reason: str, task: str = T, /, **fields: Any) -> Rec:
         """The end of a task before its time, and the command that goes with it."""
         self.put("commands", "task.cancel", task_id=task, reason=reason)
-        return self.ended(disposition, task, **{"reason": reason, "receipt": {}, **fields})
+        judged = self.judged("steps")
+        return self.ended(disposition, task, **{"reason": reason, "receipt": {}, "judged": judged, **fields})
 
     def answer(self, proposed: Rec, reason: str | None = None, **more: Any) -> Rec:
         """The answer to a proposed effect, at the logs' present ends."""
@@ -824,6 +825,17 @@ def cancelled() -> World:
     return w
 
 
+def cancelled_after_steps() -> World:
+    w = World()
+    w.dispatch()
+    w.running()
+    w.step({}, T, "1", "completed")
+    w.now_ms += 60_000
+    w.cancel()
+    w.stopped("cancelled", "cancelled", receipt={"done": ["1"]})
+    return w
+
+
 def cancelled_before_dispatch() -> World:
     w = World()
     w.cancel()
@@ -1387,6 +1399,11 @@ def _dispatch_first(w: World) -> None:
     w.edit("withheld", lambda body: _judged(body, steps_offset=1))
 
 
+def _cut_before_the_steps(w: World) -> None:
+    """What the gate had known of the steps is consistent, and too little."""
+    w.edit("tasks", lambda body: body.update(receipt={}, judged={**body["judged"], "steps_offset": 1}), -1)
+
+
 CORRUPTIONS: list[tuple[str, Callable[[], World], Callable[[World], object]]] = [
     # lost
     ("result_without_verdict", fresh, lambda w: (w.drop("delivered"), w.drop("tasks"))),
@@ -1579,6 +1596,12 @@ CORRUPTIONS: list[tuple[str, Callable[[], World], Callable[[World], object]]] = 
     ("command_unfounded", fresh, lambda w: w.put("commands", "task.cancel", task_id="t-9", reason="stale")),
     ("command_unfounded", effects, lambda w: w.edit("steps", lambda body: body.update(effect="other"), 2)),
     ("receipt_wrong", cancelled, lambda w: w.edit("tasks", lambda body: body.pop("receipt"))),
+    ("receipt_wrong", interrupted, lambda w: w.edit("tasks", lambda body: body["judged"].update(steps_offset=2), 1)),
+    ("receipt_wrong", cancelled_after_steps, lambda w: w.edit("tasks", lambda body: body["receipt"].pop("done"))),
+    ("receipt_wrong", cancelled_after_steps, _cut_before_the_steps),
+    ("judged_before_request", cancelled, lambda w: w.edit("tasks", lambda b: b["judged"].update(context_offset=0), -1)),
+    ("judged_past_end", cancelled, lambda w: w.edit("tasks", lambda b: b["judged"].update(context_offset=9), -1)),
+    ("verdict_inconsistent", cancelled, lambda w: w.edit("tasks", lambda b: b["judged"].update(partition=1), -1)),
     ("receipt_wrong", interrupted, lambda w: w.edit("steps", lambda body: body.update(step_id="9"), 1)),
     ("receipt_wrong", interrupted, lambda w: w.edit("steps", lambda body: body.update(plan=["1", "4"]), 0)),
     ("redispatch_wrong", redispatched, lambda w: _told(w, attempt=3)),

@@ -38,3 +38,31 @@ def test_a_group_reaches_what_was_dispatched_before_and_a_name_whatever_comes() 
     assert not reaches(request(at_ms=at_ms - 1), "t", task, 30_000)
     assert reaches(request(task_id="t", at_ms=at_ms - 1), "t", task, 30_000)
     assert not reaches(request(task_id="other"), "t", task, 30_000)
+
+
+def test_a_request_waits_for_a_cut_that_was_asked_for_after_it() -> None:
+    """Carried out with an older cut, its receipt would leave out steps that had been acknowledged before it."""
+    feed = Feed()
+    feed.reaches_cuts = False
+    feed.dispatched("t")
+    fetched = feed.ends["context"]
+    feed.send("task.cancel_requested", task_id="t")
+    feed.partition.judge_ready(feed.position, feed.now_ms, context_fetched=fetched)
+    assert "t" in feed.row.tasks
+    assert feed.partition.has_cancels(cold=False)
+    feed.send("task.step", task_id="t", step_id="look", status="completed")
+    feed.partition.judge_ready(feed.position, feed.now_ms, context_fetched=feed.ends["context"])
+    (status,) = [each for each in feed.take() if each.get("disposition") == "cancelled"]
+    assert status["receipt"] == {"done": ["look"]}
+
+
+def test_what_ends_a_task_that_is_to_be_cancelled_ends_it_for_that_reason() -> None:
+    feed = Feed()
+    feed.reaches_cuts = False
+    feed.dispatched("parent", deadline_seconds=5)
+    feed.dispatched("child", parent_task_id="parent")
+    feed.send("task.cancel_requested", task_id="child")
+    feed.now_ms += 60_000
+    feed.send("task.heartbeat", task_id="parent")
+    ends = {each["task_id"]: each["reason"] for each in feed.take() if each.get("disposition")}
+    assert ends == {"parent": "deadline_passed", "child": "cancelled"}
