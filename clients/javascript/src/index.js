@@ -183,7 +183,12 @@ export class Session {
           if (event.type === 'delivered' || event.type === 'withheld') {
             event.released = held.delete(event.data.task_id)
           }
-          if (event.type === 'reset') event.snapshot = await this._snapshot(ended.signal)
+          if (event.type === 'reset') {
+            event.snapshot = await this._snapshot(ended.signal).catch((error) => {
+              if (!ended.signal.aborted) throw error
+            })
+            if (ended.signal.aborted) return
+          }
           yield event
         }
         if (failure) throw failure
