@@ -139,6 +139,8 @@ def _ended_tasks(lines: bytes) -> list[dict[str, Any]]:
         }
         if task.acknowledged is not None:
             status["acknowledged"] = task.acknowledged
+        if task.outcomes is not None:
+            status["acknowledged_parts"] = task.outcomes
         if task.detail is not None:
             status["detail"] = task.detail
         told.append(status)
