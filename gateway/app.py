@@ -159,7 +159,7 @@ class Gateway:
         config = self._config
         if config.query_secret is not None:
             owners = Owners(self.feed.admin, config.group_id, topic_name("context", config.topic_prefix))
-            self.reader = WorkerReader(owners, config.query_secret, self.feed.partition_of)
+            self.reader = WorkerReader(owners, config.query_secret, self.feed.partition_of, config.query_tls)
 
     async def stop(self) -> None:
         """End all streams and disconnect."""
