@@ -120,7 +120,14 @@ async def _answering(app: GateApp, engine: Engine, settings: Settings) -> AsyncI
         yield
         return
     try:
-        serving = queries.serve(host, settings.query_port, secret.get_secret_value(), settings.group_id, engine.owned)
+        serving = queries.serve(
+            host,
+            settings.query_port,
+            secret.get_secret_value(),
+            settings.group_id,
+            engine.owned,
+            settings.query_tls(server=True),
+        )
         async with serving as port:
             named = socket.gethostname() if host in {"0.0.0.0", "::"} else host  # noqa: S104 - not bound here
             app.member_url = queries.announced(app.member_url, named, port)
