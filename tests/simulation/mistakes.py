@@ -223,7 +223,7 @@ MISTAKES: Final[Mapping[str, Mistake]] = {
     for plant, found_by in (
         (commits_without_a_generation, 1),
         (commits_as_the_member_of_now, 1),
-        (commits_no_offsets_after_timers, 5),
+        (commits_no_offsets_after_timers, 625),
         (writes_while_the_group_rebalances, 2),
         (takes_unstable_offsets, 5),
         (restores_to_the_last_stable_offset, 4),
