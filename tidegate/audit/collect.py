@@ -388,6 +388,7 @@ class PartitionLogs:
             facet = histories[name] = Facet()
         if event.cause is not None:
             session.own.setdefault(event.cause, {}).setdefault(name, []).append((event.offset, before, value))
+            session.own_times.setdefault(event.cause, []).append((event.offset, event.at_ms))
         facet.offsets.append(event.offset)
         facet.values.append(value)
         facet.events.append(event)

@@ -321,12 +321,14 @@ def moved_along(
     session = case.session
     since = session.erased_before(context_offset)
     had_room = was_never_near(case)
-    changes = [
-        (offset, before, after, had_room and offset < mover.until)
-        for mover in movers
-        for offset, before, after in session.own[mover.task_id].get(name, ())
-        if since < offset < context_offset
-    ]
+    changes = []
+    for mover in movers:
+        forgotten, perhaps_forgotten = _forgotten_before_dispatch(case, mover.task_id)
+        changes += [
+            (offset, before, after, had_room and perhaps_forgotten <= offset < mover.until)
+            for offset, before, after in session.own[mover.task_id].get(name, ())
+            if since < offset < context_offset and offset >= forgotten
+        ]
     if not changes:
         return stated
     if len(changes) > _MAX_OWN_CHANGES:
@@ -339,6 +341,25 @@ def moved_along(
         later = _moved(frozenset((each,)), changes[1:])
         values |= later if later == {actual} else _moved(frozenset((each,)), changes) | (later & {actual})
     return values
+
+
+def _forgotten_before_dispatch(case: Case, task_id: str) -> tuple[int, int]:
+    """Own changes that came too long before the task's dispatch to count: surely, and perhaps, below these offsets.
+
+    They are kept for the grace from the last one on.
+    """
+    session, terms, task = case.session, case.terms, case.session.tasks.get(task_id)
+    if task is None:
+        return 0, 0
+    surely = perhaps = 0
+    earlier = [each for each in session.own_times.get(task_id, ()) if each[1] <= task.at_ms]
+    for number, (offset, at_ms) in enumerate(earlier, start=1):
+        next_ms = earlier[number][1] if number < len(earlier) else task.at_ms
+        if next_ms - at_ms > terms.grace_ms - terms.margin_ms:
+            perhaps = offset + 1
+            if number == len(earlier) and next_ms - at_ms > terms.grace_ms + terms.margin_ms:
+                surely = perhaps
+    return surely, perhaps
 
 
 def _moved(values: Expected, changes: list[tuple[int, Value, Value, bool]]) -> Expected:

@@ -399,6 +399,8 @@ class Session:
     knew it, and took the change."""
     own: dict[str, dict[str, list[tuple[int, Value, Value]]]] = field(default_factory=dict)
     """Changes by tasks: task, facet, then (offset, value before, value after)."""
+    own_times: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """Changes by tasks: offset and time of each."""
     erased: list[int] = field(default_factory=list)
     """Offsets of `session.erased`."""
     tasks: dict[str, Task] = field(default_factory=dict)
