@@ -34,8 +34,8 @@ demo-web: $(READY) ## the gateway: a page with a calendar, a document and a chat
 
 test: lint types unit simulation bench-check broker-tests gateway-tests ## everything CI runs: the above, cost per event, tests on a real broker
 
-test-all: test ## the same, and what takes minutes: every move in the browser, kills, fuzzing
-	$(BIN)/pytest tests/gateway tests/browser -m long
+test-all: test ## the same, and what takes minutes: every move in the browser, kills, fuzzing, a million events behind stalled commits
+	$(BIN)/pytest tests/broker tests/gateway tests/browser -m long
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -59,7 +59,7 @@ simulate: $(READY) ## as many seeds as SEEDS says, on all cores, written to test
 	$(BIN)/python -m tests.simulation $(SEEDS)
 
 broker-tests: $(READY) ## tests on a real Kafka broker, started for them
-	$(BIN)/pytest tests/broker
+	$(BIN)/pytest tests/broker -m "not long"
 
 gateway-tests: $(READY) ## the gateway on a real broker, its client in Node, its page in a browser
 	$(BIN)/pytest tests/gateway tests/browser -m "not long"
