@@ -10,7 +10,7 @@ BIN := .venv/bin
 PACKAGES := schemas projections streams gateway tidegate
 READY := .venv/ready
 
-.PHONY: help setup demo demo-web test test-all lint format types unit broker-tests gateway-tests openapi scenarios chaos bench bench-check bench-baseline \
+.PHONY: help setup demo demo-web test test-all lint format types unit simulation simulate broker-tests gateway-tests openapi scenarios chaos bench bench-check bench-baseline \
 	bench-peers schemas dashboards lock clean
 
 help: ## list these targets
@@ -32,10 +32,10 @@ demo: $(READY) ## the main job on a real broker: a short story, a load, the audi
 demo-web: $(READY) ## the gateway: a page with a calendar, a document and a chat beside simulated agents
 	$(BIN)/tidegate demo --web
 
-test: lint types unit bench-check broker-tests gateway-tests ## everything CI runs: lint, types, unit tests, cost per event, tests on a real broker
+test: lint types unit simulation bench-check broker-tests gateway-tests ## everything CI runs: the above, cost per event, tests on a real broker
 
-test-all: test ## the same, and what takes minutes: every move in the browser, kills, fuzzing
-	$(BIN)/pytest tests/gateway tests/browser -m long
+test-all: test ## the same, and what takes minutes: every move in the browser, kills, fuzzing, a million events behind stalled commits
+	$(BIN)/pytest tests/broker tests/gateway tests/browser -m long
 
 lint: $(READY) ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -51,8 +51,15 @@ types: $(READY) ## mypy --strict, tests included
 unit: $(READY) ## tests without I/O
 	$(BIN)/pytest tests/unit
 
+simulation: $(READY) ## the engine on a simulated broker: some seeds, and known mistakes that have to be found
+	$(BIN)/pytest tests/simulation
+
+SEEDS ?= 1000
+simulate: $(READY) ## as many seeds as SEEDS says, on all cores, written to tests/simulation/report.json
+	$(BIN)/python -m tests.simulation $(SEEDS)
+
 broker-tests: $(READY) ## tests on a real Kafka broker, started for them
-	$(BIN)/pytest tests/broker
+	$(BIN)/pytest tests/broker -m "not long"
 
 gateway-tests: $(READY) ## the gateway on a real broker, its client in Node, its page in a browser
 	$(BIN)/pytest tests/gateway tests/browser -m "not long"

@@ -18,6 +18,7 @@ RATIOS = (
 MOST_OF_BASELINE = 0.55
 """CPU of an event in memory, of the baseline's. Prototypes of the core reached 0.42 to 0.54."""
 MOST_BYTES_OF_SESSION = 1024
+MOST_BYTES_OF_STREAM = 20 * 1024
 
 
 class Aim(NamedTuple):
@@ -50,6 +51,8 @@ def aims(found: dict[str, Any]) -> Iterator[Aim]:
         yield Aim("hot p99 under a flood of cold events, of that without", "at most 1.5", f"{ratio:.2f}", ratio <= 1.5)
     if scale:
         yield from _memory(scale)
+    if found["gateway"]:
+        yield from _streams(found["gateway"])
 
 
 def _memory(scale: dict[str, Any]) -> Iterator[Aim]:
@@ -75,6 +78,21 @@ def _beside_peers(peers: dict[str, Any]) -> Iterator[Aim]:
             yield Aim(f"throughput, of {name}", f"at least {least:g}", f"{ratio:.2f}", ratio >= least)
     stale = gate["stale_delivered"]
     yield Aim("stale at delivery, of all results", "0", f"{stale:,}", stale == 0)
+
+
+def _streams(gateway: dict[str, Any]) -> Iterator[Aim]:
+    load = f"{gateway['streams']:,} streams, {gateway['verdicts_per_second']:,} verdicts/s"
+    late = gateway["p99_ms"] - gateway["broker_p99_ms"]
+    yield Aim(f"p99 at the client beyond the broker's ({load})", "at most 100 ms", f"{late:.0f} ms", late <= 100)
+    size = gateway["bytes_per_stream"]
+    aim = f"at most {MOST_BYTES_OF_STREAM:,} bytes"
+    yield Aim("memory of an idle stream", aim, f"{size:,} bytes", size <= MOST_BYTES_OF_STREAM)
+    wrong = gateway["lost"] + gateway["repeated"]
+    yield Aim("lost and repeated over a restart of the gateway", "0", f"{wrong:,}", wrong == 0)
+    submitted = gateway["submissions"]
+    late = submitted["submit_p99_ms"] - submitted["produce_p99_ms"]
+    what = f"p99 of a submission beyond the producer's ({submitted['submissions_per_second']:,} tasks/s)"
+    yield Aim(what, "at most 20 ms", f"{late:.0f} ms", late <= 20)
 
 
 def _latencies(latency: dict[str, Any]) -> Iterator[Aim]:

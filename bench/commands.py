@@ -14,6 +14,7 @@ from bench.baseline import BASELINE, DIGITS
 from bench.check import check as run_check
 from bench.check import write_baseline
 from bench.drain import drain as run_drain
+from bench.gateway import gateway as run_gateway
 from bench.growth import idle_sessions
 from bench.lanes import lanes as run_lanes
 from bench.latency import latency as run_latency
@@ -178,6 +179,24 @@ def pipeline(
     show(title, figures)
     if keep:
         print(f"saved: {save('pipeline', figures).name}")
+
+
+@app.command()
+def gateway(
+    streams: Annotated[int, typer.Option(help="Open event streams, each of its own session.", min=1)] = 5_000,
+    rate: Annotated[int, typer.Option(help="Verdicts per second, over all sessions.", min=1)] = 500,
+    seconds: Annotated[float, typer.Option(help="How long to measure each.", min=1.0)] = 30.0,
+    partitions: Partitions = 12,
+    *,
+    keep: Keep = True,
+) -> None:
+    """Event streams of the gateway under load and over its restart, and submissions, beside a minimal SSE loop."""
+    figures = asyncio.run(run_gateway(streams=streams, rate=rate, seconds=seconds, partitions=partitions))
+    show("Gateway: verdict committed to event received", {k: v for k, v in figures.items() if not isinstance(v, dict)})
+    show("Submissions: request to answer, and produced directly", figures["submissions"])
+    show("Floor: the same streams from a minimal loop", figures["floor"])
+    if keep:
+        print(f"saved: {save('gateway', figures).name}")
 
 
 @app.command()

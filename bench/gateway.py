@@ -1,21 +1,22 @@
-"""What the gateway costs and how late it is: `python -m bench.gateway`, written to `bench/results/gateway.json`.
+"""What the gateway costs and how late it is, beside the least that streams verdicts to browsers.
 
 Many event streams are open, one for each session, and verdicts are committed at a steady rate, as the gate commits
 them: in a transaction every 20 ms. Each verdict carries the time at which its transaction began; a client notes how
 much later it arrives. A `read_committed` consumer in the same process notes the same: that is the broker's own share.
 The gateway is restarted once under load, and every stream resumes at its cursor.
 
-Beside it, in the same run: the floor, `bench/sse_floor.py`, which keeps nothing and promises nothing.
+Beside it, on the same broker: the floor, `bench/sse_floor.py`, which keeps nothing and promises nothing.
 
-Verdicts are written straight to the topic of deliveries, so that the gate's own time is not in the figures.
+Everything runs on one machine, so the clients take their share of it: both servers and the consumer are measured with
+it. Verdicts are written straight to the topic of deliveries, so that the gate's own time is not in the figures.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -32,17 +33,23 @@ import psutil
 from aiohttp import ClientSession, TCPConnector
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from bench.process import environment
-from bench.report import machine
+from bench.compiled import compiled
+from bench.process import ROOT, environment
 from schemas.topics import topic_name
 from tidegate.broker import LocalBroker, free_port
 from tidegate.settings import Settings, load_settings
 from tidegate.topics import create_topics
 
-FILE: Final = Path(__file__).parent / "results" / "gateway.json"
 COMMIT_SECONDS: Final = 0.02
 CONNECTS_AT_ONCE: Final = 200
 IDLE_SECONDS: Final = 3.0
+FLOOR_START_SECONDS: Final = 2.0
+"""The floor has no health endpoint."""
+WARM_UP_SECONDS: Final = 3.0
+OPEN_SECONDS: Final = 120.0
+"""Longest time for all streams to connect, or to come back."""
+ARRIVAL_SECONDS: Final = 30.0
+"""Longest time for the last verdicts to arrive. What has not come then counts as lost."""
 PAYLOAD: Final = "x" * 400
 
 
@@ -65,11 +72,11 @@ class Streams:
         """How many streams have a position."""
         return len(self._open)
 
-    async def start(self, timeout_seconds: float = 120) -> None:
+    async def start(self) -> None:
         """Connect all; returns when each has a position."""
         gate = asyncio.Semaphore(CONNECTS_AT_ONCE)
         self._tasks = [asyncio.create_task(self._keep(number, gate)) for number in range(self._count)]
-        await until(lambda: self.open == self._count, timeout_seconds, lambda: f"{self.open} streams are open")
+        await until(lambda: self.open == self._count, OPEN_SECONDS, lambda: f"{self.open} streams are open")
 
     async def stop(self) -> None:
         """Disconnect all."""
@@ -212,7 +219,7 @@ def launch(arguments: list[str], settings: Settings, directory: str, **changes: 
     """Start a server process."""
     return subprocess.Popen(
         [sys.executable, *arguments],
-        env=environment(settings, **changes),
+        env={**environment(settings, **changes), "PYTHONPATH": f"{compiled()}{os.pathsep}{ROOT}"},
         cwd=directory,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -265,7 +272,7 @@ async def measure(
     gc.collect()
     gc.freeze()
     try:
-        await verdicts.write(3)  # a warm-up
+        await verdicts.write(WARM_UP_SECONDS)
         cpu = cpu_seconds(process)
         clients.measuring = verdicts.measuring = True
         began, written = time.monotonic(), verdicts.written
@@ -289,11 +296,11 @@ async def measure(
             began = time.monotonic()
             async for _ in restart():
                 pass
-            await until(lambda: clients.open == streams, 120, lambda: f"{clients.open} streams are back")
+            await until(lambda: clients.open == streams, OPEN_SECONDS, lambda: f"{clients.open} streams are back")
             figures["restart_seconds"] = round(time.monotonic() - began, 1)
             await writing
         with suppress(TimeoutError):
-            await until(lambda: len(clients.heard) >= verdicts.written, 30, lambda: "")
+            await until(lambda: len(clients.heard) >= verdicts.written, ARRIVAL_SECONDS, lambda: "")
         figures["lost"] = verdicts.written - len(clients.heard)
         figures["repeated"] = sum(count - 1 for count in clients.heard.values())
         figures["verdicts"] = verdicts.written
@@ -365,8 +372,12 @@ def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
     return float(times.user + times.system)
 
 
-async def run(streams: int, rate: int, seconds: float, partitions: int) -> dict[str, Any]:
-    """Measure gateway and floor on one broker."""
+async def gateway(*, streams: int, rate: int, seconds: float, partitions: int) -> dict[str, Any]:
+    """Measure submissions, the gateway under load and over a restart, and the floor, on one broker.
+
+    Raises `ValueError` if the process may not open as many connections.
+    """
+    _allow_files(streams + 500)
     with LocalBroker(ephemeral=True, heap_mb=1024) as broker, tempfile.TemporaryDirectory() as directory:
         settings = load_settings(
             bootstrap_servers=broker.bootstrap_servers,
@@ -377,7 +388,6 @@ async def run(streams: int, rate: int, seconds: float, partitions: int) -> dict[
             metrics_port=0,
         )
         await create_topics(settings)
-        found: dict[str, Any] = {"machine": machine()}
         port = free_port()
         changes: dict[str, object] = {
             "gateway_port": port,
@@ -397,35 +407,23 @@ async def run(streams: int, rate: int, seconds: float, partitions: int) -> dict[
 
         try:
             await answering(processes[0], ready)
-            found["submissions"] = await submissions(settings, port, 2 * rate, min(5.0, seconds))
-            sys.stdout.write(f"{found['submissions']}\n")
-            found["gateway"] = await measure(settings, processes[0], port, streams, rate, seconds, restart)
+            submitted = await submissions(settings, port, 2 * rate, min(5.0, seconds))
+            found = await measure(settings, processes[0], port, streams, rate, seconds, restart)
         finally:
             processes[-1].kill()
             processes[-1].wait()
-        sys.stdout.write(f"{found['gateway']}\n")
         port = free_port()
         floor = ["-m", "bench.sse_floor", str(port)]
         async with server(floor, settings, None, directory) as process:
-            await asyncio.sleep(2)
-            found["floor"] = await measure(settings, process, port, streams, rate, seconds, None)
-        sys.stdout.write(f"{found['floor']}\n")
-        return found
+            await asyncio.sleep(FLOOR_START_SECONDS)
+            beside = await measure(settings, process, port, streams, rate, seconds, None)
+        return {**found, "submissions": submitted, "floor": beside}
 
 
-def main() -> None:
-    """Measure and write the figures."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gateway", description=__doc__)
-    parser.add_argument("--streams", type=int, default=5000)
-    parser.add_argument("--rate", type=int, default=500, help="verdicts per second")
-    parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--partitions", type=int, default=12)
-    parser.add_argument("--dry", action="store_true", help="write nothing")
-    given = parser.parse_args()
-    found = asyncio.run(run(given.streams, given.rate, given.seconds, given.partitions))
-    if not given.dry:
-        FILE.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-
-
-if __name__ == "__main__":
-    main()
+def _allow_files(count: int) -> None:
+    """Let this process, and those that it starts, open so many files. Raises `ValueError` if the limit is lower."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < count:
+        raise ValueError(f"{count} open files are needed, and at most {hard} allowed (ulimit -Hn)")
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))

@@ -201,7 +201,7 @@ def _changes_of(records: list[Record]) -> Changes:
         if batch.role == "context":
             partition.fold_context(batch, NOW_MS)
         elif batch.role == "steps":
-            partition.fold_steps(batch, NOW_MS)
+            partition.fold_steps(batch, LogPosition(0, 0, 0), NOW_MS)
         else:
             partition.judge(batch, LogPosition(0, 0, 0), NOW_MS)
     return partition.take(NOW_MS)

@@ -138,9 +138,10 @@ class Run:
                 if batch.role == "context":
                     partition.fold_context(batch, now_ms)
                 elif batch.role == "steps":
-                    partition.fold_steps(batch, now_ms)
+                    partition.fold_steps(batch, place, now_ms)
                 else:
                     partition.judge(batch, place, now_ms)
+        partition.has_folded(now_ms)
         with self.stage("encode"):
             changes = partition.take(now_ms)
         partition.committed()

@@ -50,7 +50,7 @@ def headlines() -> str:
 
 def aimed() -> str:
     """The aims, and whether they are met."""
-    found = {name: figures(name) for name in ("peers", "drain", "pipeline", "latency", "lanes", "scale")}
+    found = {name: figures(name) for name in ("peers", "drain", "pipeline", "latency", "lanes", "scale", "gateway")}
     rows = [(each.what, each.aim, each.measured, "yes" if each.is_met else "**no**") for each in aims(found)]
     return table(("", "aim", "measured", "met"), rows) if rows else NOT_YET
 
@@ -136,6 +136,34 @@ def latency() -> str:
         *(f"echo {name}" for name in ("p50", "p99", "p99.9")),
     )
     return table(heads, rows) + _about({"": found})
+
+
+def gateway() -> str:
+    """The gateway's streams and the floor's, and submissions."""
+    found = figures("gateway")
+    if not found:
+        return NOT_YET
+    rows = [
+        (
+            name,
+            *(f"{each[figure]:,}" for figure in ("streams", "verdicts_per_second")),
+            *(f"{each[figure]:.1f}" for figure in ("p50_ms", "p99_ms", "broker_p50_ms", "broker_p99_ms")),
+            f"{each['bytes_per_stream']:,}",
+            f"{each['cpu_share']:.2f}",
+            *(f"{each[figure]:,}" for figure in ("lost", "repeated")),
+        )
+        for name, each in (("gateway", found), ("floor", found["floor"]))
+    ]
+    heads = ("", "streams", "verdicts/s", "p50 ms", "p99 ms", "consumer p50", "consumer p99")
+    each = found["submissions"]
+    submitted = (
+        f"Submissions at {each['submissions_per_second']:,}/s: p50 {each['submit_p50_ms']:.1f} ms, p99"
+        f" {each['submit_p99_ms']:.1f} ms; the producer's acknowledgement alone {each['produce_p50_ms']:.1f} and"
+        f" {each['produce_p99_ms']:.1f} ms. After a kill under load every stream was back within"
+        f" {found['restart_seconds']:.1f} s.\n"
+    )
+    shown = table((*heads, "bytes per stream", "CPU cores", "lost", "repeated"), rows)
+    return f"{shown}\n{submitted}" + _about({"": found})
 
 
 def scale_workers() -> str:
@@ -269,6 +297,7 @@ SECTIONS: Final[Mapping[str, Callable[[], str]]] = {
     "figures-compared": compared,
     "figures-peers": peers,
     "figures-latency": latency,
+    "figures-gateway": gateway,
     "figures-workers": scale_workers,
     "figures-sessions": scale_sessions,
     "figures-tasks": scale_tasks,

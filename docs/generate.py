@@ -52,6 +52,9 @@ SHARED: Final[tuple[type[BaseModel], ...]] = (
     outputs.ChangedBy,
     outputs.Judged,
     outputs.ResultIdentity,
+    outputs.ProposalIdentity,
+    outputs.OtherEffect,
+    outputs.EventIdentity,
     outputs.Shadow,
     outputs.Receipt,
 )

@@ -21,12 +21,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.agui import Translator
-from gateway.bodies import LEASES, AcknowledgementBody, CancelBody, CancelManyBody, ContextBody, DispatchBody, parse
+from gateway.bodies import AcknowledgementBody, CancelBody, CancelManyBody, ContextBody, DispatchBody, parse
 from gateway.config import LOCAL_HOSTS, GatewayConfig
 from gateway.feed import Feed
 from gateway.frames import frame
 from gateway.limits import RateLimit, StreamCount
 from gateway.metrics import Metrics
+from gateway.outcomes import Outcomes
 from gateway.owners import Owners
 from gateway.page import page_file
 from gateway.problems import Problem
@@ -129,6 +130,7 @@ class Gateway:
         self.metrics = Metrics()
         self.feed = Feed(config, self.metrics)
         self.publisher = Publisher(config)
+        self._outcomes = Outcomes(self.feed.new_consumer, config.topic_prefix, config.limits.catch_up_records)
         self.reader: SessionReader = NoReader()
         self.is_draining = False
         self._config = config
@@ -157,7 +159,7 @@ class Gateway:
         config = self._config
         if config.query_secret is not None:
             owners = Owners(self.feed.admin, config.group_id, topic_name("context", config.topic_prefix))
-            self.reader = WorkerReader(owners, config.query_secret, self.feed.partition_of)
+            self.reader = WorkerReader(owners, config.query_secret, self.feed.partition_of, config.query_tls)
 
     async def stop(self) -> None:
         """End all streams and disconnect."""
@@ -312,6 +314,12 @@ class Gateway:
     async def _cancel_many(self, request: Request) -> Response:
         request.grant.require(request.session_id, "cancel")
         body = parse(await request.body(self._config.limits.body_bytes), CancelManyBody)
+        named = [name for name in ("request_id", "slot") if body.get(name) is not None] + ["all"] * bool(
+            body.get("all")
+        )
+        if len(named) != 1:
+            found = " and ".join(named) or "none of them"
+            raise Problem("invalid_event", f"exactly one of request_id, slot and all: {found}; name one")
         position = await self._publish(request, "context", {"type": "task.cancel_requested", **body}, "cancel")
         return _json({"position": str(position)}, 202)
 
@@ -402,7 +410,17 @@ class Gateway:
         for task in state.tasks:
             if task["task_id"] == request.resource_id:
                 held = [each for each in state.held if each["task_id"] == request.resource_id]
-                return _tagged(request, {**task, **({"held": held[0]} if held else {})})
+                status = {**task, **({"held": held[0]} if held else {})}
+                response = _tagged(request, status)
+                if response.status_code == 304 or task["status"] != "ended":
+                    return response
+                # It follows from the status, so the tag of the status is that of both.
+                outcome = await self._outcomes.of(request.session_id, state.partition, task)
+                if task["disposition"] == "delivered":
+                    status["results"] = outcome.results
+                if outcome.receipt is not None:
+                    status["receipt"] = outcome.receipt
+                return _json(status, 200, {"ETag": response.headers["etag"]})
         detail = "the session has no such task, or it ended too long ago; a dispatch shows when it has been folded"
         return Problem("not_found", detail).response()
 
@@ -479,7 +497,7 @@ class Gateway:
         raw = [(name.lower().encode(), value.encode()) for name, value in extra.items()]
         client = query.get("client")
         presence: asyncio.Task[None] | None = None
-        if LEASES and client and "context" in grant.actions:
+        if client and "context" in grant.actions:
             presence = asyncio.get_running_loop().create_task(self._keep_present(route.session_id, client))
         try:
             await stream(self.feed, self.metrics, subscriber, cursor, raw, receive, send, translator)

@@ -42,7 +42,11 @@ def _body_of(name: str, model: type[Event], *, leave_out: set[str], optional: se
 
 
 ContextBody: Final = _body_of(
-    "ContextWrite", ContextChanged, leave_out=set(), optional=set(), doc="Facets to set and to unset."
+    "ContextWrite",
+    ContextChanged,
+    leave_out=set(),
+    optional=set(),
+    doc="Facets to set and to unset, with leases and versions.",
 )
 DispatchBody: Final = _body_of(
     "TaskDispatch",
@@ -51,10 +55,6 @@ DispatchBody: Final = _body_of(
     optional={"task_id"},
     doc="A task to hand to an agent. Without a `task_id` the gateway chooses one.",
 )
-CANCELS_MANY: Final = "slot" in TaskCancelRequested.model_fields
-"""Whether the contract can cancel by request, by slot, and everything in a session."""
-LEASES: Final = "expires_in_seconds" in ContextChanged.model_fields
-"""Whether the contract has leases on facets."""
 CancelManyBody: Final = _body_of(
     "TasksCancel",
     TaskCancelRequested,

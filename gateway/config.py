@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -57,7 +58,7 @@ class GatewayConfig:
 
     `kafka`: keyword arguments for any aiokafka client. `source`: the `source` of the events it writes.
     `ticket_secret` signs stream tickets and must be the same on every instance; None turns tickets off.
-    `query_secret` signs requests to the workers' read endpoint.
+    `query_secret` signs requests to the workers' read endpoint; with `query_tls` they are made over mutual TLS.
     """
 
     kafka: dict[str, Any]
@@ -70,6 +71,7 @@ class GatewayConfig:
     unauthenticated: bool = False
     ticket_secret: str | None = None
     query_secret: str | None = None
+    query_tls: ssl.SSLContext | None = None
     cors_origins: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     heartbeat_seconds: float = 15.0

@@ -59,7 +59,7 @@ class Feed:
         self._metrics = metrics
         self._topics = [topic_name(role, config.topic_prefix) for role in STREAM_ROLES]
         self._index = {name: index for index, name in enumerate(self._topics)}
-        self._consumer = self._new_consumer("feed")
+        self._consumer = self.new_consumer("feed")
         self._admin = AIOKafkaAdminClient(**config.kafka, client_id=f"{config.group_id}-gateway")
         self._tails: dict[int, Tail] = {}
         self._opening: dict[int, asyncio.Task[Tail]] = {}
@@ -69,7 +69,8 @@ class Feed:
         self._alive_at = time.monotonic()
         self._advanced_at = time.monotonic()
 
-    def _new_consumer(self, name: str) -> Any:
+    def new_consumer(self, name: str) -> Any:
+        """A consumer of committed records without a group, not started."""
         return AIOKafkaConsumer(
             **self._config.kafka,
             client_id=f"{self._config.group_id}-gateway-{name}",
@@ -326,7 +327,7 @@ class Feed:
         for subscriber, positions, _ in group.waiting:
             followers.setdefault(subscriber.session_id, []).append((subscriber, positions))
         begin = [min(positions[role] for _, positions, _ in group.waiting) for role in range(len(goal))]
-        consumer = self._new_consumer("catch-up")
+        consumer = self.new_consumer("catch-up")
         await consumer.start()
         try:
             tps = {

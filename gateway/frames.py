@@ -23,6 +23,7 @@ EVENT_NAMES: Final = (
     "rejected",
     "command",
     "outdated",
+    "unmatched",
     "reset",
     "reconnect",
     "unauthorized",
@@ -30,7 +31,7 @@ EVENT_NAMES: Final = (
 """The names of all events of a stream; the last three are the gateway's own."""
 
 _ENVELOPE: Final = ("source", "session_id")
-_COMMAND_NAMES: Final = {"result.outdated": "outdated"}
+_COMMAND_NAMES: Final = {"result.outdated": "outdated", "task.cancel_unmatched": "unmatched"}
 _STATUS_ENDS: Final = {"cancelled": "cancelled", "expired": "expired", "rejected": "rejected"}
 
 

@@ -14,8 +14,6 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gateway.bodies import (
-    CANCELS_MANY,
-    LEASES,
     AcknowledgementBody,
     CancelBody,
     CancelManyBody,
@@ -69,13 +67,27 @@ _AT_LEAST: Final = _query(
     "at_least", _POSITION, "A position from an earlier answer: answered once the event there is in the state."
 )
 _TASK_LIST: Final = {"type": "array", "items": {"$ref": "#/components/schemas/TaskState"}}
-_HELD: Final = {
-    "type": "array",
-    "items": {
-        **_object(
-            task_id=_TEXT, waiting_for=_TEXT, outcome=_TEXT, parts={"type": "array", "items": {"type": "object"}}
-        ),
-    },
+_HELD_RESULT: Final = _object(
+    task_id=_TEXT, waiting_for=_TEXT, outcome=_TEXT, parts={"type": "array", "items": {"type": "object"}}
+)
+_HELD: Final = {"type": "array", "items": _HELD_RESULT}
+_DETAIL: Final = {
+    "description": "A task's status, with what belongs to it.",
+    "allOf": [
+        {"$ref": "#/components/schemas/TaskState"},
+        {
+            "type": "object",
+            "properties": {
+                "held": {**_HELD_RESULT, "description": "Its result, while parts of it wait."},
+                "results": {
+                    "type": "array",
+                    "items": {"type": "object"},
+                    "description": "Of a task that was delivered: its deliveries as on the event stream, oldest first."
+                    " Empty if they are not on Kafka any more.",
+                },
+            },
+        },
+    ],
 }
 
 _STREAM: Final = (
@@ -129,8 +141,8 @@ _OPERATIONS: Final[dict[_Key, tuple[str, type[BaseModel] | None, int, str, Any, 
         "Read a task",
         None,
         200,
-        "The task's status.",
-        {"$ref": "#/components/schemas/TaskState"},
+        "The task's status; once it has ended, with its receipt, or with what was delivered.",
+        {"$ref": "#/components/schemas/TaskDetail"},
         [
             _query(
                 "wait",
@@ -194,11 +206,7 @@ _OPERATIONS: Final[dict[_Key, tuple[str, type[BaseModel] | None, int, str, Any, 
         [
             _header("Last-Event-ID", "The last `id` that was received: the stream resumes after it."),
             _query("last_event_id", {"type": "string"}, "The same, for clients that cannot send the header."),
-            *(
-                (_query("client", _TEXT, "Renew a lease on `presence/<client>` while the stream is open."),)
-                if LEASES
-                else ()
-            ),
+            _query("client", _TEXT, "Renew a lease on `presence/<client>` while the stream is open."),
             _query(
                 "format", {"enum": ["tidegate", "ag-ui"]}, "`ag-ui`: the events of one `task` in AG-UI's event types."
             ),
@@ -221,7 +229,7 @@ _BODIES: Final = (
     ContextBody,
     DispatchBody,
     CancelBody,
-    *((CancelManyBody,) if CANCELS_MANY else ()),
+    CancelManyBody,
     AcknowledgementBody,
 )
 _ALWAYS: Final = ("invalid_request", "unauthorized", "forbidden", "not_found", "too_many_requests", "overloaded")
@@ -255,7 +263,7 @@ def document() -> dict[str, Any]:
         "paths": paths,
         "components": {
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
-            "schemas": {**_schemas(), "Problem": _problem_schema(), "TaskState": _task_state()},
+            "schemas": {**_schemas(), "Problem": _problem_schema(), "TaskState": _task_state(), "TaskDetail": _DETAIL},
         },
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -62,10 +63,13 @@ class NoReader:
 class WorkerReader:
     """Asks the worker that owns the session's partition."""
 
-    def __init__(self, owners: Owners, secret: str, partition_of: Callable[[str], int]) -> None:
+    def __init__(
+        self, owners: Owners, secret: str, partition_of: Callable[[str], int], tls: ssl.SSLContext | None = None
+    ) -> None:
         self._owners = owners
         self._secret = secret
         self._partition_of = partition_of
+        self._tls = tls
         self._http: aiohttp.ClientSession | None = None
 
     async def read(self, session_id: str) -> SessionState:
@@ -95,8 +99,8 @@ class WorkerReader:
         at_ms, nonce = int(time.time() * 1000), secrets.token_hex(16)
         headers = {SIGNATURE_HEADER: sign_request(self._secret, session_id, at_ms, nonce)}
         query = {"session": session_id, "partition": str(partition), "at": str(at_ms), "nonce": nonce}
-        url = URL(f"http://{address}{PATH}").with_query(query)
-        async with self._http.get(url, headers=headers, allow_redirects=False) as response:
+        url = URL(f"{'https' if self._tls else 'http'}://{address}{PATH}").with_query(query)
+        async with self._http.get(url, headers=headers, allow_redirects=False, ssl=self._tls or True) as response:
             body = await response.read()
             expected = sign_answer(self._secret, nonce, response.status, body)
             if not is_signature(expected, response.headers.get(SIGNATURE_HEADER)):

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
-from gateway.bodies import CANCELS_MANY
 from gateway.problems import Problem
 from schemas.fields import MAX_NAME_BYTES
 
@@ -26,7 +25,7 @@ ROUTES: Final[dict[tuple[str, ...], tuple[str, ...]]] = {
     ("tasks", "{task}"): ("GET",),
     ("tasks", "{task}", "cancel"): ("POST",),
     ("results", "{result}", "acknowledgement"): ("POST",),
-    **({("cancel",): ("POST",)} if CANCELS_MANY else {}),
+    ("cancel",): ("POST",),
     ("inbox",): ("GET",),
     ("events",): ("GET",),
     ("tickets",): ("POST",),

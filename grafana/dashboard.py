@@ -21,7 +21,13 @@ FILE: Final = Path(__file__).parent / "dashboards" / "tidegate.json"
 UID: Final = "tidegate"
 
 _DATASOURCE: Final = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
-_STATE_COLORS: Final = {"starting": "yellow", "restoring": "orange", "running": "green", "stopping": "semi-dark-blue"}
+_STATE_COLORS: Final = {
+    "starting": "yellow",
+    "restoring": "orange",
+    "running": "green",
+    "stopping": "semi-dark-blue",
+    "failed": "red",
+}
 _HEIGHTS: Final = {"stat": 4, "graph": 8, "stacked": 8, "heatmap": 8, "states": 8}
 
 

@@ -9,7 +9,7 @@ Kind = Literal["stat", "graph", "stacked", "heatmap", "states"]
 
 WORKERS: Final = 'instance=~"$worker"'
 RATE: Final = "[$__rate_interval]"
-STATE_NUMBERS: Final = {"starting": 1, "restoring": 2, "running": 3, "stopping": 4}
+STATE_NUMBERS: Final = {"starting": 1, "restoring": 2, "running": 3, "failed": 5, "stopping": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,11 @@ def in_range(counter: str) -> str:
     return f"sum(increase({counter}{{{WORKERS}}}[$__range])) or vector(0)"
 
 
+def in_interval(counter: str, *, by: str) -> str:
+    """Increase of a counter over one step of a graph."""
+    return f"sum by ({by}) (increase({counter}{{{WORKERS}}}{RATE}))"
+
+
 def gauge(metric: str, by: str, *, aggregation: str = "sum") -> str:
     """A gauge, aggregated over everything but the labels in `by`."""
     grouping = f" by ({by})" if by else ""
@@ -89,6 +94,7 @@ def stale_rate(*, by: str = "") -> str:
 
 
 _RUNNING = f'tidegate_partition_state{{{WORKERS}, tidegate_partition_state="running"}}'
+_FAILED = f'tidegate_partition_state{{{WORKERS}, tidegate_partition_state="failed"}}'
 _CPU_PER_EVENT = f"{rate('process_cpu_seconds_total')} / {rate('tidegate_events_total')}"
 
 OVERVIEW = Row(
@@ -282,6 +288,15 @@ BACKLOG = Row(
             "graph",
             "short",
             (Query(gauge("tidegate_lag_records", "topic"), "{{topic}}"),),
+            width=6,
+        ),
+        Panel(
+            "Oldest decision that waits",
+            "By what it waits for: the broker's answer, or records of a topic.",
+            "graph",
+            "s",
+            (Query(gauge("tidegate_oldest_decision_seconds", "waits_for", aggregation="max"), "{{waits_for}}"),),
+            width=6,
         ),
         Panel(
             "Waiting results",
@@ -289,6 +304,7 @@ BACKLOG = Row(
             "graph",
             "short",
             (Query(gauge("tidegate_parked_results", "instance"), "{{instance}}"),),
+            width=6,
         ),
         Panel(
             "Queued bytes",
@@ -296,6 +312,7 @@ BACKLOG = Row(
             "graph",
             "bytes",
             (Query(gauge("tidegate_queued_bytes", "instance"), "{{instance}}"),),
+            width=6,
         ),
     ),
 )
@@ -309,6 +326,18 @@ TROUBLE = Row(
             "graph",
             "recps",
             (Query(rate("tidegate_dlq_records_total", by="error"), "{{error}}"),),
+            width=6,
+        ),
+        Panel(
+            "Failed partitions, records in quarantine",
+            "Partitions that nobody works on until they are retried, and records that the gate failed to process.",
+            "graph",
+            "short",
+            (
+                Query(f"sum({_FAILED}) or vector(0)", "failed partitions"),
+                Query(in_interval("tidegate_quarantined_records_total", by="topic"), "{{topic}}"),
+            ),
+            width=6,
         ),
         Panel(
             "Misrouted records",
@@ -316,13 +345,15 @@ TROUBLE = Row(
             "graph",
             "recps",
             (Query(rate("tidegate_misrouted_records_total", by="topic"), "{{topic}}"),),
+            width=6,
         ),
         Panel(
             "Failed transactions",
-            "By class of the error. After each the partition is fenced and restored.",
+            "By class of the error. After each the worker goes back to what was committed.",
             "graph",
             "ops",
             (Query(rate("tidegate_transaction_failures_total", by="error"), "{{error}}"),),
+            width=6,
         ),
     ),
 )

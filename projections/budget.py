@@ -15,6 +15,7 @@ from projections.ended import MAX_ENDED_BYTES
 from projections.records import row_to_bytes
 from projections.rows import SessionRow, Task
 from projections.session import Session
+from projections.text import json_of
 
 MAX_ROW_BYTES: Final = 512 * 1024
 MAX_FULL_ROW_BYTES: Final = 1024 * 1024
@@ -23,8 +24,9 @@ MAX_SESSION_BYTES: Final = MAX_FULL_ROW_BYTES + MAX_WAITING_BYTES + MAX_ENDED_BY
 """Of one session, everything together."""
 
 MAX_RECORD_BYTES: Final = 2 * MAX_FULL_ROW_BYTES
-"""No changelog record of a row or a task is larger: what is not counted event by event (an ended task's place in its
-slot, a cancelled task's id, at most 32 and 64 of them) takes far less than the difference."""
+"""No changelog record of a row or a task is larger: what is not counted event by event (the versions of facets for
+whose values there was no room; 128 bytes of heartbeats' identities for each task that has to send them) takes less than
+the difference."""
 
 NAME_BYTES: Final = 128
 """What a facet that is known, or that a task depends on, counts at least: it may always get a value that is longer."""
@@ -47,9 +49,15 @@ def room_for(session: Session, added_bytes: int, *, adds_names: bool) -> int:
 
 
 def measured_bytes(row: SessionRow) -> int:
-    """The bytes of the row and its tasks, or what its names count at least."""
+    """The bytes of the row and its tasks, or what its names count at least.
+
+    Without the former values of facets: they have a bound of their own, and how many are kept depends on when.
+    """
+    replaced, row.replaced = row.replaced, []
+    size_bytes = len(row_to_bytes(row))
+    row.replaced = replaced
     names = len(row.facets) + sum(len(task.expected) for task in row.tasks.values())
-    return max(len(row_to_bytes(row)), names * NAME_BYTES)
+    return max(size_bytes, names * NAME_BYTES)
 
 
 def has_room_to_wait(session: Session, size_bytes: int) -> bool:
@@ -74,6 +82,15 @@ def added_by_reads(size_bytes: int, count: int, task_id: str, readers_above: int
     """What `count` facets of `size_bytes` that a task read add to it and the tasks above: one that differs, twice."""
     size_bytes = max(size_bytes, count * NAME_BYTES)
     return 2 * size_bytes + readers_above * added_above(task_id, count, size_bytes)
+
+
+def snapshot_bytes(session: Session, task: Task) -> int:
+    """What the snapshots of a task and those above it take a second time, once they expect something else."""
+    total = 0
+    for each in (task, *(above for _, above in session.readers_above(task))):
+        if each.snapshot is None and each.expected:
+            total += len(json_of(each.expected).encode())
+    return total
 
 
 def own_bytes(task: Task) -> int:

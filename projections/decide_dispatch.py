@@ -5,18 +5,38 @@ from typing import Any, Final
 
 import msgspec
 
-from projections.budget import MAX_ROW_BYTES, NAME_BYTES, NO_ROOM, added_above, own_bytes, room_for
+from projections.attempts import commanded
+from projections.budget import MAX_ROW_BYTES, NAME_BYTES, NO_ROOM, added_above, own_bytes, room_for, snapshot_bytes
+from projections.dispatched import Fields, differences, dispatched_fields, ended_fields, in_words, kept_of_dispatch
 from projections.ended import EndedTask
-from projections.ending import stop
-from projections.facts import EventRefused, EventRepeated, Fact, TaskEnded, TaskOpened
-from projections.rows import DEFAULT_POLICY, FORMAT, DispatchOrder, Policy, ResultDigests, Scope, Task
+from projections.ending import stop, stop_all
+from projections.expectation import is_unknown
+from projections.facts import EventRefused, EventRepeated, Fact, TaskEnded, TaskOpened, TurnCame
+from projections.gate import QUEUES
+from projections.rows import (
+    DEFAULT_POLICY,
+    FORMAT,
+    KNOWN,
+    UNKNOWN,
+    Clocks,
+    DispatchOrder,
+    Lineage,
+    Options,
+    Policy,
+    ResultDigests,
+    Scope,
+    Task,
+)
 from projections.rules import Rules
-from projections.session import Session, order_of
+from projections.session import Session
+from projections.slot_order import order_of
+from projections.task_index import is_protected
 from projections.text import json_of, quoted
 from schemas.envelope import Headers, traceparent_of
 from schemas.events import Event, TaskDispatched
 from schemas.fields import Reason
 from schemas.identity import digest
+from schemas.topics import topic_name
 from schemas.wire import fields_of, picker
 
 _fields_of: Final = fields_of
@@ -40,15 +60,19 @@ def decide_dispatch(
     A dispatch that comes again changes nothing. `lane`: of the topic; `size_bytes`: of the record's value.
     """
     if event.lane != lane:
-        detail = f"lane: a task of the {event.lane} lane was dispatched on the other lane's topic"
-        return [EventRefused("invalid_event", detail)]
+        return [EventRefused("invalid_event", _on_the_wrong_topic(event, rules))]
     task_id = event.task_id
     task = session.tasks.get(task_id)
     ended = session.ended_task(task_id) if task is None else None
     content = dispatch_digest(event)
     known = task.digest if task is not None else ended.digest if ended is not None else None
     if known is not None:
-        return [_repeated(event, known, content)]
+        if content == known:
+            return [EventRepeated("task.dispatched")]
+        first_at = task.dispatched_at if task is not None else ended.dispatched_at if ended is not None else timestamp
+        now = dispatched_fields(_task_of(session, event, content, offset, first_at, headers, rules))
+        before = dispatched_fields(task) if task is not None else ended_fields(ended) if ended is not None else None
+        return [_repeated(event, known, content, before, now)]
     if ended is not None:
         return [ended_at_once(session, event, content, "withheld", "unknown_task", None, ended.results, timestamp)]
     added = _added_bytes(session, event, size_bytes)
@@ -60,24 +84,44 @@ def decide_dispatch(
     return [TaskOpened(task_id, opened, estimate)]
 
 
-def decide_after_opening(session: Session, fact: TaskOpened, *, cancelled: bool) -> list[Fact]:
-    """What the opened task, now part of the session, means for itself and for the older tasks of its slot."""
+def decide_after_opening(session: Session, fact: TaskOpened) -> list[Fact]:
+    """What the opened task, now part of the session, means for the older tasks of its slot."""
     task_id, task = fact.task_id, fact.task
     timestamp = task.dispatched_at
-    if cancelled:
-        return stop(session, task_id, "cancelled", "cancelled", timestamp)
-    if task.slot is None or task.policy is None or task.policy.on_newer != "interrupt":
+    if session.pending_cancel(task_id) is not None or task.slot is None:
+        return []  # to be cancelled, it takes nobody's place
+    order = order_of(task)
+    if task.lineage is not None and not is_protected(task):
+        policies = _STOPPING if _queues(task) else _INTERRUPTING
+        if session.has_newer_stopping(task.slot, order, policies):
+            return stop(session, task_id, "cancelled", "superseded", timestamp)
+    if task.policy is None or task.policy.on_newer not in _STOPPING:
         return []
+    older = session.older_in_slot(task_id, task.slot, order, protected=False)
+    if task.policy.on_newer == "enqueue_latest":
+        older = [older_id for older_id in older if _queues(session.tasks[older_id])]
+    older = [older_id for older_id in older if session.pending_cancel(older_id) is None]  # the user's word comes first
+    return stop_all(session, older, "cancelled", "superseded", timestamp)
+
+
+_INTERRUPTING: Final = ("interrupt",)
+_STOPPING: Final = ("interrupt", "enqueue_latest")
+"""Policies of a newer task that stop older ones: all of the slot, or those that queue for it."""
+
+
+def _queues(task: Task) -> bool:
+    return task.clocks is not None and task.clocks.is_queued
+
+
+def decide_turn(session: Session, slot: str, timestamp: int) -> list[Fact]:
+    """A task of the slot has ended: the turn of the next one may have come."""
     facts: list[Fact] = []
-    stopped: set[str] = set()
-    for older_id in session.older_in_slot(task_id, task.slot, order_of(task), protected=False):
-        if older_id in stopped:  # with its parent
+    for task_id in session.oldest_in_slot(slot):
+        task = session.tasks.get(task_id)
+        if task is None or not _queues(task) or session.pending_cancel(task_id) is not None:
             continue
-        found = stop(session, older_id, "cancelled", "superseded", timestamp)
-        for each in found:
-            if isinstance(each, TaskEnded) and each.task_id not in stopped:
-                stopped.add(each.task_id)
-                facts.append(each)
+        if not session.has_older_in_slot(task_id, slot, order_of(task)):
+            facts.append(TurnCame(task_id, task, timestamp, commanded=task.wait is None))
     return facts
 
 
@@ -98,7 +142,8 @@ def ended_at_once(
     timestamp: int,
 ) -> TaskEnded:
     """A task that ends with its dispatch. `content`: the dispatch's digest."""
-    task_id, parent_id = event.task_id, event.parent_task_id
+    task_id = event.task_id
+    parent_id = event.parent_task_id if not event.detached else None
     ended = EndedTask(
         task_id,
         disposition,
@@ -110,6 +155,7 @@ def ended_at_once(
         timestamp,
         echo=echo_of(event),
         detail=detail,
+        dispatch=kept_of_dispatch(_task_of(session, event, content, 0, timestamp, (), Rules())),
     )
     holder: str | None = None
     if task_id in session.row.undispatched:
@@ -133,12 +179,28 @@ def echo_of(event: TaskDispatched) -> str:
     return echo if event.lane == "hot" else f'{echo},"lane":"{event.lane}"'
 
 
-def _repeated(event: TaskDispatched, known: str, content: str) -> Fact:
-    if content == known:
-        return EventRepeated("task.dispatched")
+def _on_the_wrong_topic(event: TaskDispatched, rules: Rules) -> str:
+    hot, cold = topic_name("steps", rules.topic_prefix), topic_name("steps.cold", rules.topic_prefix)
+    here, there = (hot, cold) if event.lane == "cold" else (cold, hot)
+    other = "hot" if event.lane == "cold" else "cold"
+    return (
+        f'lane: "{event.lane}", but it was dispatched on {here}; dispatch it on {there}, or with lane: "{other}";'
+        " its result goes to the results topic of its lane"
+    )
+
+
+def _repeated(event: TaskDispatched, known: str, content: str, before: Fields | None, now: Fields) -> Fact:
+    """A dispatch whose bytes say something else than those of the first one: in other words, or something else."""
+    if before is None:
+        told = f"its digest was {known} and is {content} now"
+    else:
+        found = differences(before, now)
+        if not found:
+            return EventRepeated("task.dispatched")
+        told = in_words(found)
     detail = (
-        f"task_id: {event.task_id!r} was dispatched before with other content (digest {known}, now {content});"
-        " give every task its own id"
+        f"task_id: {event.task_id[:64]!r} was dispatched before with other content: {told}; the first dispatch stands:"
+        " repeat a dispatch as it was, and give every other task its own id"
     )
     return EventRefused("dispatch_conflict", detail)
 
@@ -149,19 +211,41 @@ def _reason_to_reject(
     task_id, parent_id, tasks = event.task_id, event.parent_task_id, session.tasks
     if not has_room:
         return "session_full", f"session: with it, its row would have more than {MAX_ROW_BYTES} bytes"
-    if parent_id is not None:
+    for name in event.depends_on if session.replaced else ():
+        if session.value_at(name, timestamp)[1] == UNKNOWN and not _is_lost(session, name):
+            return "session_full", f"depends_on: too many changes followed to know the value that {name!r} had"
+    if event.detached:
+        if task_id == parent_id:
+            return "unknown_parent", "parent_task_id: a task cannot be above itself"
+    elif parent_id is not None:
         if task_id == parent_id or (session.parentless_children(task_id) and _is_above(session, task_id, parent_id)):
             return "unknown_parent", "parent_task_id: a task cannot be above itself"
         if parent_id not in tasks:
             ended = session.ended_task(parent_id)
             if ended is not None:
                 return "parent_ended", f"parent_task_id: {parent_id!r} has ended ({ended.disposition})"
+        else:
+            cancel = session.pending_cancel(parent_id)
+            if cancel is not None and cancel[1] < timestamp:  # else it is cancelled with its parent, and told so
+                return "parent_ended", f"parent_task_id: {parent_id!r} has ended (cancelled)"
     if event.slot is not None and event.on_newer == "reject":
+        found = commanded(session, task_id)
         order = DispatchOrder(timestamp, offset, event.lane == "cold")
+        if found is not None:
+            order = DispatchOrder(found.lineage.timestamp, found.lineage.offset, found.lineage.is_cold)
         taken_by = session.first_older_in_slot(task_id, event.slot, order)
+        if taken_by is not None and session.row.cancels:
+            older = session.older_in_slot(task_id, event.slot, order)
+            taken_by = next((each for each in older if session.pending_cancel(each) is None), None)
         if taken_by is not None:
             return "slot_taken", f"slot: {event.slot!r} is taken by {taken_by!r}"
     return None
+
+
+def _is_lost(session: Session, name: str) -> bool:
+    """Whether the facet's value was lost for want of room, and has not been set since."""
+    facet = session.facets.get(name)
+    return facet is not None and is_unknown(facet)
 
 
 def _is_above(session: Session, task_id: str, below_id: str) -> bool:
@@ -186,15 +270,28 @@ def _task_of(
     expected: dict[str, str | None] = dict(event.snapshot)
     taken: dict[str, str | None] = {}
     for name in event.depends_on:
-        known = session.facets.get(name)
-        if known is not None and known.change and name not in expected:
-            taken[name] = expected[name] = known.value
-    policy = _policy_of(event)
+        if name not in expected:
+            value, seen = session.value_at(name, timestamp)
+            if seen == KNOWN:
+                taken[name] = expected[name] = value
+    policy = _policy_of(event, timestamp)
+    lineage: Lineage | None = None
+    attempt = commanded(session, event.task_id) if "~" in event.task_id else None
+    if attempt is not None:
+        lineage = attempt.lineage
+        policy = msgspec.structs.replace(policy or DEFAULT_POLICY, attempt=attempt.attempt)
     scope: Scope | None = None
-    parent_id = event.parent_task_id
+    parent_id = event.parent_task_id if not event.detached else None
     if parent_id is not None:
         is_parentless = parent_id not in session.tasks
         scope = Scope(parent_id, {}, timestamp + rules.unknown_task_grace_ms if is_parentless else None)
+    clocks: Clocks | None = None
+    if event.slot is not None and event.on_newer in QUEUES:
+        order = DispatchOrder(timestamp, offset, event.lane == "cold")
+        if lineage is not None:
+            order = DispatchOrder(lineage.timestamp, lineage.offset, lineage.is_cold)
+        if session.has_older_in_slot(event.task_id, event.slot, order):
+            clocks = Clocks(is_queued=True)
     return Task(
         FORMAT,
         timestamp,
@@ -208,25 +305,30 @@ def _task_of(
         event.request_id,
         policy=policy,
         taken=json_of(taken) if taken else "",
+        depends_on=event.depends_on,
+        lineage=lineage,
         scope=scope,
         traceparent=traceparent_of(headers) if headers else None,
         last_heartbeat=timestamp if policy is not None and policy.heartbeat_timeout_ms is not None else 0,
+        clocks=clocks,
     )
 
 
-def _policy_of(event: TaskDispatched) -> Policy | None:
+def _policy_of(event: TaskDispatched, timestamp: int) -> Policy | None:
     """The policies and limits of a dispatch; None if it has only defaults."""
     if _policies_of(_fields_of(event)) == _NO_POLICIES:
         return None
     policy = Policy(
-        on_stale=event.on_stale,
-        on_stale_failure=event.on_stale_failure,
-        when_absent=event.when_absent,
-        on_newer=event.on_newer,
+        event.on_stale,
+        event.on_stale_failure,
+        event.when_absent,
+        event.on_newer,
         protected=event.protected,
         independent=event.independent,
         while_stale_grace_ms=round(event.while_stale_grace_seconds * 1000) if event.while_stale == "cancel" else None,
-        deadline_ms=round(event.deadline_at.timestamp() * 1000) if event.deadline_at is not None else None,
+        deadline_ms=(
+            None if event.deadline_at is None and event.deadline_seconds is None else _deadline_of(event, timestamp)
+        ),
         heartbeat_timeout_ms=_milliseconds(event.heartbeat_timeout_seconds),
         scope_grace_ms=_milliseconds(event.scope_grace_seconds),
         hold_ttl_ms=_milliseconds(event.hold_ttl_seconds),
@@ -234,6 +336,7 @@ def _policy_of(event: TaskDispatched) -> Policy | None:
         attempt=event.attempt,
         valid_until=event.valid_until.isoformat() if event.valid_until is not None else None,
         plan=event.plan,
+        options=_options_of(event),
     )
     return None if policy == DEFAULT_POLICY else policy
 
@@ -260,27 +363,50 @@ _NO_POLICIES: Final = tuple([TaskDispatched.model_fields[name].default for name 
 """Most dispatches have none, and comparing these values costs much less than making a `Policy` from them."""
 
 
+def _deadline_of(event: TaskDispatched, timestamp: int) -> int | None:
+    """The earlier one of the deadlines that the dispatch states."""
+    deadline_ms = round(event.deadline_at.timestamp() * 1000) if event.deadline_at is not None else None
+    if event.deadline_seconds is not None:
+        relative_ms = timestamp + round(event.deadline_seconds * 1000)
+        deadline_ms = relative_ms if deadline_ms is None else min(deadline_ms, relative_ms)
+    return deadline_ms
+
+
+def _options_of(event: TaskDispatched) -> Options | None:
+    """What few dispatches ask for; None if this one does not."""
+    delivers_late = event.on_late == "deliver"
+    if not (event.detached or delivers_late) and event.start_timeout_seconds is None and event.watch_seconds is None:
+        return None
+    return Options(
+        detached_from=event.parent_task_id if event.detached else None,
+        start_timeout_ms=_milliseconds(event.start_timeout_seconds),
+        delivers_late=delivers_late,
+        watch_ms=_milliseconds(event.watch_seconds),
+    )
+
+
 def _milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
 
 def _added_bytes(session: Session, event: TaskDispatched, size_bytes: int) -> int:
     """About what a dispatch adds: with values taken, what tasks above expect with it, and what joins it."""
-    taken, task_id, parent_id, depends_on = 0, event.task_id, event.parent_task_id, event.depends_on
+    taken, task_id, depends_on = 0, event.task_id, event.depends_on
     for name in depends_on:
         facet = session.facets.get(name)
         if facet is not None and facet.value is not None:
             taken += 4 * len(facet.value)
+    parent_id = event.parent_task_id if not event.detached else None
     above = session.tasks.get(parent_id) if parent_id is not None else None
     depth = 0 if above is None else 1 + len(session.ancestors(above))
     count = len(event.snapshot) + len(depends_on)
     size = size_bytes + taken + count * NAME_BYTES
-    joining = 0
+    joining = snapshot_bytes(session, above) if above is not None and count else 0
     for child_id in session.parentless_children(task_id):
         child = session.tasks[child_id]
         below = child.scope.below if child.scope is not None else {}
         joining += added_above(child_id, len(child.expected), len(json_of((child.expected, below))))
-        joining += own_bytes(child)
+        joining += own_bytes(child) + size
     own = session.row.undispatched.get(task_id)
     if own is not None and depth:
         for changes in own.values():

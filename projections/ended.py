@@ -11,8 +11,8 @@ from mypy_extensions import mypyc_attr
 
 from projections import format_1
 from projections.records import UnknownFormatError
-from projections.rows import FORMAT, Echo, EndedLine, EndedLineHead, ResultDigests
-from projections.text import quoted
+from projections.rows import FORMAT, Echo, EndedLine, EndedLineHead, NextAttempt, ResultDigests
+from projections.text import json_of, quoted
 
 PRUNE_EVERY: Final = 8
 """How many tasks of a session end between two looks at the oldest one's age: looking costs more than the rest of
@@ -34,8 +34,11 @@ class EndedTask:
     """One ended task.
 
     `disposition`, `reason` and `digest` are None if a result was given up as unknown before any dispatch of the task
-    was seen. `echo` and `work` are JSON members that the task's last status has. `acknowledged` is the outcome that the
-    consumer reported, `detail` why it refused, or why the task was rejected. Times are the broker's, in ms.
+    was seen. `echo` and `work` are JSON members that the task's last status has. `dispatch`: what else its dispatch
+    said, as a JSON object, if that is known, see `projections.dispatched`. `next` is the attempt that was commanded
+    after it. `acknowledged` is the outcome that the consumer reported, `detail` why it refused, or why the task was
+    rejected. `delivered` are the outputs with parts to show or apply: the beginning of each one's event id, and the ids
+    of its parts. `outcomes` are what consumers said of single parts. Times are the broker's, in ms.
     """
 
     def __init__(
@@ -54,6 +57,10 @@ class EndedTask:
         work: str = "",
         acknowledged: str | None = None,
         detail: str | None = None,
+        dispatch: str | None = None,
+        next_attempt: NextAttempt | None = None,
+        delivered: list[list[str]] | None = None,
+        outcomes: dict[str, str] | None = None,
     ) -> None:
         self.task_id = task_id
         self.task_json = quoted(task_id)
@@ -70,6 +77,10 @@ class EndedTask:
         self.work = work
         self.acknowledged = acknowledged
         self.detail = detail
+        self.dispatch = dispatch
+        self.next = next_attempt
+        self.delivered = delivered or None
+        self.outcomes = outcomes or None
 
     @property
     def was_unknown(self) -> bool:
@@ -95,10 +106,24 @@ class EndedTask:
         changed.results = results
         return changed
 
-    def acknowledged_as(self, outcome: str, detail: str | None) -> "EndedTask":
+    def with_next(self, next_attempt: NextAttempt) -> "EndedTask":
+        """The same, with what is known of the attempt that was commanded after it."""
+        changed = self._copy()
+        changed.next = next_attempt
+        return changed
+
+    def acknowledged_as(self, outcome: str, detail: str | None, outcomes: dict[str, str] | None = None) -> "EndedTask":
         """The same, with what the consumer reported."""
         changed = self._copy()
         changed.acknowledged, changed.detail = outcome, detail
+        if outcomes is not None:
+            changed.outcomes = outcomes or None
+        return changed
+
+    def delivered_late(self, delivery: list[str]) -> "EndedTask":
+        """The same, with one more output that was delivered."""
+        changed = self._copy()
+        changed.delivered = [*(self.delivered or ()), delivery]
         return changed
 
     def _copy(self) -> "EndedTask":
@@ -117,14 +142,30 @@ class EndedTask:
             self.work,
             self.acknowledged,
             self.detail,
+            self.dispatch,
+            self.next,
+            self.delivered,
+            self.outcomes,
         )
 
     def line(self) -> bytes:
         """The line it is kept as: the fields of `rows.EndedLine`."""
         results = ",".join([f'["{each.identity}","{each.content}"]' for each in self.results])
         reported = ""
-        if self.acknowledged is not None or self.detail is not None:
+        if self.delivered is not None or self.next is not None:
+            told = f"{_text(self.acknowledged)},{_text(self.detail)},{self.dispatch or 'null'}"
+            reported = f",{told},{'null' if self.next is None else json_of(self.next)}"
+        elif self.dispatch is not None:
+            if self.acknowledged is None and self.detail is None:
+                reported = f",null,null,{self.dispatch}"
+            else:
+                reported = f",{_text(self.acknowledged)},{_text(self.detail)},{self.dispatch}"
+        elif self.acknowledged is not None or self.detail is not None:
             reported = f",{_text(self.acknowledged)},{_text(self.detail)}"
+        if self.delivered is not None:
+            reported = f"{reported},{json_of(self.delivered)}"
+            if self.outcomes is not None:
+                reported = f"{reported},{json_of(self.outcomes)}"
         return (
             f"\n[{self.task_json},{FORMAT},{_text(self.disposition)},{_text(self.reason)},{self.ended_at},"
             f"{_text(self.digest)},[{results}],{_text(self.parent)},{self.ended_at - self.dispatched_at},"
@@ -162,7 +203,15 @@ def task_of(line: bytes) -> EndedTask:
         bytes(fields.work)[1:-1].decode(),
         fields.acknowledged,
         fields.detail,
+        _object_or_none(bytes(fields.dispatch)),
+        fields.next,
+        fields.delivered,
+        fields.outcomes,
     )
+
+
+def _object_or_none(raw: bytes) -> str | None:
+    return None if raw == b"null" else raw.decode()
 
 
 def check_format(line: bytes) -> None:
@@ -203,8 +252,8 @@ def without(lines: bytes, task_id: str) -> bytes:
     return lines[:begin] + lines[end:] if begin >= 0 else lines
 
 
-def beyond_horizon(lines: bytes, oldest_ms: int, max_count: int) -> list[str]:
-    """Ids of the tasks at the beginning that are to be forgotten.
+def beyond_horizon(lines: bytes, oldest_ms: int, max_count: int) -> list[EndedTask]:
+    """The tasks at the beginning that are to be forgotten.
 
     They ended before `oldest_ms`, or are more than `max_count`, or take more than `MAX_ENDED_BYTES`.
     """
@@ -212,7 +261,7 @@ def beyond_horizon(lines: bytes, oldest_ms: int, max_count: int) -> list[str]:
     surplus, surplus_bytes = count - max_count, len(lines) - MAX_ENDED_BYTES
     if surplus <= 0 and surplus_bytes <= 0 and count % PRUNE_EVERY:
         return []
-    found: list[str] = []
+    found: list[EndedTask] = []
     begin = 0
     while begin < len(lines):
         end = lines.find(b"\n", begin + 1)
@@ -220,7 +269,7 @@ def beyond_horizon(lines: bytes, oldest_ms: int, max_count: int) -> list[str]:
         oldest = task_of(lines[begin:end])
         if surplus <= len(found) and surplus_bytes <= begin and oldest.ended_at >= oldest_ms:
             break
-        found.append(oldest.task_id)
+        found.append(oldest)
         begin = end
     return found
 
@@ -228,6 +277,11 @@ def beyond_horizon(lines: bytes, oldest_ms: int, max_count: int) -> list[str]:
 def task_ids(lines: bytes) -> list[str]:
     """Every task remembered, the oldest first."""
     return [task_of(line).task_id for line in lines.split(b"\n") if line]
+
+
+def told_ids(lines: bytes) -> list[str]:
+    """Those of which a status was published: their dispatches were seen."""
+    return [task.task_id for task in map(task_of, filter(None, lines.split(b"\n"))) if not task.was_unknown]
 
 
 def _place(lines: bytes, task_id: str) -> tuple[int, int]:

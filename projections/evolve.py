@@ -2,43 +2,71 @@
 
 from typing import Any, Final
 
+import msgspec
 import orjson
 
 from projections import ended
+from projections.attempts import attempt_id
+from projections.cancelling import reaches
+from projections.clocks import awaits_first_sign, is_waiting_for_person
 from projections.ended import EndedTask
 from projections.expectation import ABSENT
 from projections.facets import Facets
 from projections.facts import (
+    AttemptCommanded,
+    AttemptRevoked,
+    CancelExpired,
     CancelRemembered,
+    CancelRequested,
+    DeadlineExtended,
+    DeliveryWatched,
     EffectAnswered,
-    EffectProposed,
+    EventTaken,
     FacetsChanged,
     FacetsLost,
     Fact,
     ForwardedOnce,
     GraceExpired,
     HeartbeatReceived,
+    InterimJudged,
+    KeptForgotten,
+    LateResultDelivered,
     LaterResultKnown,
+    LeasesChanged,
+    ProposalParked,
     ReadsStated,
     ResultAcknowledged,
     ResultDropped,
     ResultHeld,
+    ResultJudged,
+    ResultOutdated,
     ResultParked,
     SessionForgotten,
+    SessionHeard,
     StepTaken,
     TaskEnded,
     TaskOpened,
+    TurnCame,
+    UndispatchedForgotten,
+    VersionsStated,
     WaitExpired,
     WaitingJudged,
 )
 from projections.keys import ENDED_KEY, WAITING_KEY, ended_record_key
+from projections.recent_ids import RECENT_BYTES, with_event
 from projections.rows import (
     KNOWN,
+    UNKNOWN,
     Checkpoint,
-    EffectAnswer,
+    Clocks,
+    Delivery,
+    Extras,
     Facet,
+    KeptTask,
+    NextAttempt,
     OwnChange,
     OwnChanges,
+    Replaced,
     Scope,
     Task,
     Wait,
@@ -46,24 +74,27 @@ from projections.rows import (
     new_row,
 )
 from projections.rules import Rules
-from projections.session import MAX_TASKS_INSIDE, Parked, Session, is_older, order_of
-from projections.stale import leave, leave_reads, restale, state, state_own_reads
+from projections.session import MAX_TASKS_INSIDE, Noted, Parked, Session
+from projections.slot_order import is_older, order_of
+from projections.stale import abandoning, expect, leave, leave_reads, restale, state, state_own_reads
 from projections.task_index import TaskIndex
 from projections.text import quoted
+from projections.timers import is_timed
 from projections.waiting import Arrived, WaitingFor
 
 MAX_OWN_CHANGES: Final = 64
 """Own changes of one facet that are kept one by one."""
-MAX_UNDISPATCHED: Final = 32
-"""Tasks whose own changes are kept before their dispatch."""
 MAX_STEPS: Final = 64
 """Ids of steps that are kept of a task: the last ones, by how they ended."""
-MAX_SLOTS: Final = 64
-MAX_CANCELS: Final = 32
-MAX_EFFECTS: Final = 256
+FEW_SLOTS: Final = 64
+"""So many slots of a session are remembered whatever their age. More are for as long as ended tasks are: no older task
+of theirs is open then. What they take counts like all of the row."""
+MAX_REPLACED: Final = 256
+"""Former values that are kept of a session, until the dispatches that were sent before have been folded."""
 MAX_FORWARDED: Final = 32
 
 _LOST: Final = Facet(None, None, b"")
+_NO_EXTRAS: Final = Extras()
 
 
 def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
@@ -73,28 +104,42 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
     elif isinstance(fact, StepTaken):
         _step_taken(session, fact)
     elif isinstance(fact, TaskOpened):
-        _task_opened(session, fact)
+        _task_opened(session, fact, rules)
     elif isinstance(fact, TaskEnded):
         _task_ended(session, fact, rules)
+    elif isinstance(fact, ResultJudged):
+        return False
     elif isinstance(fact, HeartbeatReceived):
         task = session.tasks[fact.task_id]
-        task.last_heartbeat = fact.timestamp
+        if is_waiting_for_person(task):
+            _status_due(session, fact.task_id)
+        _heard(task, fact.timestamp)
+        task.heartbeat_ids = with_event(task.heartbeat_ids, fact.identity)
         _task_changed(session, fact.task_id, task)
         _row_changed(session, fact.timestamp)
+    elif isinstance(fact, AttemptCommanded):
+        task = session.tasks[fact.task_id]
+        task.commanded = fact.attempt
+        _task_changed(session, fact.task_id, task)
+        session.is_changed = True
+    elif isinstance(fact, AttemptRevoked):
+        _remember(session, fact.ended, rules)
+        _row_changed(session, fact.ended.ended_at)
+    elif isinstance(fact, EventTaken):
+        _event_taken(session, fact)
     elif isinstance(fact, ReadsStated):
         session.size_estimate = fact.size_estimate
         _reads_stated(session, fact.task_id, session.tasks[fact.task_id], fact.reads, fact.timestamp)
     elif isinstance(fact, ResultParked):
         _park(session, _keep(session, "unknown", fact.result))
     elif isinstance(fact, ResultHeld):
-        _result_held(session, fact)
+        _result_held(session, fact, rules)
     elif isinstance(fact, ResultDropped):
         _result_dropped(session, fact)
     elif isinstance(fact, LaterResultKnown):
         _later_result_known(session, fact, rules)
-    elif isinstance(fact, EffectProposed):
-        proposal = _keep(session, "effect", fact.proposal)
-        session.queued[_kept_as(proposal)] = proposal
+    elif isinstance(fact, ProposalParked):
+        _park(session, _keep(session, "unknown", fact.proposal))
     elif isinstance(fact, EffectAnswered):
         _effect_answered(session, fact)
     elif isinstance(fact, WaitingJudged):
@@ -105,12 +150,14 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
         _unpark(session, fact.task_id)
     elif isinstance(fact, WaitExpired):
         _wait_expired(session, fact)
-    elif isinstance(fact, CancelRemembered):
-        cancels = session.row.cancels
-        cancels[fact.task_id] = fact.timestamp
-        if len(cancels) > MAX_CANCELS:
-            del cancels[next(iter(cancels))]
+    elif isinstance(fact, CancelRequested):
+        session.row.cancels[fact.task_id] = fact.timestamp
         _row_changed(session, fact.timestamp)
+    elif isinstance(fact, CancelRemembered):
+        session.size_estimate = fact.size_estimate
+        extras = _extras(session)
+        extras.cancels = [*extras.cancels, fact.request]
+        _row_changed(session, fact.request.timestamp)
     elif isinstance(fact, ResultAcknowledged):
         _result_acknowledged(session, fact, rules)
     elif isinstance(fact, FacetsLost):
@@ -121,6 +168,62 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
     elif isinstance(fact, SessionForgotten):
         _forget_waiting(session)
         _session_forgotten(session)
+        session.context_ids = fact.context_ids
+    else:
+        return _evolve_rare(session, fact, rules)
+    return True
+
+
+def _evolve_rare(session: Session, fact: Fact, rules: Rules) -> bool:
+    """The same for facts that few sessions know."""
+    if isinstance(fact, SessionHeard):
+        session.is_changed = True
+        session.last_event_at = fact.timestamp
+    elif isinstance(fact, VersionsStated):
+        session.size_estimate = fact.size_estimate
+        _extras(session).versions.update(fact.versions)
+        _row_changed(session, fact.timestamp)
+    elif isinstance(fact, LeasesChanged):
+        session.size_estimate = fact.size_estimate
+        leases = _extras(session).leases
+        leases.update(fact.leases)
+        for name in fact.ended:
+            leases.pop(name, None)
+        _trim_extras(session)
+        _row_changed(session, fact.timestamp)
+    elif isinstance(fact, InterimJudged):
+        _interim_judged(session, fact, rules)
+    elif isinstance(fact, TurnCame):
+        task = session.tasks[fact.task_id]
+        clocks = _clocks(task)
+        clocks.is_queued, clocks.turn_at = False, max(fact.timestamp, task.dispatched_at)
+        _status_due(session, fact.task_id)
+        _task_changed(session, fact.task_id, task)
+        _row_changed(session, fact.timestamp)
+    elif isinstance(fact, DeliveryWatched):
+        _watch(session, fact)
+    elif isinstance(fact, LateResultDelivered):
+        _forget_task(session, fact.task_id)
+        _take_slot(session, fact.task, fact.timestamp, rules)
+        if fact.task.slot is not None:
+            _free_superseded(session, fact.task.slot)
+        _row_changed(session, fact.timestamp)
+    elif isinstance(fact, ResultOutdated | KeptForgotten):
+        _forget_task(session, fact.task_id)
+    elif isinstance(fact, DeadlineExtended):
+        task = session.tasks[fact.task_id]
+        _clocks(task).deadline_ms = fact.deadline_ms
+        task.step_ids = with_event(task.step_ids, fact.identity)
+        _task_changed(session, fact.task_id, task)
+        _row_changed(session, fact.timestamp)
+    elif isinstance(fact, CancelExpired):
+        extras = _extras(session)
+        extras.cancels = [each for each in extras.cancels if each.offset != fact.request.offset]
+        _trim_extras(session)
+    elif isinstance(fact, UndispatchedForgotten):
+        session.row.undispatched.pop(fact.task_id, None)
+        _extras(session).undispatched_since.pop(fact.task_id, None)
+        _trim_extras(session)
     else:
         return False
     return True
@@ -131,6 +234,7 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
 
 def _facets_changed(session: Session, fact: FacetsChanged) -> None:
     session.size_estimate = fact.size_estimate
+    session.context_ids = (session.context_ids + fact.identity)[-RECENT_BYTES:]  # `with_event`, without a call
     facets, tasks = session.facets, session.tasks
     holders: list[Task] = []
     if fact.holder is not None:
@@ -139,6 +243,7 @@ def _facets_changed(session: Session, fact: FacetsChanged) -> None:
         _line_changed(session, fact.holder, holder)
     for change in fact.changes:
         name = change.name
+        _remember_replaced(session, name, change.before, change.seen, fact.timestamp)
         facets[name] = Facet(change.value, change.cause, fact.change)
         if holders or fact.undispatched is not None:
             own = OwnChange(fact.offset, change.before, change.value, change.seen)  # type: ignore[arg-type]
@@ -147,16 +252,104 @@ def _facets_changed(session: Session, fact: FacetsChanged) -> None:
                     each.own = {}
                 _insert(each.own, name, own, each.expected.get(name, ABSENT))
             if fact.undispatched is not None:
-                _remember_undispatched(session, fact.undispatched, name, own)
+                _remember_undispatched(session, fact.undispatched, name, own, fact.timestamp)
         if tasks:
             _restale_all(session, name, fact.timestamp)
             if session.waiting:
                 _free_by_facet(session, name)
+    if session.extras is not None and session.extras.kept:
+        _restale_kept(session, fact, session.extras.kept)
+    _row_changed(session, fact.timestamp)
+
+
+def _restale_kept(session: Session, fact: FacetsChanged, kept: dict[str, KeptTask]) -> None:
+    """Bring ended tasks up to date of which more is kept than how they ended."""
+    for task_id in fact.kept or ():
+        task = kept[task_id].task
+        for change in fact.changes:
+            own = OwnChange(fact.offset, change.before, change.value, change.seen)  # type: ignore[arg-type]
+            if task.own is None:
+                task.own = {}
+            _insert(task.own, change.name, own, task.expected.get(change.name, ABSENT))
+    for task_id, each in kept.items():
+        task = each.task
+        for change in fact.changes:
+            name = change.name
+            if name not in task.expected or not restale(session.facets, task, name, fact.timestamp):
+                continue
+            if each.delivery is not None and name in task.stale and fact.timestamp <= each.until:
+                _outdated(session, task_id, name)
+
+
+def _outdated(session: Session, task_id: str, name: str) -> None:
+    _noted(session).outdated.setdefault(task_id, []).append(name)
+
+
+def _noted(session: Session) -> Noted:
+    noted = session.noted
+    if noted is None:
+        noted = session.noted = Noted()
+    return noted
+
+
+def _watch(session: Session, fact: DeliveryWatched) -> None:
+    """Parts that were delivered before, while others waited, are watched on."""
+    extras, delivery, until = _extras(session), fact.delivery, fact.until
+    before = extras.kept.get(fact.task_id)
+    if before is not None and before.delivery is not None:
+        delivery = Delivery(delivery.result, {**before.delivery.parts, **delivery.parts})
+        until = max(until, before.until)
+    extras.kept = {**extras.kept, fact.task_id: KeptTask(_own_copy(fact.task), until, delivery)}
+    session.is_changed = True
+
+
+def _own_copy(task: Task) -> Task:
+    """A copy that goes on changing on its own."""
+    return msgspec.structs.replace(task, stale=list(task.stale), own=dict(task.own) if task.own is not None else None)
+
+
+def _forget_task(session: Session, task_id: str) -> None:
+    extras = _extras(session)
+    extras.kept = {other_id: each for other_id, each in extras.kept.items() if other_id != task_id}
+    _trim_extras(session)
+
+
+def _remember_replaced(session: Session, name: str, value: str | None, seen: int, until: int) -> None:
+    """Keep the value that a facet had for dispatches that were sent before its change, and have not been folded."""
+    known = session.replaced
+    known.append(Replaced(name, until, value, seen))
+    if until > session.replaced_until:  # noqa: PLR1730 - compiled, `max` makes objects of the numbers
+        session.replaced_until = until
+    if len(known) > MAX_REPLACED:
+        forgotten = known[1]
+        known[:2] = [Replaced("", forgotten.until, None, UNKNOWN)]
+
+
+def forget_replaced(session: Session, folded_ms: int) -> None:
+    """Every dispatch up to this time has been folded: older values are not asked for any more."""
+    known = session.replaced
+    if session.replaced_until <= folded_ms:
+        known.clear()  # nearly always, and none of them is looked at for it
+    elif known[0].until <= folded_ms:
+        known[:] = [each for each in known if each.until > folded_ms]
+
+
+def _event_taken(session: Session, fact: EventTaken) -> None:
+    task_id = fact.task_id
+    if task_id is None:
+        session.context_ids = with_event(session.context_ids, fact.identity)
+    else:
+        task = session.tasks[task_id]
+        task.step_ids = with_event(task.step_ids, fact.identity)
+        _task_changed(session, task_id, task)
     _row_changed(session, fact.timestamp)
 
 
 def _facets_lost(session: Session, fact: FacetsLost) -> None:
     for name in fact.names:
+        known = session.facets.get(name)
+        if known is not None:
+            _remember_replaced(session, name, None, UNKNOWN, fact.timestamp)
         session.facets[name] = _LOST
         _restale_all(session, name, fact.timestamp)
         if session.waiting:
@@ -167,7 +360,10 @@ def _facets_lost(session: Session, fact: FacetsLost) -> None:
 
 def _restale_all(session: Session, name: str, timestamp: int) -> None:
     facets = session.facets
-    for task_id, task in session.tasks_expecting(name):
+    found = session.tasks_expecting(name)
+    if name == "session" or name.startswith("request/"):
+        found = session.with_abandoned(found, name)
+    for task_id, task in found:
         if restale(facets, task, name, timestamp):
             _status_due(session, task_id)
             _task_changed(session, task_id, task)
@@ -185,10 +381,9 @@ def _free_by_facet(session: Session, name: str) -> None:
         _free(session, session.tasks_minding_presence())
 
 
-def _remember_undispatched(session: Session, task_id: str, name: str, change: OwnChange) -> None:
-    undispatched = session.row.undispatched
-    if task_id not in undispatched and len(undispatched) >= MAX_UNDISPATCHED:
-        del undispatched[next(iter(undispatched))]
+def _remember_undispatched(session: Session, task_id: str, name: str, change: OwnChange, timestamp: int) -> None:
+    undispatched, since = session.row.undispatched, _extras(session).undispatched_since
+    since[task_id] = max(timestamp, since.get(task_id, timestamp))
     _insert(undispatched.setdefault(task_id, {}), name, change, ABSENT)
 
 
@@ -218,19 +413,66 @@ def _offset(change: OwnChange) -> int:
     return change.offset
 
 
+def _extras(session: Session) -> Extras:
+    """What few sessions have, to be changed."""
+    extras = session.extras
+    if extras is None:
+        extras = session.extras = session.row.extras = Extras()
+    return extras
+
+
+def _trim_extras(session: Session) -> None:
+    """After something has been removed from them."""
+    extras = session.extras
+    if extras is not None and extras == _NO_EXTRAS:
+        session.extras = session.row.extras = None
+    session.is_changed = True
+
+
+def _undispatched(session: Session, task_id: str, timestamp: int, rules: Rules) -> OwnChanges | None:
+    """The own changes of a task that came before its dispatch, of this time: None if they came too long before."""
+    own = session.row.undispatched.pop(task_id, None)
+    extras = session.extras
+    since = extras.undispatched_since.get(task_id) if extras is not None else None
+    return own if since is None or timestamp <= since + rules.unknown_task_grace_ms else None
+
+
+def _dispatched(session: Session, task_id: str, task: Task | None, rules: Rules) -> None:
+    """What has waited for a dispatch waits no more. `task` is None if it ended with its dispatch."""
+    extras = session.extras
+    if extras is None:
+        return
+    extras.undispatched_since.pop(task_id, None)
+    if extras.cancels:
+        extras.cancels = [
+            msgspec.structs.replace(each, is_matched=True)
+            if task is not None and reaches(each, task_id, task, rules.unknown_task_grace_ms)
+            else each
+            for each in extras.cancels
+            if each.task_id != task_id
+        ]
+    _trim_extras(session)
+
+
 # Tasks
 
 
-def _task_opened(session: Session, fact: TaskOpened) -> None:
+def _task_opened(session: Session, fact: TaskOpened, rules: Rules) -> None:
     row, task_id, task = session.row, fact.task_id, fact.task
     assert task_id not in session.tasks, "the task is open already"
     session.size_estimate = fact.size_estimate
-    row.cancels.pop(task_id, None)
-    own = row.undispatched.pop(task_id, None)
+    own: OwnChanges | None = None
+    if task_id in row.undispatched:
+        own = _undispatched(session, task_id, task.dispatched_at, rules)
+    if session.extras is not None:
+        _dispatched(session, task_id, task, rules)
     if own is not None:
         task.own = own
     _add_task(session, task_id, task)
+    session.is_timed = session.is_timed or is_timed(task)
     for name in list(task.expected):
+        restale(session.facets, task, name, task.dispatched_at)
+    for name in abandoning(session.facets, task):
         restale(session.facets, task, name, task.dispatched_at)
     _status_due(session, task_id)
     _row_changed(session, task.dispatched_at)
@@ -308,7 +550,7 @@ def _join_reads(session: Session, task_id: str, task: Task, above_id: str, above
 def _expect(session: Session, task_id: str, task: Task, name: str, value: str | None) -> None:
     if session.index is not None and name not in task.expected:
         session.index.expects(task_id, name)
-    task.expected[name] = value
+    expect(task, name, value)
 
 
 def _inherit_own(session: Session, own: OwnChanges, task: Task, timestamp: int) -> None:
@@ -318,7 +560,7 @@ def _inherit_own(session: Session, own: OwnChanges, task: Task, timestamp: int) 
     for name, changes in own.items():
         for change in changes:
             _insert(task.own, name, change, task.expected.get(name, ABSENT))
-        if name in task.expected:
+        if name in task.expected or name in abandoning(session.facets, task):
             restale(session.facets, task, name, timestamp)
 
 
@@ -326,11 +568,14 @@ def _step_taken(session: Session, fact: StepTaken) -> None:
     session.size_estimate = fact.size_estimate
     task_id, status, step_id, checkpoint = fact.task_id, fact.status, fact.step_id, fact.checkpoint
     task = session.tasks[task_id]
+    task.step_ids = (task.step_ids + fact.identity)[-RECENT_BYTES:]
+    if session.is_timed:
+        _heard_step(task, fact.timestamp)
     if status == "started":
         task.steps_started += 1
         work = _work(task)
         work.in_flight = [*work.in_flight, step_id][-MAX_STEPS:]
-    elif status != "progressed":
+    elif status == "completed" or status == "failed":  # noqa: PLR1714 - compared so, they are not hashed
         completed = task.steps_completed + 1
         task.steps_completed = completed
         present = task.work
@@ -343,6 +588,13 @@ def _step_taken(session: Session, fact: StepTaken) -> None:
         else:
             work = _work(task)
             work.failed = [*work.failed, step_id][-MAX_STEPS:]
+    elif status == "input_required":
+        work = _work(task)
+        if step_id not in work.in_flight:
+            task.steps_started += 1
+            work.in_flight = [*work.in_flight, step_id][-MAX_STEPS:]
+        _clocks(task).waits_since = fact.timestamp
+        session.is_timed = True
     if fact.progress is not None:
         _work(task).progress = fact.progress
     if fact.message:
@@ -351,15 +603,44 @@ def _step_taken(session: Session, fact: StepTaken) -> None:
         work = _work(task)
         if work.checkpoint is None or checkpoint.sequence >= work.checkpoint.sequence:
             work.checkpoint = Checkpoint(checkpoint.uri, checkpoint.sequence)
-    policy = task.policy
-    if policy is not None and policy.heartbeat_timeout_ms is not None:
-        task.last_heartbeat = fact.timestamp
     _status_due(session, task_id)
     if fact.reads:
         _reads_stated(session, task_id, task, fact.reads, fact.timestamp)
     else:
         _task_changed(session, task_id, task)
     _row_changed(session, fact.timestamp)
+
+
+def _heard_step(task: Task, timestamp: int) -> None:
+    """The agent is alive, as one of its steps tells."""
+    policy = task.policy
+    if task.clocks is not None or (policy is not None and policy.options is not None):
+        _heard(task, timestamp)
+    elif policy is not None and policy.heartbeat_timeout_ms is not None:
+        task.last_heartbeat = timestamp
+
+
+def _heard(task: Task, timestamp: int) -> None:
+    """The agent is alive. If the task waited for a person, its clocks go on from here."""
+    if awaits_first_sign(task):
+        _clocks(task).has_started = True
+    policy, clocks = task.policy, task.clocks
+    if policy is not None and policy.heartbeat_timeout_ms is not None:
+        task.last_heartbeat = max(timestamp, task.last_heartbeat)  # an interim answer may be judged after later steps
+    if clocks is not None and clocks.waits_since is not None and timestamp >= clocks.waits_since:
+        deadline_ms = clocks.deadline_ms
+        if deadline_ms is None and policy is not None:
+            deadline_ms = policy.deadline_ms
+        if deadline_ms is not None:
+            clocks.deadline_ms = deadline_ms + timestamp - clocks.waits_since
+        clocks.waits_since = None
+
+
+def _clocks(task: Task) -> Clocks:
+    clocks = task.clocks
+    if clocks is None:
+        clocks = task.clocks = Clocks()
+    return clocks
 
 
 def _work(task: Task) -> Work:
@@ -400,20 +681,32 @@ def _reads_stated(session: Session, task_id: str, task: Task, reads: dict[str, s
 
 def _task_ended(session: Session, fact: TaskEnded, rules: Rules) -> None:
     row, task_id, task, end = session.row, fact.task_id, fact.task, fact.ended
-    own = row.undispatched.pop(task_id, None)
+    own = _undispatched(session, task_id, end.ended_at, rules) if task_id in row.undispatched else None
+    row.cancels.pop(task_id, None)
     if task is None:
-        row.cancels.pop(task_id, None)
+        _dispatched(session, task_id, None, rules)
         if own is not None and fact.holder is not None:  # as if the changes had come after the dispatch
             _own_of_rejected(session, own, fact.holder, end.ended_at)
     else:
-        _close(session, fact, task)
+        _close(session, fact, task, rules)
+    _revoke_next(session, end)
     _remember(session, end, rules, was_open=task is not None)
     _row_changed(session, end.ended_at)
     if task is None:
         _unpark(session, task_id)
 
 
-def _close(session: Session, fact: TaskEnded, task: Task) -> None:
+def _revoke_next(session: Session, end: EndedTask) -> None:
+    """A request to cancel the attempt after the task is kept with the task from now on."""
+    following = end.next
+    if following is None or not session.row.cancels:
+        return
+    next_id = attempt_id(following.lineage.first, following.attempt)
+    if next_id not in session.tasks and session.row.cancels.pop(next_id, None) is not None:
+        end.next = NextAttempt(following.lineage, following.attempt, is_revoked=True)
+
+
+def _close(session: Session, fact: TaskEnded, task: Task, rules: Rules) -> None:
     task_id, tasks = fact.task_id, session.tasks
     assert tasks.get(task_id) is not None, "a disposition is set once"
     for above_id in fact.readers:
@@ -429,9 +722,14 @@ def _close(session: Session, fact: TaskEnded, task: Task) -> None:
     if session.to_reconsider is not None:
         session.to_reconsider.pop(task_id, None)
     _stop_waiting(session, task_id, fact.undecided)
+    options = task.policy.options if task.policy is not None else None
+    if options is not None and options.delivers_late and fact.ended.disposition == "expired":
+        until = fact.ended.ended_at + rules.ended_task_retention_ms
+        extras = _extras(session)
+        extras.kept = {**extras.kept, task_id: KeptTask(_own_copy(task), until)}
     takes_slot = fact.ended.disposition == "delivered" and task.slot is not None
     if takes_slot:
-        _take_slot(session, task)
+        _take_slot(session, task, fact.ended.ended_at, rules)
     parent = None
     if task.scope is not None and task.scope.parent is not None:
         parent = tasks.get(task.scope.parent)
@@ -445,18 +743,23 @@ def _close(session: Session, fact: TaskEnded, task: Task) -> None:
             _free(session, session.oldest_in_slot(task.slot))
             if takes_slot:
                 _free_superseded(session, task.slot)
+    if task.slot is not None and tasks:
+        _noted(session).freed_slots[task.slot] = fact.ended.ended_at
     if not tasks:
         session.index = None
 
 
-def _take_slot(session: Session, task: Task) -> None:
+def _take_slot(session: Session, task: Task, timestamp: int, rules: Rules) -> None:
     slots, slot = session.row.slots, task.slot
     if slot is None:
         return
     newest, order = slots.pop(slot, None), order_of(task)
     slots[slot] = order if newest is None or is_older(newest, order) else newest
-    if len(slots) > MAX_SLOTS:
-        del slots[next(iter(slots))]
+    while len(slots) > FEW_SLOTS:
+        first = next(iter(slots))
+        if slots[first].timestamp >= timestamp - rules.ended_task_retention_ms or session.oldest_in_slot(first):
+            return
+        del slots[first]
 
 
 def _own_of_rejected(session: Session, own: OwnChanges, holder_id: str, timestamp: int) -> None:
@@ -479,9 +782,13 @@ def _remember(session: Session, end: EndedTask, rules: Rules, *, was_open: bool 
     records.pop(key, None)  # written in the order of memory, so that it is restored in that order
     records[key] = line
     oldest_ms = end.ended_at - rules.ended_task_retention_ms
-    for task_id in ended.beyond_horizon(session.ended, oldest_ms, rules.ended_tasks_per_session):
-        session.ended = ended.without(session.ended, task_id)
-        _records(session)[ended_record_key(session.id, task_id)] = None
+    for oldest in ended.beyond_horizon(session.ended, oldest_ms, rules.ended_tasks_per_session):
+        session.ended = ended.without(session.ended, oldest.task_id)
+        _records(session)[ended_record_key(session.id, oldest.task_id)] = None
+        if session.extras is not None and oldest.task_id in session.extras.kept:
+            _forget_task(session, oldest.task_id)
+        if not oldest.was_unknown:
+            _noted(session).forgotten.append(oldest.task_id)
 
 
 def _ended_key(session: Session, end: EndedTask) -> bytes:
@@ -492,14 +799,16 @@ def _ended_key(session: Session, end: EndedTask) -> bytes:
 # Results and effects
 
 
-def _result_held(session: Session, fact: ResultHeld) -> None:
+def _result_held(session: Session, fact: ResultHeld, rules: Rules) -> None:
     task = session.tasks[fact.task_id]
     session.size_estimate = fact.size_estimate
     task.wait = fact.wait
+    session.is_timed = True
+    _delivered(task, fact.delivery)
     if fact.is_new:
         session.waiting[fact.task_id] = _keep(session, "result", fact.result)
     if fact.takes_slot:
-        _take_slot(session, task)
+        _take_slot(session, task, fact.result.timestamp, rules)
         if task.slot is not None:
             _free_superseded(session, task.slot)
     _status_due(session, fact.task_id)
@@ -524,6 +833,26 @@ def _later_result_known(session: Session, fact: LaterResultKnown, rules: Rules) 
     task.later_results = [*task.later_results, fact.digests][-ended.MAX_RESULTS :]
     session.is_changed = True
     _task_changed(session, fact.task_id, task)
+
+
+def _delivered(task: Task, delivery: list[str] | None) -> None:
+    """Something of an open task was delivered."""
+    if delivery is not None:
+        task.delivered = [*task.delivered, delivery][-ended.MAX_RESULTS :]
+
+
+def _interim_judged(session: Session, fact: InterimJudged, rules: Rules) -> None:
+    task = session.tasks[fact.task_id]
+    task.later_results = [*task.later_results, fact.digests][-ended.MAX_RESULTS :]
+    _delivered(task, fact.delivery)
+    if is_waiting_for_person(task):
+        _status_due(session, fact.task_id)
+    _heard(task, fact.timestamp)
+    if fact.takes_slot and task.slot is not None:
+        _take_slot(session, task, fact.timestamp, rules)
+        _free_superseded(session, task.slot)
+    _task_changed(session, fact.task_id, task)
+    _row_changed(session, fact.timestamp)
 
 
 def _wait_expired(session: Session, fact: WaitExpired) -> None:
@@ -556,13 +885,13 @@ def _effect_answered(session: Session, fact: EffectAnswered) -> None:
         _status_due(session, fact.proposal.task_id)
         for above_id, _ in session.readers_above(fact.task):
             _status_due(session, above_id)
-    if not fact.is_new:
+    if fact.remembered is None:
         return
     effects = session.row.effects
     session.size_estimate = fact.size_estimate
-    effects[fact.proposal.event.idempotency_key] = EffectAnswer(fact.cleared, fact.members)
-    if len(effects) > MAX_EFFECTS:
-        del effects[next(iter(effects))]
+    if fact.forgotten is not None:
+        del effects[fact.forgotten]
+    effects[fact.proposal.event.idempotency_key] = fact.remembered
     _row_changed(session, fact.proposal.timestamp)
 
 
@@ -623,7 +952,7 @@ def _park(session: Session, result: Arrived) -> None:
         parked = session.parked[task_id] = Parked() if parked is None else parked.copy()
         session.owned_parked.add(task_id)
     parked.add(result)
-    session.parked_count += 1
+    session.parked_count += not result.is_proposal
 
 
 def _unpark(session: Session, task_id: str) -> None:
@@ -632,7 +961,7 @@ def _unpark(session: Session, task_id: str) -> None:
         return
     _own_waiting(session)
     results = session.parked.pop(task_id).results
-    session.parked_count -= len(results)
+    session.parked_count -= sum(not result.is_proposal for result in results)
     for result in results:
         session.queued[_kept_as(result)] = result
         _to_judge(session, result)
@@ -741,8 +1070,10 @@ def _session_forgotten(session: Session) -> None:
         _records(session)[ended_record_key(session.id, task_id)] = None
     _tasks_to_write(session, list(session.tasks))
     session.row = row = new_row()
-    session.facets, session.tasks = Facets(row.facets), row.tasks
-    session.size_estimate = session.last_event_at = 0
+    session.facets, session.tasks, session.replaced = Facets(row.facets), row.tasks, row.replaced
+    session.extras = row.extras
+    session.is_timed = False
+    session.size_estimate = session.last_event_at = session.replaced_until = 0
     session.ended = b""
     session.index = None
     session.is_changed = False

@@ -23,28 +23,31 @@ def is_unknown(facet: Facet) -> bool:
 def differs(facets: Facets, task: Task, name: str) -> bool:
     """Whether the session contradicts what the task expects of a facet.
 
-    A facet that never changed contradicts nothing; one whose value is unknown always does.
+    A facet that never changed contradicts nothing; one whose value is unknown always does. Neither does one that the
+    task does not depend on.
     """
     facet = facets.get(name)
     if facet is None:
         return False
     if not facet.change:
-        return True
+        return name in task.expected
     actual = facet.value
     scope = task.scope
-    if scope is not None and scope.below:
+    if scope is not None and scope.below and name in task.expected:
         return any(_moved_along(task, name, stated, actual) != actual for stated in _statements(task, name))
-    expected = task.expected[name]
+    expected: Any = task.expected.get(name, ABSENT)
+    if expected is ABSENT:
+        return False
     if task.own is not None:
         expected = _moved_along(task, name, expected, actual)
-    return expected != actual
+    return bool(expected != actual)
 
 
 def differing(task: Task) -> list[str]:
     """All the facets the task depends on that differ, in the order in which it came to depend on them."""
     stale = task.stale
     if len(stale) < 2:
-        return stale
+        return stale if not stale or stale[0] in task.expected else []
     members = set(stale)
     return [name for name in task.expected if name in members]
 

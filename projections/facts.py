@@ -13,7 +13,7 @@ from mypy_extensions import mypyc_attr
 
 from projections.ended import EndedTask
 from projections.gate import Judgement
-from projections.rows import ResultDigests, Task, Wait
+from projections.rows import CancelRequest, Delivery, EffectAnswer, KeptTask, Lease, ResultDigests, Task, Wait
 from projections.waiting import Arrived
 from schemas.fields import Reason
 
@@ -60,6 +60,8 @@ class FacetsChanged(QuietFact):
         holder: str | None,
         undispatched: str | None,
         size_estimate: int,
+        identity: bytes,
+        kept: list[str] | None = None,
     ) -> None:
         self.changes = changes
         self.change = change
@@ -67,6 +69,29 @@ class FacetsChanged(QuietFact):
         self.timestamp = timestamp
         self.holder = holder
         self.undispatched = undispatched
+        self.size_estimate = size_estimate
+        self.identity = identity
+        """Of the event, as in `EventTaken`."""
+        self.kept = kept
+        """Ended tasks of which more is kept, and whose own changes these are, too."""
+
+
+class VersionsStated(QuietFact):
+    """Newer versions of facets than any before were stated."""
+
+    def __init__(self, versions: dict[str, int], timestamp: int, size_estimate: int) -> None:
+        self.versions = versions
+        self.timestamp = timestamp
+        self.size_estimate = size_estimate
+
+
+class LeasesChanged(QuietFact):
+    """Facets were set for a time only, or are not any more."""
+
+    def __init__(self, leases: dict[str, Lease], ended: list[str], timestamp: int, size_estimate: int) -> None:
+        self.leases = leases
+        self.ended = ended
+        self.timestamp = timestamp
         self.size_estimate = size_estimate
 
 
@@ -78,12 +103,34 @@ class FacetsLost(Fact):
         self.timestamp = timestamp
 
 
-class CancelRemembered(Fact):
-    """A task is to be cancelled whose dispatch has not been folded."""
+class CancelRequested(Fact):
+    """A task is to be cancelled. Its dispatch may not have been folded."""
 
     def __init__(self, task_id: str, timestamp: int) -> None:
         self.task_id = task_id
         self.timestamp = timestamp
+
+
+class CancelRemembered(Fact):
+    """Tasks are to be cancelled, and dispatches that have not been folded may be among them."""
+
+    def __init__(self, request: CancelRequest, size_estimate: int) -> None:
+        self.request = request
+        self.size_estimate = size_estimate
+
+
+class CancelExpired(Fact):
+    """Every task that a request to cancel can mean has been folded. It is forgotten, and answered if it met none."""
+
+    def __init__(self, request: CancelRequest) -> None:
+        self.request = request
+
+
+class UndispatchedForgotten(QuietFact):
+    """The dispatch of a task that is named as the cause of changes has not come within the grace."""
+
+    def __init__(self, task_id: str) -> None:
+        self.task_id = task_id
 
 
 class ResultAcknowledged(Fact):
@@ -107,11 +154,19 @@ class ResultAcknowledged(Fact):
 class SessionForgotten(Fact):
     """Everything kept of the session is removed: it was erased, or is idle.
 
-    `erased` are the tasks whose published status is removed, too.
+    `erased` are the tasks whose published status is removed, too. `context_ids` are the identities that stay.
     """
 
-    def __init__(self, erased: list[str]) -> None:
+    def __init__(self, erased: list[str], context_ids: bytes) -> None:
         self.erased = erased
+        self.context_ids = context_ids
+
+
+class SessionHeard(QuietFact):
+    """The session had an event that changed nothing else, at this time."""
+
+    def __init__(self, timestamp: int) -> None:
+        self.timestamp = timestamp
 
 
 # Tasks
@@ -129,7 +184,7 @@ class TaskOpened(Fact):
 
 @mypyc_attr(acyclic=True, free_list_len=1)
 class StepTaken(QuietFact):
-    """A step of an open task, as its event tells it."""
+    """A step of an open task, as its event tells it. `identity`: of the event, as in `EventTaken`."""
 
     def __init__(
         self,
@@ -142,6 +197,7 @@ class StepTaken(QuietFact):
         checkpoint: Any,
         timestamp: int,
         size_estimate: int,
+        identity: bytes,
     ) -> None:
         self.task_id = task_id
         self.step_id = step_id
@@ -152,14 +208,36 @@ class StepTaken(QuietFact):
         self.checkpoint = checkpoint
         self.timestamp = timestamp
         self.size_estimate = size_estimate
+        self.identity = identity
+
+
+class TurnCame(Fact):
+    """A task that queued for its slot is the oldest in it. `commanded`: its agent is told to start."""
+
+    def __init__(self, task_id: str, task: Task, timestamp: int, *, commanded: bool) -> None:
+        self.task_id = task_id
+        self.task = task
+        self.timestamp = timestamp
+        self.commanded = commanded
+
+
+class DeadlineExtended(QuietFact):
+    """A task may take until this time. `identity`: of the event, as in `EventTaken`."""
+
+    def __init__(self, task_id: str, deadline_ms: int, timestamp: int, identity: bytes) -> None:
+        self.task_id = task_id
+        self.deadline_ms = deadline_ms
+        self.timestamp = timestamp
+        self.identity = identity
 
 
 class HeartbeatReceived(QuietFact):
-    """The agent of a task with a heartbeat timeout is alive."""
+    """The agent of a task is alive, which one of its clocks needs. `identity`: of the event, as in `EventTaken`."""
 
-    def __init__(self, task_id: str, timestamp: int) -> None:
+    def __init__(self, task_id: str, timestamp: int, identity: bytes) -> None:
         self.task_id = task_id
         self.timestamp = timestamp
+        self.identity = identity
 
 
 class ReadsStated(Fact):
@@ -239,7 +317,13 @@ class ResultJudged(Fact):
         is_cold: bool,
         task_type: str | None,
         shadow: bool,
+        late: bool = False,
+        delivered_id: str = "",
     ) -> None:
+        self.late = late
+        """Whether its task had expired, and asked for it all the same."""
+        self.delivered_id = delivered_id
+        """Event id of the output with the delivered parts."""
         self.result = result
         self.event = event
         self.judgement = judgement
@@ -251,12 +335,72 @@ class ResultJudged(Fact):
         self.shadow = shadow
 
 
+class InterimJudged(Fact):
+    """An interim answer of an open task was judged. It is known if it comes again; a part of it may be in the slot."""
+
+    def __init__(
+        self, task_id: str, digests: ResultDigests, timestamp: int, *, takes_slot: bool, delivery: list[str] | None
+    ) -> None:
+        self.delivery = delivery
+        """What is delivered of it, see `rows.Task.delivered`."""
+        self.task_id = task_id
+        self.digests = digests
+        self.timestamp = timestamp
+        self.takes_slot = takes_slot
+
+
+class DeliveryWatched(Fact):
+    """What was delivered of a task that has ended is watched. `task` has what the result read."""
+
+    def __init__(self, task_id: str, task: Task, until: int, delivery: Delivery) -> None:
+        self.task_id = task_id
+        self.task = task
+        self.until = until
+        self.delivery = delivery
+
+
+class ResultOutdated(Fact):
+    """What was delivered has gone stale: these facets differ now, and these parts depend on them."""
+
+    def __init__(self, task_id: str, kept: KeptTask, facets: list[str], part_ids: list[str]) -> None:
+        self.task_id = task_id
+        self.kept = kept
+        self.facets = facets
+        self.part_ids = part_ids
+
+
+class KeptForgotten(QuietFact):
+    """Nothing more is asked of a task that has ended."""
+
+    def __init__(self, task_id: str) -> None:
+        self.task_id = task_id
+
+
+class LateResultDelivered(Fact):
+    """The result of a task that had expired was delivered, which does not change how the task ended."""
+
+    def __init__(self, task_id: str, task: Task, timestamp: int) -> None:
+        self.task_id = task_id
+        self.task = task
+        self.timestamp = timestamp
+
+
 class ResultHeld(Fact):
     """An open task waits with its result. `result` is kept if the task did not wait before."""
 
     def __init__(
-        self, task_id: str, result: Arrived, wait: Wait, size_estimate: int, *, is_new: bool, takes_slot: bool
+        self,
+        task_id: str,
+        result: Arrived,
+        wait: Wait,
+        size_estimate: int,
+        *,
+        is_new: bool,
+        takes_slot: bool,
+        delivery: list[str] | None,
     ) -> None:
+        self.delivery = delivery
+        """What is delivered of it now, see `rows.Task.delivered`."""
         self.task_id = task_id
         self.result = result
         self.wait = wait
@@ -301,8 +445,15 @@ class AttemptCommanded(Fact):
         self.attempt = attempt
 
 
-class EffectProposed(Fact):
-    """A proposed effect waits for its barrier."""
+class AttemptRevoked(Fact):
+    """A commanded attempt was cancelled before its dispatch. `ended` is the task that it repeats, with that."""
+
+    def __init__(self, ended: EndedTask) -> None:
+        self.ended = ended
+
+
+class ProposalParked(Fact):
+    """A proposed effect waits for the dispatch of its task."""
 
     def __init__(self, proposal: Arrived) -> None:
         self.proposal = proposal
@@ -311,8 +462,8 @@ class EffectProposed(Fact):
 class EffectAnswered(Fact):
     """A proposed effect may happen, or not.
 
-    `members` are the JSON members of the answer, `differences` more of them that are not remembered. `task` is the open
-    task. `is_new`: the answer is remembered under its key.
+    `members` are the JSON members of the answer, `differences` more of them. `task` is the open task. `remembered` is
+    what is known under its key from now on, if that changes; `forgotten` is a key that makes room for it.
     """
 
     def __init__(
@@ -324,7 +475,8 @@ class EffectAnswered(Fact):
         size_estimate: int,
         *,
         cleared: bool,
-        is_new: bool,
+        remembered: EffectAnswer | None,
+        forgotten: str | None,
     ) -> None:
         self.proposal = proposal
         self.members = members
@@ -332,7 +484,8 @@ class EffectAnswered(Fact):
         self.task = task
         self.size_estimate = size_estimate
         self.cleared = cleared
-        self.is_new = is_new
+        self.remembered = remembered
+        self.forgotten = forgotten
 
 
 class WaitingJudged(Fact):
@@ -342,7 +495,19 @@ class WaitingJudged(Fact):
         self.event = event
 
 
-# Events that change nothing
+# Events that change nothing, and what they are recognized by when they come again
+
+
+class EventTaken(QuietFact):
+    """An event was looked at: when it comes again, it changes nothing. `identity`: `schemas.identity.event_digest`.
+
+    Of a session's context, or of the open task `task_id`.
+    """
+
+    def __init__(self, identity: bytes, timestamp: int, task_id: str | None = None) -> None:
+        self.identity = identity
+        self.timestamp = timestamp
+        self.task_id = task_id
 
 
 class ForwardedOnce(Fact):

@@ -7,12 +7,14 @@ from typing import Any, Final, Literal
 
 from mypy_extensions import mypyc_attr
 
+from projections.clocks import deadline_of
 from projections.expectation import differing, is_unknown
 from projections.facets import Facets
 from projections.records import change_of
 from projections.rows import DEFAULT_POLICY, Facet, Policy, Task, Wait
 from projections.rules import Rules
-from projections.session import Session, is_older, order_of
+from projections.session import Session
+from projections.slot_order import is_older, order_of
 from schemas.events import TaskResult
 from schemas.fields import Part, Reason
 from schemas.outputs import MAX_DIFFERENCES
@@ -23,6 +25,9 @@ PartDecision = Literal["delivered", "withheld", "held"]
 DELIVERED: Final[PartDecision] = "delivered"
 WITHHELD: Final[PartDecision] = "withheld"
 HELD: Final[PartDecision] = "held"
+
+QUEUES: Final = ("enqueue", "enqueue_latest")
+"""Policies with which a task waits for the older ones of its slot."""
 
 _FEW: Final = 8
 
@@ -73,7 +78,54 @@ class Judgement:
         self.redispatch = redispatch
 
 
-def judge(session: Session, task_id: str, task: Task, result: TaskResult, at_ms: int, rules: Rules) -> Judgement:
+def judge_at_once(
+    session: Session, task_id: str, task: Task, result: TaskResult, at_ms: int, rules: Rules
+) -> Judgement:
+    """The verdict on a result that does not wait: what would be held is withheld, and no new attempt is called for.
+
+    Children are not asked about: the result does not end their scope.
+    """
+    judgement = judge(session, task_id, task, result, at_ms, rules, waits_for_children=False)
+    judgement.redispatch = False
+    wait = judgement.wait
+    if wait is None:
+        return judgement
+    if wait.why != "context":
+        return all_parts(result.parts, WITHHELD, _INSTEAD_OF_WAITING[wait.why])
+    return _summed_up(
+        [
+            each if each.decision != HELD else PartVerdict(each.part, WITHHELD, "stale", each.facets, each.omitted)
+            for each in judgement.parts
+        ]
+    )
+
+
+def mark_late(judgement: Judgement) -> None:
+    """What is delivered as fresh of a late result is delivered as late."""
+    for each in judgement.parts:
+        if each.decision == DELIVERED and not each.annotated:
+            each.reason = "late"
+    if judgement.reason == "fresh":
+        judgement.reason = "late"
+
+
+_INSTEAD_OF_WAITING: Final[dict[str, Reason]] = {
+    "parent": "unknown_parent",
+    "slot": "slot_taken",
+    "user": "user_absent",
+}
+
+
+def judge(
+    session: Session,
+    task_id: str,
+    task: Task,
+    result: TaskResult,
+    at_ms: int,
+    rules: Rules,
+    *,
+    waits_for_children: bool = True,
+) -> Judgement:
     """The verdict on the undecided parts of an open task's result, which the broker took at `at_ms`.
 
     `task` has what the result read. Changes nothing.
@@ -83,7 +135,7 @@ def judge(session: Session, task_id: str, task: Task, result: TaskResult, at_ms:
     reason = reason_for_all(session, task_id, task, at_ms)
     if reason is not None:
         return all_parts(parts, WITHHELD, reason)
-    waits = _wait_for_others(session, task_id, task, at_ms, rules)
+    waits = _wait_for_others(session, task_id, task, at_ms, rules, waits_for_children=waits_for_children)
     if waits is not None:
         return _held(parts, waits)
     if task.policy is None and not task.stale:  # as most are
@@ -134,8 +186,10 @@ def reason_for_all(session: Session, task_id: str, task: Task, at_ms: int) -> Re
             return "session_full"  # it may be archived
         if request is not None and request.value == "archived" and not _is_own(request, name, task_id, task):
             return "request_archived"
-    if policy is not None and policy.deadline_ms is not None and at_ms > policy.deadline_ms:
-        return "deadline_passed"
+    if policy is not None and policy.deadline_ms is not None:
+        deadline_ms = deadline_of(task)
+        if deadline_ms is not None and at_ms > deadline_ms:
+            return "deadline_passed"
     if slot is not None and not (policy is not None and policy.protected):
         newest = session.row.slots.get(slot)
         if newest is not None and is_older(order_of(task), newest):
@@ -168,15 +222,17 @@ def _is_own(facet: Facet, name: str, task_id: str, task: Task) -> bool:
     return any(change.offset == offset for change in changes)
 
 
-def _wait_for_others(session: Session, task_id: str, task: Task, at_ms: int, rules: Rules) -> Wait | None:
+def _wait_for_others(
+    session: Session, task_id: str, task: Task, at_ms: int, rules: Rules, *, waits_for_children: bool
+) -> Wait | None:
     policy, scope = task.policy, task.scope
     if scope is not None:
         if scope.parentless_until is not None:
             return Wait("parent", [])
-        if scope.children:
+        if scope.children and waits_for_children:
             grace_ms = policy.scope_grace_ms if policy is not None else None
             return Wait("children", [], at_ms + (rules.scope_grace_ms if grace_ms is None else grace_ms))
-    is_queued = policy is not None and policy.on_newer == "enqueue" and task.slot is not None
+    is_queued = policy is not None and policy.on_newer in QUEUES and task.slot is not None
     if is_queued and session.has_older_in_slot(task_id, task.slot or "", order_of(task)):
         return Wait("slot", [])
     return None

@@ -1,13 +1,10 @@
 """Where the logs of a partition stood when the gate decided something."""
 
-from schemas.topics import Role
-
 
 class LogPosition:
-    """Where the logs stood when something was decided: every record below these offsets was folded.
+    """How far the input topics had been read when something was decided: every record below these offsets was folded.
 
-    `steps_offset` is of the topic `steps_role`. `asked_offset`: how far that one had been folded when the barrier was
-    asked for. A proposed effect that was folded after that may have seen a context that the barrier did not cover.
+    Steps and results are of the lane that is being decided. It moves along with the records.
     """
 
     def __init__(
@@ -15,17 +12,12 @@ class LogPosition:
         partition: int,
         context_offset: int,
         steps_offset: int,
-        steps_role: Role = "steps",
-        asked_offset: int | None = None,
+        results_offset: int = 0,
+        *,
+        is_cold: bool = False,
     ) -> None:
         self.partition = partition
         self.context_offset = context_offset
         self.steps_offset = steps_offset
-        self.steps_role = steps_role
-        self.asked_offset = asked_offset
-
-    def covers(self, role: Role, offset: int) -> bool:
-        """Whether a step had been folded when the barrier was asked for."""
-        return role == self.steps_role and offset < (
-            self.steps_offset if self.asked_offset is None else self.asked_offset
-        )
+        self.results_offset = results_offset
+        self.is_cold = is_cold

@@ -9,25 +9,30 @@ from zlib import crc32
 
 from mypy_extensions import mypyc_attr
 
+from projections.dispatched import dispatched_fields
 from projections.ended import EndedTask
 from projections.expectation import contradicted, expected_values, is_unknown
 from projections.facts import (
     AttemptCommanded,
+    CancelExpired,
     EffectAnswered,
     Fact,
     ResultAcknowledged,
     ResultJudged,
+    ResultOutdated,
     SessionForgotten,
     TaskEnded,
     TaskOpened,
+    TurnCame,
 )
 from projections.gate import DELIVERED, HELD, WITHHELD, PartVerdict
 from projections.keys import task_key
 from projections.log_position import LogPosition
 from projections.records import change_of
-from projections.rows import Task
+from projections.rows import CancelRequest, Task
 from projections.session import Session
 from projections.text import json_of, quoted
+from projections.waiting import Arrived
 from schemas.envelope import Envelope
 from schemas.identity import output_event_id
 from schemas.outputs import MAX_DIFFERENCES
@@ -80,26 +85,40 @@ class Publisher:
         self._now_of_task = ""
         """The JSON members between the ids of session and task, the same in every output."""
         self._position: LogPosition | None = None
-        self._judged = ""
 
     def at(self, position: LogPosition | None, now_ms: int) -> None:
-        """What is published from now on was decided at this position (None: while folding) and this time."""
+        """What is published from now on was decided at this position (None: while folding context) and this time."""
         if now_ms != self._now_ms:
             self._now_ms = now_ms
             self._now = rfc3339(now_ms)
             self._now_of_task = f',"occurred_at":"{self._now}","task_id":'
-            self._position = None
-        if position is not None and position is not self._position:
-            self._position = position
-            self._judged = (
-                f'{{"partition":{position.partition},"context_offset":{position.context_offset},'
-                f'"steps_offset":{position.steps_offset},"at":"{self._now}"}}'
-            )
+        self._position = position
 
     @property
     def judged(self) -> str:
         """`judged` of what is decided now, as JSON."""
-        return self._judged
+        position = self._position
+        assert position is not None, "context decides nothing"
+        lane = '"lane":"cold",' if position.is_cold else ""
+        return (
+            f'{{"partition":{position.partition},{lane}"context_offset":{position.context_offset},'
+            f'"steps_offset":{position.steps_offset},"results_offset":{position.results_offset},"at":"{self._now}"}}'
+        )
+
+    @property
+    def context_offset(self) -> int:
+        """How far the context was known; 0 while folding it."""
+        return 0 if self._position is None else self._position.context_offset
+
+    @property
+    def has_cut(self) -> bool:
+        """Whether what is decided now has a cut: not what follows from the context alone."""
+        return self._position is not None
+
+    @property
+    def _where(self) -> str:
+        """`judged` as a JSON member after a comma; nothing for what has no cut."""
+        return f',"judged":{self.judged}' if self.has_cut else ""
 
     def publish(self, session: Session, fact: Fact, outputs: list[Output]) -> None:
         """Add the records that report the fact. The session is as it was when the fact was decided.
@@ -111,7 +130,9 @@ class Publisher:
                 fields = f'"reason":"{fact.commanded}"'
                 outputs.append(self._command("task.cancel", session, fact.task_id, fact.task, fields))
             traceparent = fact.task.traceparent if fact.task is not None else None
-            outputs.append(self._ended_status(session, fact.ended, traceparent, None))
+            ended = fact.ended
+            where = self._where if ended.disposition in _ENDS_WITHOUT_VERDICT else ""
+            outputs.append(self._ended_status(session, ended, traceparent, None, where))
         elif isinstance(fact, ResultJudged):
             self._publish_result(session, fact, outputs)
         elif isinstance(fact, TaskOpened):
@@ -121,12 +142,21 @@ class Publisher:
         elif isinstance(fact, EffectAnswered):
             event_type = "effect.cleared" if fact.cleared else "effect.refused"
             task_id, members = fact.proposal.task_id, fact.members + fact.differences
-            outputs.append(self._command(event_type, session, task_id, fact.task, members))
+            outputs.append(self._command(event_type, session, task_id, fact.task, members, where=""))
         elif isinstance(fact, AttemptCommanded):
             outputs.append(self._redispatch(session, fact))
+        elif isinstance(fact, TurnCame):
+            if fact.commanded:
+                members = f'"dispatched_at":"{rfc3339(fact.task.dispatched_at)}"'
+                outputs.append(self._command("task.start", session, fact.task_id, fact.task, members))
+        elif isinstance(fact, ResultOutdated):
+            outputs.append(self._outdated(session, fact))
+        elif isinstance(fact, CancelExpired):
+            if not fact.request.is_matched:
+                outputs.append(self._unmatched(session, fact.request))
         elif isinstance(fact, ResultAcknowledged):
             if fact.ended is not None:
-                outputs.append(self._ended_status(session, fact.ended, None, fact.offset))
+                outputs.append(self._ended_status(session, fact.ended, None, fact.offset, ""))
         elif isinstance(fact, SessionForgotten):
             outputs += [Output("tasks", task_key(session.id, task_id), None, None) for task_id in fact.erased]
 
@@ -139,6 +169,12 @@ class Publisher:
         acknowledgement = task.acknowledgement
         if acknowledgement:
             members = f"{members},{acknowledgement}"
+        clocks = task.clocks
+        if clocks is not None:
+            if clocks.is_queued and wait is None:
+                members = f'{members},"queued":true'
+            if clocks.waits_since is not None:
+                members = f'{members},"input_required":true'
         if stale:
             members = f'{members},"stale":true,"stale_facets":{json_of(stale[:MAX_DIFFERENCES])}'
         steps = _steps(task.steps_started, task.steps_completed)
@@ -156,16 +192,19 @@ class Publisher:
         return f"{self._status_beginning}{session.json}{self._now_of_task}{task_json},"
 
     def _ended_status(
-        self, session: Session, task: EndedTask, traceparent: str | None, acknowledged_at: int | None
+        self, session: Session, task: EndedTask, traceparent: str | None, acknowledged_at: int | None, where: str
     ) -> Output:
         """`task.status` with the task's one disposition.
 
         `acknowledged_at`: offset of the acknowledgement that it reports. `shown`, `refused`, `shown` are three records.
+        `where`: what it says of its cut.
         """
         echo = f"{task.echo}," if task.echo else ""
         members = f",{task.work}" if task.work else ""
         if task.acknowledged is not None:
             members = f'{members},"acknowledged":"{task.acknowledged}"'
+            if task.outcomes is not None:
+                members = f'{members},"acknowledged_parts":{json_of(task.outcomes)}'
         if task.detail is not None:
             members = f'{members},"detail":{quoted(task.detail)}'
         event_id = f"{task.digest}-{task.ended_at}"
@@ -174,7 +213,7 @@ class Publisher:
         value = (
             f'{self._status_head(session, task.task_json)}{echo}"status":"ended","disposition":"{task.disposition}",'
             f'"reason":"{task.reason}","dispatched_at":"{rfc3339(task.dispatched_at)}",'
-            f'"ended_at":"{rfc3339(task.ended_at)}"{_steps(task.steps_started, task.steps_completed)}{members},'
+            f'"ended_at":"{rfc3339(task.ended_at)}"{_steps(task.steps_started, task.steps_completed)}{members}{where},'
             f'"event_id":"{event_id}"}}'
         ).encode()
         return self._status(session, task.task_json, value, event_id, traceparent)
@@ -210,7 +249,7 @@ class Publisher:
         parts = ",".join([self._part_verdict(session, fact, each) for each in judgement.parts])
         return (
             f'{{"decision":"{decision}","reason":"{judgement.reason}","parts":[{parts}],'
-            f'"judged":{self._judged},"disposition":{disposition}}}'
+            f'"judged":{self.judged},"disposition":{disposition}{_LATE if fact.late else ""}}}'
         )
 
     def _part_verdict(self, session: Session, fact: ResultJudged, verdict: PartVerdict) -> str:
@@ -229,8 +268,9 @@ class Publisher:
         event_type = "result.delivered" if delivers else "result.withheld"
         first = parts[0].part_id  # type: ignore[attr-defined]
         task_json, result_source, result_id = quoted(result.task_id), result.source_json, result.event_id_json
-        name = f'[{session.json},{task_json},{result_source},{result_id},"{event_type}","{reason}",{quoted(first)}]'
-        event_id = output_event_id(name.encode())
+        event_id = fact.delivered_id if delivers else ""
+        if not event_id:
+            event_id = result_event_id(session, result, event_type, reason, first)
         echo = f"{fact.echo}," if fact.echo else ""
         parts_json = result.parts_json if len(parts) == len(result.event.parts) else json_of(parts).encode()
         head = (
@@ -240,6 +280,8 @@ class Publisher:
         members, error = "", event.error
         if error is not None:
             members = f',"error":{json_of(error)}'
+        if not event.final:
+            members = f'{members},"final":false'
         if fact.shadow:
             members = f'{members},"shadow":{{"decision":"{fact.judgement.decision}","reason":"{reason}"}}'
         traceparent = result.traceparent
@@ -262,18 +304,64 @@ class Publisher:
 
     # Commands
 
-    def _command(self, event_type: str, session: Session, task_id: str, task: Task | None, members: str) -> Output:
-        """A record of the commands topic."""
-        task_json = quoted(task_id)
+    def _command(
+        self,
+        event_type: str,
+        session: Session,
+        task_id: str,
+        task: Task | None,
+        members: str,
+        where: str | None = None,
+    ) -> Output:
+        """A record of the commands topic. `where`: what it says of its cut, if `members` says so already.
+
+        The cut is no part of its id: the same command after a restart is the same one.
+        """
+        task_json, cut = quoted(task_id), self._where if where is None else where
         event_id = output_event_id(f'[{session.json},{task_json},"{event_type}",{{{members}}}]'.encode())
         echo = f"{task.echo}," if task is not None else ""
         value = (
             f'{{"type":"{event_type}","source":{self._source_json},"event_id":"{event_id}","session_id":{session.json},'
-            f'"occurred_at":"{self._now}","task_id":{task_json},{echo}{members}}}'
+            f'"occurred_at":"{self._now}","task_id":{task_json},{echo}{members}{cut}}}'
         ).encode()
         traceparent = task.traceparent if task is not None else None
         envelope = Envelope(event_type, self._source, event_id, session.key, self._now, traceparent)
         return _checked(Output("commands", session.key, value, envelope), f"the {event_type} that it calls for")
+
+    def _outdated(self, session: Session, fact: ResultOutdated) -> Output:
+        """`result.outdated`: what was delivered has gone stale."""
+        kept = fact.kept
+        delivery = kept.delivery
+        assert delivery is not None
+        facets = fact.facets[:MAX_DIFFERENCES]
+        members = (
+            f'"result":{delivery.result},"part_ids":{json_of(fact.part_ids)},'
+            f'"differences":{differences_json(session, kept.task, facets)}'
+        )
+        return self._command("result.outdated", session, fact.task_id, kept.task, members)
+
+    def _unmatched(self, session: Session, request: CancelRequest) -> Output:
+        """`task.cancel_unmatched`: a request to cancel has met no task."""
+        what = '"all":true'
+        for field, named in (
+            ("task_id", request.task_id),
+            ("request_id", request.request_id),
+            ("slot", request.slot),
+        ):
+            if named is not None:
+                what = f'"{field}":{quoted(named)}'
+        requested = (
+            f'{{"source":{quoted(request.source)},"event_id":{quoted(request.event_id)},"offset":{request.offset},'
+            f'"at":"{rfc3339(request.timestamp)}"}}'
+        )
+        event_type = "task.cancel_unmatched"
+        event_id = output_event_id(f'[{session.json},"{event_type}",{requested}]'.encode())
+        value = (
+            f'{{"type":"{event_type}","source":{self._source_json},"event_id":"{event_id}","session_id":{session.json},'
+            f'"occurred_at":"{self._now}",{what},"requested":{requested}{self._where}}}'
+        ).encode()
+        envelope = Envelope(event_type, self._source, event_id, session.key, self._now)
+        return Output("commands", session.key, value, envelope)
 
     def _redispatch(self, session: Session, fact: AttemptCommanded) -> Output:
         task, facets = fact.task, session.facets
@@ -282,6 +370,8 @@ class Publisher:
             facet = facets.get(name)
             snapshot[name] = stated if facet is None or is_unknown(facet) else facet.value
         members = f'"new_task_id":{quoted(fact.new_task_id)},"attempt":{fact.attempt},"snapshot":{json_of(snapshot)}'
+        dispatch = {"type": "task.dispatched", "task_id": fact.task_id, **dispatched_fields(task)}
+        members = f'{members},"dispatch":{json_of(dispatch)}'
         if task.work is not None and task.work.checkpoint is not None:
             members = f'{members},"checkpoint":{_checkpoint_json(task)}'
         return self._command("task.redispatch", session, fact.task_id, task, members)
@@ -292,11 +382,37 @@ def _steps(started: int, completed: int) -> str:
     return f',"steps_started":{started},"steps_completed":{completed}' if started or completed else ""
 
 
+_ENDS_WITHOUT_VERDICT: Final = frozenset({"rejected", "cancelled", "expired"})
+"""Of a task that ended with a result, the verdict says where the logs stood."""
+_LATE: Final = ',"late":true'
+KNOWN_DIGITS: Final = 8
+"""Of an output's event id, so many hexadecimal digits are remembered, to know it when a consumer names it."""
+
+
+def result_event_id(session: Session, result: Arrived, event_type: str, reason: str, first_part_id: str) -> str:
+    """The event id of an output about a result whose first part is this."""
+    name = (
+        f"[{session.json},{quoted(result.task_id)},{result.source_json},{result.event_id_json},"
+        f'"{event_type}","{reason}",{quoted(first_part_id)}]'
+    )
+    return output_event_id(name.encode())
+
+
+def identity_json(result: Arrived) -> str:
+    """Which result it is, as JSON of a `ResultIdentity`."""
+    return (
+        f'{{"source":{result.source_json},"event_id":{result.event_id_json},"offset":{result.offset},'
+        f'"at":"{rfc3339(result.timestamp)}"}}'
+    )
+
+
 def work_members(task: Task) -> str:
     """What a status says of the way a task has come, besides the numbers of its steps, as JSON members."""
     text = ""
     scope, work = task.scope, task.work
     parent = scope.parent if scope is not None else None
+    if parent is None and task.policy is not None and task.policy.options is not None:
+        parent = task.policy.options.detached_from
     if parent is not None:
         text = f',"parent_task_id":{quoted(parent)}'
     if work is not None:
@@ -321,7 +437,9 @@ def _difference(session: Session, task: Task, name: str) -> str:
     facet = session.facets[name]
     change = change_of(facet)
     cause = f',"cause_task_id":{quoted(facet.cause)}' if facet.cause else ""
-    since = "dispatch" if change.timestamp <= task.dispatched_at else "running"
+    since = "dispatch" if (change.expired_at or change.timestamp) <= task.dispatched_at else "running"
+    if change.expired_at:
+        cause = f'{cause},"expired_at":"{rfc3339(change.expired_at)}"'
     return (
         f'{{"facet":{quoted(name)},"expected":{json_of(contradicted(task, name, facet.value))},'
         f'"actual":{json_of(facet.value)},"changed_by":{{"source":{quoted(change.source)},'

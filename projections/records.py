@@ -107,6 +107,17 @@ def change_of(facet: Facet) -> Change:
     return _decode_change(facet.change)
 
 
+def change_of_bytes(change: bytes) -> Change:
+    """An encoded change of a facet."""
+    return _decode_change(change)
+
+
+def expired_change_to_bytes(change: bytes, expired_at: int) -> bytes:
+    """The encoded change of an event whose lease has run out."""
+    made = _decode_change(change)
+    return _encode((made.offset, made.timestamp, made.source, made.event_id, expired_at))
+
+
 def change_to_bytes(offset: int, timestamp: int, source: str, event_id: str) -> bytes:
     """The fields of a `Change`, as `change_of` reads them."""
     return _encode((offset, timestamp, source, event_id))

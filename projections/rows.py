@@ -32,6 +32,8 @@ class Change(msgspec.Struct, array_like=True, gc=False, frozen=True):
     timestamp: int
     source: str
     event_id: str
+    expired_at: int = 0
+    """When the lease ran out with which the event had set the facet; 0 if the event itself made it what it is."""
 
 
 class Facet(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -90,6 +92,31 @@ class Scope(msgspec.Struct, array_like=True, gc=False):
     below: dict[str, StatedBelow] = {}
 
 
+class Options(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """What few dispatches ask for: a policy without any of it has no options, and its row one byte more."""
+
+    detached_from: str | None = None
+    """The parent that a detached child is shown under. It has no `Scope` with it: neither ends with the other."""
+    start_timeout_ms: int | None = None
+    delivers_late: bool = False
+    watch_ms: int | None = None
+
+
+class Clocks(msgspec.Struct, array_like=True, gc=False):
+    """What has become of a task's clocks, once they are not as dispatched any more."""
+
+    deadline_ms: int | None = None
+    """The deadline as it was put off."""
+    waits_since: int | None = None
+    """Since when it waits for a person."""
+    has_started: bool = False
+    """Whether the agent has been heard of. Kept if the dispatch limits how long that may take."""
+    is_queued: bool = False
+    """Whether it queues for its slot."""
+    turn_at: int | None = None
+    """When its turn came, after it had queued."""
+
+
 class Policy(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """The policies and limits of a dispatch that has any besides the defaults of the contract."""
 
@@ -109,9 +136,12 @@ class Policy(msgspec.Struct, array_like=True, gc=False, frozen=True):
     attempt: int = 1
     valid_until: str | None = None
     plan: list[str] = []
+    options: Options | None = None
 
 
 DEFAULT_POLICY: Final = Policy()
+
+NOTHING_KEPT: Final = msgspec.Raw(b"null")
 
 
 class Wait(msgspec.Struct, array_like=True, gc=False, frozen=True):
@@ -151,6 +181,23 @@ class ResultDigests(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
     identity: str
     content: str
+
+
+class Lineage(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """Of a commanded attempt: the first task that it repeats, and where its dispatch stands among others."""
+
+    first: str
+    timestamp: int
+    offset: int
+    is_cold: bool = False
+
+
+class NextAttempt(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """The attempt that was commanded after a task: its number, and whether it was cancelled before its dispatch."""
+
+    lineage: Lineage
+    attempt: int
+    is_revoked: bool = False
 
 
 class Task(msgspec.Struct, array_like=True, gc=False):
@@ -196,6 +243,24 @@ class Task(msgspec.Struct, array_like=True, gc=False):
     position: int = 0
     """Its place among the open tasks of a session whose tasks have records of their own."""
 
+    # By what events are known that come again, see `recent_ids`
+    step_ids: bytes = b""
+    heartbeat_ids: bytes = b""
+    """Kept if the dispatch limits the silence."""
+
+    # What the dispatch said, where the rest of the task does not tell, see `dispatched`
+    snapshot: dict[str, str | None] | None = None
+    """`expected` as it was dispatched, once it is something else."""
+    depends_on: list[str] = []
+
+    # The attempt it is, and the one that was commanded after it, see `attempts`
+    lineage: Lineage | None = None
+    commanded: int = 0
+
+    clocks: Clocks | None = None
+    delivered: list[list[str]] = []
+    """What was delivered of it while it is open: the beginning of each output's event id, and the ids of its parts."""
+
 
 class DispatchOrder(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """Where a dispatch stands among others."""
@@ -206,10 +271,86 @@ class DispatchOrder(msgspec.Struct, array_like=True, gc=False, frozen=True):
 
 
 class EffectAnswer(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """The answer given under an idempotency key. `members` are its JSON members, without the differences."""
+    """What an idempotency key belongs to, and whether that was ever cleared.
+
+    `members`: where and when it was cleared first, as the JSON of `judged`; empty if it was not. Rows without an
+    `effect` have the JSON members of the whole answer.
+    """
 
     cleared: bool
     members: str
+    owner: str = ""
+    """Id of the task, or of the first one that its attempts repeat."""
+    effect: str = ""
+    fingerprint: str | None = None
+
+
+class Replaced(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A value that a facet had until it was changed at this time. `seen` says whether it was known."""
+
+    name: str
+    until: int
+    value: str | None
+    seen: int
+
+
+class CancelRequest(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A request to cancel that may still meet tasks whose dispatches have not been folded.
+
+    Exactly one of the first three is set, or none: then it means every task of the session.
+    """
+
+    task_id: str | None
+    request_id: str | None
+    slot: str | None
+    timestamp: int
+    offset: int
+    source: str
+    event_id: str
+    is_matched: bool = False
+    """Whether it has met a task."""
+
+
+class Lease(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A facet's value that stands until `until`. `change` is the encoded `Change` of the event that said so last."""
+
+    until: int
+    change: bytes
+
+
+class Delivery(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """What was delivered of a task that is watched."""
+
+    result: str
+    """Which result it was, as JSON of a `ResultIdentity`."""
+    parts: dict[str, list[str] | None]
+    """The parts delivered as fresh, each with the facets it depends on; None: all that the task does."""
+
+
+class KeptTask(msgspec.Struct, array_like=True, gc=False, frozen=True):
+    """A task that has ended, and of which more is asked than how. `task.stale` and `task.own` are kept up to date.
+
+    With a `delivery` it is watched until then; without, a result that comes by then is judged all the same.
+    """
+
+    task: Task
+    until: int
+    delivery: Delivery | None = None
+
+
+class Extras(msgspec.Struct, array_like=True, gc=False):
+    """What few sessions have. A row without any of it has none, and takes one byte more."""
+
+    versions: dict[str, int] = {}
+    """By facet, the newest version that a change of it stated."""
+    cancels: list[CancelRequest] = []
+    """In the order of their offsets. Each is forgotten when its grace is over."""
+    undispatched_since: dict[str, int] = {}
+    """When the last own change of each task came whose dispatch has not been folded."""
+    leases: dict[str, Lease] = {}
+    """By facet."""
+    kept: dict[str, KeptTask] = {}
+    """By task."""
 
 
 class SessionRow(msgspec.Struct, array_like=True, gc=False):
@@ -230,19 +371,45 @@ class SessionRow(msgspec.Struct, array_like=True, gc=False):
     slots: dict[str, DispatchOrder]
     """By slot, the newest dispatch whose result was delivered into it."""
     cancels: dict[str, int]
-    """Tasks that were cancelled before their dispatch was folded, with the time."""
+    """Tasks that are to be cancelled, with the time: open ones, and those whose dispatch has not been folded."""
     effects: dict[str, EffectAnswer]
     """By idempotency key."""
     forwarded: list[str]
     """Identities of the last events that were sent on from a wrong partition: a crash in between sends one twice."""
+    replaced: list[Replaced] = []
+    """Values that facets had before, in the order of their changes: a dispatch that has not been folded may have been
+    sent before the change. One without a name says until when values have been forgotten."""
+    context_ids: bytes = b""
+    """The last context events, see `recent_ids`. They outlive an erasure: it may come again, too."""
+    extras: Extras | None = None
 
 
 class RowHead(msgspec.Struct, array_like=True, gc=False, frozen=True):
-    """The first fields of a `SessionRow`: enough to find idle sessions without decoding their rows."""
+    """Of a `SessionRow`, what finds idle sessions and those with timers. The rest of the row is not decoded."""
 
     format: int
     last_event_at: int
     open_tasks: int
+    size_estimate: int = 0
+    facets: msgspec.Raw = msgspec.Raw()
+    tasks: msgspec.Raw = msgspec.Raw()
+    undispatched: msgspec.Raw = msgspec.Raw()
+    slots: msgspec.Raw = msgspec.Raw()
+    cancels: msgspec.Raw = msgspec.Raw()
+    effects: msgspec.Raw = msgspec.Raw()
+    forwarded: msgspec.Raw = msgspec.Raw()
+    replaced: msgspec.Raw = msgspec.Raw()
+    context_ids: msgspec.Raw = msgspec.Raw()
+    extras: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def has_extras(self) -> bool:
+        """Whether something of the session may fall due, or must be kept, besides its tasks."""
+        return bytes(self.extras) not in (b"", _NIL)
+
+
+_NIL: Final = b"\xc0"
+"""MessagePack's null."""
 
 
 def new_row() -> SessionRow:
@@ -283,3 +450,7 @@ class EndedLine(msgspec.Struct, array_like=True, gc=False, frozen=True):
     work: msgspec.Raw
     acknowledged: str | None = None
     detail: str | None = None
+    dispatch: msgspec.Raw = NOTHING_KEPT
+    next: NextAttempt | None = None
+    delivered: list[list[str]] = []
+    outcomes: dict[str, str] = {}

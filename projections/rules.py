@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from schemas.topics import DEFAULT_PREFIX
+
 
 @dataclass(frozen=True, slots=True)
 class Rules:
@@ -18,6 +20,8 @@ class Rules:
     scope_grace_ms: int = 30_000
     hold_ttl_ms: int = 600_000
     session_ttl_ms: int = 86_400_000
+    topic_prefix: str = DEFAULT_PREFIX
+    """To name topics to people."""
     shadow: bool = False
     shadow_task_types: frozenset[str] = frozenset()
 

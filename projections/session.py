@@ -9,11 +9,15 @@ from mypy_extensions import mypyc_attr
 
 from projections import ended
 from projections.ended import EndedTask
+from projections.expectation import is_unknown
 from projections.facets import Facets
-from projections.rows import DispatchOrder, ResultDigests, SessionRow, Task
+from projections.rows import KNOWN, UNKNOWN, UNSEEN, DispatchOrder, ResultDigests, SessionRow, Task
+from projections.slot_order import is_older, order_of
 from projections.task_index import TaskIndex
 from projections.text import quoted
+from projections.timers import awaits_both_lanes, due_ms, is_timed
 from projections.waiting import Arrived
+from schemas.fields import Reason
 
 MAX_TASKS_INSIDE = 8
 """Open tasks that are part of the row's own record. When there are more, each has a record of its own until none is
@@ -21,7 +25,7 @@ open: an event then rewrites only those that it changes."""
 
 
 class Parked:
-    """Results of one task whose dispatch has not been folded."""
+    """Results and proposed effects of one task whose dispatch has not been folded."""
 
     def __init__(self) -> None:
         self.results: list[Arrived] = []
@@ -37,9 +41,11 @@ class Parked:
         return parked
 
     def add(self, result: Arrived) -> None:
-        """Keep one more result."""
-        digests = result.digests
+        """Keep one more result, or a proposed effect, which may come as often as it likes."""
         self.results.append(result)
+        if result.is_proposal:
+            return
+        digests = result.digests
         self._contents[digests.content] = digests.identity
         self._identities[digests.identity] = digests.content
 
@@ -59,6 +65,18 @@ _NO_QUEUED: Final[dict[bytes, Arrived]] = {}
 """Of a session without events that wait. `evolve` changes copies only, see `Session.owns_waiting`."""
 
 
+class Noted:
+    """What applying facts leads to, besides waiting results that may be decided."""
+
+    def __init__(self) -> None:
+        self.outdated: dict[str, list[str]] = {}
+        """Watched tasks that have gone stale, with the facets that differ now."""
+        self.freed_slots: dict[str, int] = {}
+        """Slots of which a task has ended, with the time: the next one's turn may have come."""
+        self.forgotten: list[str] = []
+        """Tasks that are not remembered any more and whose published status is to be removed."""
+
+
 @mypyc_attr(acyclic=True)
 class Session:
     """What the gate knows of one session."""
@@ -73,7 +91,17 @@ class Session:
         """The open tasks, in the order in which their dispatches were folded."""
         self.size_estimate = row.size_estimate
         self.last_event_at = row.last_event_at
-        """These two stand in the row only once it is to be written: reading a native attribute is ten times cheaper."""
+        self.context_ids = row.context_ids
+        """These three stand in the row only once it is to be written: reading a native attribute is ten times
+        cheaper."""
+        self.replaced = row.replaced
+        """Values that facets had before: the row's own list."""
+        self.replaced_until = 0
+        """When the last of them was replaced."""
+        self.extras = row.extras
+        """What few sessions have, as it stands in the row."""
+        self.is_timed = False
+        """Whether an open task can fall due, or could when it was opened: if not, none of them is asked for it."""
         self.ended = b""
         """Lines of its ended tasks, see `projections.ended`."""
         self.waiting: dict[str, Arrived] = _NO_WAITING
@@ -109,10 +137,17 @@ class Session:
         self.records: dict[bytes, bytes | None] | None = None
         """Changelog records other than those of the row and its tasks that are to be written."""
 
+        self.noted: Noted | None = None
+        """What is to be looked at after the facts of a decision have been applied."""
         self.to_reconsider: dict[str, None] | None = None
         """Tasks whose waiting result may be decided now."""
         self.to_judge: list[Arrived] | None = None
         """Events that wait no more: their dispatch has come, or their task was stopped."""
+
+        for task in self.tasks.values():
+            self.is_timed = self.is_timed or is_timed(task)
+        for each in self.replaced:
+            self.replaced_until = max(self.replaced_until, each.until)
 
     @property
     def json(self) -> str:
@@ -130,8 +165,22 @@ class Session:
         row = self.row
         row.size_estimate = self.size_estimate
         row.last_event_at = self.last_event_at
+        row.context_ids = self.context_ids
         row.open_tasks = len(self.tasks)
         return row
+
+    def value_at(self, name: str, timestamp: int) -> tuple[str | None, int]:
+        """The value that a facet had at a time, and whether it was known then (`KNOWN`, `UNKNOWN`, `UNSEEN`)."""
+        for each in self.replaced:
+            if each.until > timestamp:
+                if each.name == name:
+                    return each.value, each.seen
+                if not each.name:
+                    return None, UNKNOWN
+        facet = self.facets.get(name)
+        if facet is None:
+            return None, UNSEEN
+        return (None, UNKNOWN) if is_unknown(facet) else (facet.value, KNOWN)
 
     # The tree of tasks
 
@@ -197,6 +246,46 @@ class Session:
                 found.append(child_id)
         return found
 
+    def pending_cancel(self, task_id: str) -> tuple[Reason, int] | None:
+        """Why and since when an open task is to be stopped: it was cancelled, or one above it was; None if neither."""
+        cancels, tasks = self.row.cancels, self.tasks
+        if not cancels:
+            return None
+        at = cancels.get(task_id)
+        if at is not None:
+            return "cancelled", at
+        task = tasks.get(task_id)
+        scope = task.scope if task is not None else None
+        looked_at = 0
+        while scope is not None and scope.parent is not None:
+            above = tasks.get(scope.parent)
+            if above is None:
+                return None
+            at = cancels.get(scope.parent)
+            if at is not None:
+                return "parent_ended", at
+            looked_at += 1
+            assert looked_at <= len(tasks), "a task is its own ancestor"
+            scope = above.scope
+        return None
+
+    def first_due(self, now_ms: int, *, hot_only: bool) -> str | None:
+        """The task that falls due first, if that is at `now_ms` or before.
+
+        `hot_only`: of those that no record of the cold lane can keep from it.
+        """
+        if self.index is not None:
+            return self.index.first_due(now_ms, hot_only=hot_only)
+        first: str | None = None
+        first_ms = now_ms + 1
+        for task_id, task in self.tasks.items():
+            if task.policy is None and task.wait is None and task.scope is None:
+                continue
+            due = due_ms(task)
+            if due is not None and due < first_ms and not (hot_only and awaits_both_lanes(self.tasks, task)):
+                first, first_ms = task_id, due
+        return first
+
     # Finding tasks
 
     def tasks_expecting(self, facet: str) -> list[tuple[str, Task]]:
@@ -206,6 +295,18 @@ class Session:
         if index is not None:
             return index.expecting(tasks, facet)
         return [(task_id, task) for task_id, task in tasks.items() if facet in task.expected]
+
+    def with_abandoned(self, found: list[tuple[str, Task]], facet: str) -> list[tuple[str, Task]]:
+        """These tasks, and those that the facet `session` or `request/<id>` may make work that nobody wants."""
+        tasks = self.tasks
+        if facet == "session":
+            return list(tasks.items())
+        found = list(found)
+        for task_id in self.tasks_of_request(facet[8:]):
+            task = tasks[task_id]
+            if facet not in task.expected:
+                found.append((task_id, task))
+        return found
 
     def older_in_slot(self, task_id: str, slot: str, order: DispatchOrder, *, protected: bool = True) -> list[str]:
         """Open tasks of the slot that were dispatched before, in the order in which they were folded.
@@ -225,12 +326,22 @@ class Session:
         ]
 
     def first_older_in_slot(self, task_id: str, slot: str, order: DispatchOrder) -> str | None:
-        """The first of the open tasks of the slot that were dispatched before."""
-        index = self.index
-        older = (
-            self.older_in_slot(task_id, slot, order) if index is None else index.first_older(self.tasks, slot, order)
-        )
-        return older[0] if older else None
+        """An open task of the slot that was dispatched before; None if there is none.
+
+        Of the same lane the first in the log, or of the other lane any, whichever was folded first.
+        """
+        tasks, index = self.tasks, self.index
+        if index is not None:
+            found = index.first_older(tasks, slot, order)
+            return found[0] if found else None
+        first: str | None = None
+        least = 0
+        older = self.older_in_slot(task_id, slot, order)
+        for each in older:
+            of_each = order_of(tasks[each])
+            if of_each.is_cold == order.is_cold and (first is None or (of_each.offset, each) < (least, first)):
+                first, least = each, of_each.offset
+        return next((each for each in older if each == first or order_of(tasks[each]).is_cold != order.is_cold), None)
 
     def newer_on_other_lane(self, slot: str, order: DispatchOrder) -> list[str]:
         """Open tasks of the slot and the other lane that were dispatched after."""
@@ -239,8 +350,18 @@ class Session:
         return [
             task_id
             for task_id, task in self.tasks.items()
-            if task.slot == slot and task.is_cold != order.is_cold and is_older(order, order_of(task))
+            if task.slot == slot and order_of(task).is_cold != order.is_cold and is_older(order, order_of(task))
         ]
+
+    def has_newer_stopping(self, slot: str, order: DispatchOrder, policies: tuple[str, ...]) -> bool:
+        """Whether an open task of the slot was dispatched after, and stops older ones by one of these policies."""
+        tasks, index = self.tasks, self.index
+        for task_id in tasks if index is None else index.in_slot(slot):
+            task = tasks[task_id]
+            is_stopping = task.slot == slot and task.policy is not None and task.policy.on_newer in policies
+            if is_stopping and is_older(order, order_of(task)):
+                return True
+        return False
 
     def oldest_in_slot(self, slot: str) -> list[str]:
         """Open tasks of the slot, with those among them that no other was dispatched before."""
@@ -273,22 +394,3 @@ class Session:
             if other.slot == slot and other_id != task_id and is_older(order_of(other), order):
                 return True
         return False
-
-
-def order_of(task: Task) -> DispatchOrder:
-    """Where the task's dispatch stands among others."""
-    return DispatchOrder(task.dispatched_at, task.offset, task.is_cold)
-
-
-def is_older(one: DispatchOrder, other: DispatchOrder) -> bool:
-    """Whether the one dispatch came before the other: in the log of their lane; between lanes, by the broker's time.
-
-    Not by time within a lane: a broker's clock may be set back, and another leader has another clock.
-    """
-    if one.is_cold == other.is_cold:
-        return one.offset < other.offset
-    if one.timestamp != other.timestamp:
-        return one.timestamp < other.timestamp
-    if one.offset != other.offset:
-        return one.offset < other.offset
-    return other.is_cold

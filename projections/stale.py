@@ -9,6 +9,7 @@ import msgspec
 
 from projections.expectation import ABSENT, differs
 from projections.facets import Facets
+from projections.records import change_of
 from projections.rows import Scope, StatedBelow, Task
 
 ITSELF: Final = ""
@@ -19,10 +20,16 @@ MAX_LEFT: Final = 16
 
 
 def restale(facets: Facets, task: Task, name: str, timestamp: int) -> bool:
-    """Bring the task's list of differing facets up to date with one facet. True if it changed."""
+    """Bring the task's list of differing facets up to date with one facet. True if it changed.
+
+    A closed session and an archived request are among them, whatever the task depends on: nobody wants its work.
+    """
     stale = task.stale
     is_stale = bool(stale) and name in stale
-    if differs(facets, task, name) == is_stale:
+    is_now = differs(facets, task, name)
+    if not is_now and name[0] in "rs":  # `request/<id>` and `session`
+        is_now = _is_abandoned(facets, task, name)
+    if is_now == is_stale:
         return False
     if is_stale:
         stale.remove(name)
@@ -36,14 +43,47 @@ def restale(facets: Facets, task: Task, name: str, timestamp: int) -> bool:
     return True
 
 
+def abandoning(facets: Facets, task: Task) -> list[str]:
+    """The known facets that may say that nobody wants the task's work any more."""
+    found = ["session"] if "session" in facets else []
+    if task.request_id is not None and f"request/{task.request_id}" in facets:
+        found.append(f"request/{task.request_id}")
+    return found
+
+
+def _is_abandoned(facets: Facets, task: Task, name: str) -> bool:
+    if name != "session" and not name.startswith("request/"):
+        return False
+    facet = facets.get(name)
+    if facet is None or not facet.change:
+        return False
+    if name == "session":
+        if facet.value != "closed":
+            return False
+    elif facet.value != "archived" or task.request_id is None or name != f"request/{task.request_id}":
+        return False
+    if not facet.cause or task.own is None:
+        return True
+    offset = change_of(facet).offset
+    return all(change.offset != offset for change in task.own.get(name, ()))
+
+
 def state_own_reads(facets: Facets, task: Task, reads: dict[str, str | None], timestamp: int) -> None:
     """What the task looked at joins what it expects, or replaces what it stated."""
     scope = task.scope
     for name, value in reads.items():
         if scope is not None and scope.below:
             state(task, ITSELF, name, value)
-        task.expected[name] = value
+        expect(task, name, value)
         restale(facets, task, name, timestamp)
+
+
+def expect(task: Task, name: str, value: str | None) -> None:
+    """Set what the task expects of a facet. What its dispatch said is kept when that is the first thing it changes."""
+    expected = task.expected
+    if task.snapshot is None and (name not in expected or expected[name] != value):
+        task.snapshot = dict(expected)
+    expected[name] = value
 
 
 def state(task: Task, reader_id: str, name: str, value: str | None) -> None:

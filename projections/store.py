@@ -25,9 +25,10 @@ from projections.records import (
     row_to_bytes,
     task_to_bytes,
 )
-from projections.rows import new_row
+from projections.rows import RowHead, new_row
 from projections.session import Parked, Session
 from projections.task_index import TaskIndex
+from projections.timers import keeps_session
 from projections.waiting import Arrived, WaitingFor, from_bytes
 
 MAX_DECODED: Final = 256
@@ -97,7 +98,19 @@ class Store:
         if raw is None:
             return False
         head = head_from_bytes(raw)
-        return head.last_event_at < oldest_ms and not head.open_tasks
+        return head.last_event_at < oldest_ms and not head.open_tasks and not self._keeps_extras(session_id, head)
+
+    def last_event_at(self, session_id: str) -> int:
+        """When the session's last event came, as last written; 0 if it has no row."""
+        raw = self._rows.get(session_id)
+        return 0 if raw is None else head_from_bytes(raw).last_event_at
+
+    def _keeps_extras(self, session_id: str, head: RowHead) -> bool:
+        """Whether something of the session will fall due, besides tasks."""
+        if not head.has_extras:
+            return False
+        extras = self.session(session_id).extras
+        return extras is not None and keeps_session(extras)
 
     # Sessions
 
@@ -350,15 +363,20 @@ class Store:
                 self.waiting_count += 1
             elif waiting_for == "unknown" and not self._is_known_task(session_id, task_id):
                 kept.parked.setdefault(task_id, Parked()).add(event)
-                kept.count += 1
-                self.waiting_count += 1
+                kept.count += not event.is_proposal
+                self.waiting_count += not event.is_proposal
             else:
                 kept.queued[event.kept_as or b""] = event
         self.loaded = {}  # they were decoded before all of their events were there
 
-    def session_ids_with_open_tasks(self) -> list[str]:
-        """Every session that has an open task, as last written."""
-        return [session_id for session_id, raw in self._rows.items() if head_from_bytes(raw).open_tasks]
+    def session_ids_with_timers(self) -> list[str]:
+        """Every session of which something may fall due, as last written."""
+        found: list[str] = []
+        for session_id, raw in self._rows.items():
+            head = head_from_bytes(raw)
+            if head.open_tasks or head.has_extras:
+                found.append(session_id)
+        return found
 
     def kept_of(self, session_id: str) -> Kept | None:
         """The committed events of a session that wait."""

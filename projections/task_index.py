@@ -9,7 +9,11 @@ from typing import Final
 
 from projections.due_queue import DueQueue
 from projections.rows import DispatchOrder, Task
+from projections.slot_order import order_of
 from projections.timers import MAX_WALK, Due, awaits_both_lanes, due_ms, lanes_of
+
+MAX_ATTEMPTS: Final = 17
+"""Of one task, which stand in one place: `max_redispatches` is at most 16."""
 
 _LAST: Final = "\U0010ffff"
 
@@ -23,8 +27,9 @@ class SlotTasks:
 
     def add(self, task_id: str, task: Task) -> None:
         """One more task."""
-        insort(self.by_offset[task.is_cold], (task.offset, task_id))
-        insort(self.by_time[task.is_cold], (task.dispatched_at, task.offset, task_id))
+        order = order_of(task)
+        insort(self.by_offset[order.is_cold], (order.offset, task_id))
+        insort(self.by_time[order.is_cold], (order.timestamp, order.offset, task_id))
 
     @property
     def is_empty(self) -> bool:
@@ -33,9 +38,10 @@ class SlotTasks:
 
     def remove(self, task_id: str, task: Task) -> None:
         """The task is not open any more."""
-        in_log, in_time = self.by_offset[task.is_cold], self.by_time[task.is_cold]
-        del in_log[bisect_left(in_log, (task.offset, task_id))]
-        del in_time[bisect_left(in_time, (task.dispatched_at, task.offset, task_id))]
+        order = order_of(task)
+        in_log, in_time = self.by_offset[order.is_cold], self.by_time[order.is_cold]
+        del in_log[bisect_left(in_log, (order.offset, task_id))]
+        del in_time[bisect_left(in_time, (order.timestamp, order.offset, task_id))]
 
     def older(self, order: DispatchOrder) -> list[str]:
         """The tasks that were dispatched before."""
@@ -60,8 +66,9 @@ class SlotTasks:
         return bool(in_log and in_log[0][0] < order.offset) or self._place_in_time(order) > 0
 
     def oldest(self) -> list[str]:
-        """The first task of each lane: no other can have nothing before it."""
-        return [log[0][1] for log in self.by_offset.values() if log]
+        """The first task of each lane, with attempts in the same place: no other can have nothing before it."""
+        logs = self.by_offset.values()
+        return [task_id for log in logs for offset, task_id in log[:MAX_ATTEMPTS] if offset == log[0][0]]
 
     def _place_in_time(self, order: DispatchOrder) -> int:
         """Among the tasks of the other lane. Of two with the same time and offset, the hot lane's is older."""
@@ -200,16 +207,24 @@ class TaskIndex:
         found = self.slots.get(slot)
         return found is not None and found.has_older(order)
 
+    def in_slot(self, slot: str) -> list[str]:
+        """Every open task of the slot."""
+        found = self.slots.get(slot)
+        return [] if found is None else [each[1] for log in found.by_offset.values() for each in log]
+
     def dues(self) -> Due:
         """When the first task falls due, see `timers.Due`."""
         return self._dues.next_due_ms(), self._cold_dues.next_due_ms()
 
-    def take_due(self, now_ms: int, *, hot_only: bool) -> list[str]:
-        """The tasks that are due at `now_ms`, in the order of their dispatches. Each must be `set_due` again."""
-        found = self._dues.take_due(now_ms)
-        if not hot_only:
-            found += self._cold_dues.take_due(now_ms)
-        return self.in_order(self._tasks, found)
+    def first_due(self, now_ms: int, *, hot_only: bool) -> str | None:
+        """The task that falls due first, if that is at `now_ms` or before."""
+        found = [
+            each for each in (self._dues.first(), None if hot_only else self._cold_dues.first()) if each is not None
+        ]
+        if not found:
+            return None
+        due, task_id = min(found)
+        return task_id if due <= now_ms else None
 
     def _add(self, task_id: str, task: Task) -> None:
         if task.slot is not None:

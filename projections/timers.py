@@ -2,7 +2,8 @@
 
 from typing import Final, Literal
 
-from projections.rows import Task
+from projections.clocks import deadline_of, given_up_at
+from projections.rows import Extras, Task
 
 Due = tuple[int | None, int | None]
 """When the first of a session's tasks falls due: of those that no record of the cold lane can keep from it, and of the
@@ -28,11 +29,12 @@ def due_ms(task: Task) -> int | None:
             due = wait.until if due is None else min(due, wait.until)
         return due
     if policy is not None:
-        if policy.deadline_ms is not None:
-            due = policy.deadline_ms + 1 if due is None else min(due, policy.deadline_ms + 1)
-        if policy.heartbeat_timeout_ms is not None:
-            silent = task.last_heartbeat + policy.heartbeat_timeout_ms
-            due = silent if due is None else min(due, silent)
+        deadline_ms = deadline_of(task)
+        if deadline_ms is not None:
+            due = deadline_ms if due is None else min(due, deadline_ms)
+        silent = given_up_at(task)
+        if silent is not None:
+            due = silent[0] if due is None else min(due, silent[0])
         if task.stale_since is not None and policy.while_stale_grace_ms is not None:
             given_up = task.stale_since + policy.while_stale_grace_ms
             due = given_up if due is None else min(due, given_up)
@@ -65,6 +67,34 @@ def awaits_both_lanes(tasks: dict[str, Task], task: Task) -> bool:
         if lanes == "children" and child.scope is not None:
             below += child.scope.children
     return False
+
+
+def extras_dues(extras: Extras, grace_ms: int) -> Due:
+    """When the first of what few sessions have falls due.
+
+    Leases run out, and more is not asked any longer of a task that has ended, whatever is on the cold lane. What waits
+    for dispatches does so for the grace, and on whichever lane they are.
+    """
+    first = min((lease.until for lease in extras.leases.values()), default=None)
+    kept = min((each.until for each in extras.kept.values()), default=None)
+    hot = first if kept is None else kept if first is None else min(first, kept)
+    other = min((each.timestamp for each in extras.cancels), default=None)
+    last_own = min(extras.undispatched_since.values(), default=None)
+    if last_own is not None and (other is None or last_own < other):
+        other = last_own
+    return hot, None if other is None else other + grace_ms
+
+
+def keeps_session(extras: Extras) -> bool:
+    """Whether an idle session is not forgotten yet because of them: something of them will fall due."""
+    return bool(extras.cancels or extras.undispatched_since or extras.leases or extras.kept)
+
+
+def is_timed(task: Task) -> bool:
+    """Whether anything of the task can fall due, or stands still. Only a result that waits can add to it later."""
+    if task.policy is not None or task.wait is not None or task.clocks is not None:
+        return True
+    return task.scope is not None and task.scope.parentless_until is not None
 
 
 def dues_of(tasks: dict[str, Task]) -> Due:

@@ -7,6 +7,7 @@ import msgspec
 import orjson
 from mypy_extensions import mypyc_attr
 
+from projections.json_equality import canonical
 from projections.records import UnknownFormatError
 from projections.rows import FORMAT, ResultDigests
 from projections.text import quoted
@@ -24,6 +25,7 @@ _steps: Final = Decoder("steps")
 _encode_content: Final = msgspec.json.Encoder().encode
 _NEITHER: Final = b"{},null]"
 """The end of a result's content without reads and error."""
+_encode_sorted: Final = msgspec.json.Encoder(order="sorted").encode
 
 
 @mypyc_attr(acyclic=True, free_list_len=1)
@@ -62,12 +64,18 @@ class Arrived:
         self.kept_as: bytes | None = None
         """Its key on the changelog, while it is kept there."""
         self._digests: ResultDigests | None = None
+        self._names: tuple[str, str, str] | None = None
         self._parts_json: bytes | None = None
 
     @property
     def traceparent(self) -> str | None:
         """Its own trace context."""
         return traceparent_of(self.headers) if self.headers else None
+
+    @property
+    def is_proposal(self) -> bool:
+        """Whether it is a proposed effect, and not a result."""
+        return self.role.startswith("steps")
 
     @property
     def size_bytes(self) -> int:
@@ -78,6 +86,15 @@ class Arrived:
         return size
 
     @property
+    def names(self) -> tuple[str, str, str]:
+        """Its task's id, its source and its id there, each as JSON."""
+        names = self._names
+        if names is None:
+            event = self.event
+            names = self._names = quoted(event.task_id), quoted(event.source), quoted(event.event_id)
+        return names
+
+    @property
     def parts_json(self) -> bytes:
         """All its parts, as a JSON array."""
         if self._parts_json is None:
@@ -86,16 +103,43 @@ class Arrived:
 
     @property
     def digests(self) -> ResultDigests:
-        """What a result is recognized by. Content is everything but the envelope; payloads count byte for byte."""
+        """What a result is recognized by. Content is everything but the envelope; payloads count as JSON values."""
         if self._digests is None:
             event = self.event
             outcome: str = event.outcome
             reads, error = event.reads, event.error
-            rest: bytes = _NEITHER if not reads and error is None else _encode_content((reads, error))[1:]
-            content = b'["%s",%s,%s' % (outcome.encode(), self.parts_json, rest)
+            rest: bytes = _NEITHER if not reads and error is None else _encode_sorted((reads, error))[1:]
+            if not event.final:
+                rest = rest[:-1] + b",false]"
+            content = b'["%s",%s,%s' % (outcome.encode(), self._canonical_parts(), rest)
             identity = digest(f"[{self.source_json},{self.event_id_json}]".encode())
             self._digests = ResultDigests(identity, digest(content))
         return self._digests
+
+    @property
+    def digest_of_bytes(self) -> str:
+        """Its content's digest as it was before payloads were compared as JSON values: rows have such digests."""
+        event = self.event
+        rest = _encode_content((event.reads, event.error))
+        return digest(b'["%s",%s,%s' % (event.outcome.encode(), self.parts_json, rest[1:]))
+
+    def _canonical_parts(self) -> bytes:
+        """Its parts as JSON, with their payloads in canonical text."""
+        parts = self.event.parts
+        changed: list[Any] | None = None
+        for index, part in enumerate(parts):
+            payload = part.payload
+            if payload is None:
+                continue
+            raw = bytes(payload)
+            text = canonical(raw)
+            if text is raw or (text == raw and raw != b"null"):
+                continue
+            if changed is None:
+                changed = list(parts)
+            value = None if text == b"null" else msgspec.Raw(text)
+            changed[index] = msgspec.structs.replace(part, payload=value)
+        return self.parts_json if changed is None else _encode_content(changed)
 
     def copy(self) -> "Arrived":
         """The same event, to be kept in another way."""
@@ -168,7 +212,7 @@ def from_bytes(key: bytes, raw: bytes, partition: int) -> tuple[WaitingFor, Arri
     origin = orjson.loads(line)
     offset, timestamp, has_key, texts, undecided = origin[:5]
     headers = _headers_of(texts, origin[5] if len(origin) > 5 else 1)
-    event = (_steps if waiting_for == "effect" else _results).event_of(value, headers)
+    event = (_steps if role.startswith("steps") else _results).event_of(value, headers)
     record_key = session_id.encode() if has_key else None
     return waiting_for, Arrived(event, value, record_key, headers, offset, timestamp, role, partition, undecided)
 

@@ -71,6 +71,10 @@ _DLQ_HEADERS: Final = {
             "type": "string",
             "description": "The broker's timestamp in milliseconds, decimal.",
         },
+        "tidegate_judged": {
+            "type": "string",
+            "description": "Where the logs stood when this was refused for what came before it: `Judged`, JSON.",
+        },
     },
 }
 

@@ -65,6 +65,15 @@ class Envelope:
         return headers
 
 
+RESERVED: Final = "tidegate_"
+"""Names of headers that begin so are the gate's."""
+
+
+def producers_headers(headers: Headers) -> list[tuple[str, Any]]:
+    """The headers without those whose names are the gate's: what a producer writes there must not pass for its word."""
+    return [(name, value) for name, value in headers if not name.lower().startswith(RESERVED)]
+
+
 def traceparent_of(headers: Headers) -> str | None:
     """The W3C trace context header, where there is one that is ASCII text of bounded length."""
     for name, value in headers:

@@ -18,9 +18,11 @@ from schemas.fields import (
     FacetValue,
     Instant,
     Lane,
+    LeaseSeconds,
     Metadata,
     Model,
     Name,
+    OnLate,
     OnNewer,
     OnStale,
     Outcome,
@@ -29,6 +31,7 @@ from schemas.fields import (
     StepKind,
     StepStatus,
     Text,
+    Version,
     WhenAbsent,
     WhileStale,
 )
@@ -57,14 +60,25 @@ class ContextChanged(Event):
     """Facets that are gone. They are remembered as absent."""
     cause: Cause | None = None
     """Present where a task's own work made the change."""
+    versions: Annotated[dict[Name, Version], Field(max_length=MAX_FACETS)] = {}
+    """Versions of the facets changed, where several services report one: only a newer one than any before counts."""
+    expires_in_seconds: Annotated[dict[Name, LeaseSeconds], Field(max_length=MAX_FACETS)] = {}
+    """Leases on facets that are set: so long after the broker's timestamp `presence/<client>` becomes `absent`, and any
+    other facet is unset, unless an event sets it again before."""
 
 
 class TaskCancelRequested(Event):
-    """Somebody asks for a task to be cancelled."""
+    """Somebody asks for tasks to be cancelled: exactly one of `task_id`, `request_id`, `slot` and `all` says which."""
 
     type: Literal["task.cancel_requested"]
-    task_id: Name
-    """The task to cancel, with its children."""
+    task_id: Name | None = None
+    """The task to cancel, with its children. Its dispatch may come later, within the grace of unknown tasks."""
+    request_id: Name | None = None
+    """Cancel every task of this request that was dispatched before, with its children."""
+    slot: Name | None = None
+    """Cancel every task of this slot that was dispatched before, with its children."""
+    all: bool = False
+    """True: cancel every task of the session that was dispatched before."""
     reason: Text | None = None
     """For people."""
 
@@ -78,9 +92,9 @@ class ResultAcknowledged(Event):
     outcome: Acknowledged
     """`shown`, `applied`, or `refused` by the consumer's own last check."""
     result_event_id: Name | None = None
-    """`event_id` of the `result.delivered` event."""
+    """`event_id` of the `result.delivered` event. One that the task does not have is refused."""
     part_ids: Annotated[list[Name], Field(max_length=MAX_PARTS)] | None = None
-    """The parts meant; absent: all delivered parts."""
+    """The parts meant; absent: all delivered parts. Each part's outcome is kept; what was not delivered is refused."""
     reason: Text | None = None
     """Why it was refused."""
 
@@ -134,7 +148,8 @@ class TaskDispatched(Event):
     deadline_at: Instant | None = None
     """After this moment the task ends `expired`."""
     heartbeat_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
-    """Longest silence of the agent before the task ends `expired`."""
+    """Longest silence of the agent before the task ends `expired`. With `start_timeout_seconds` from its first sign of
+    life on."""
     scope_grace_seconds: Annotated[float, Field(ge=0, le=86_400)] | None = None
     """How long a parent's result waits for its children."""
     hold_ttl_seconds: Annotated[float, Field(gt=0, le=604_800)] | None = None
@@ -147,6 +162,16 @@ class TaskDispatched(Event):
     """1 for the first attempt; `<id>~2` is the second."""
     valid_until: Instant | None = None
     """Echoed with a delivery: the consumer shows or applies it no later."""
+    detached: bool = False
+    """True: background work, shown under its parent, and a task of its own otherwise: neither waits for the other."""
+    deadline_seconds: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
+    """A deadline that counts from the broker's timestamp of the dispatch. With `deadline_at` the earlier one counts."""
+    start_timeout_seconds: Annotated[float, Field(gt=0, le=604_800)] | None = None
+    """How long the agent's first sign of life may take before the task ends `expired`."""
+    on_late: OnLate = "withhold"
+    """`deliver`: the result of a task that ended `expired` is judged by all other rules, and delivered as `late`."""
+    watch_seconds: Annotated[float, Field(gt=0, le=604_800)] | None = None
+    """How long after its delivery the gate tells with `result.outdated` that what it depends on has changed."""
 
 
 class TaskStep(Event):
@@ -162,7 +187,8 @@ class TaskStep(Event):
     name: Name | None = None
     """The model or tool called."""
     status: StepStatus
-    """Where the step stands."""
+    """Where the step stands. `input_required`: it waits for a person, and the task's clocks stand still until its next
+    sign of life."""
     progress: Annotated[float, Field(ge=0, le=1)] | None = None
     """How far the whole task is, 0 to 1."""
     message: Text | None = None
@@ -181,6 +207,18 @@ class TaskHeartbeat(Event):
     """The task being worked on."""
 
 
+class TaskExtended(Event):
+    """The task may take longer: exactly one of `deadline_at` and `deadline_seconds` says until when."""
+
+    type: Literal["task.extended"]
+    task_id: Name
+    """The task whose deadline is put off. One that has none, or a later one, stays as it is."""
+    deadline_at: Instant | None = None
+    """The new deadline."""
+    deadline_seconds: Annotated[float, Field(gt=0, le=31_536_000)] | None = None
+    """The new deadline, from the broker's timestamp of this event on."""
+
+
 class TaskEffectProposed(Event):
     """Before an irreversible step: may this effect still happen?"""
 
@@ -188,9 +226,13 @@ class TaskEffectProposed(Event):
     task_id: Name
     """The task proposing it."""
     idempotency_key: Name
-    """One answer per key in the session."""
+    """Belongs to one effect of one task and its attempts in the session."""
     effect: Name
     """What would be done."""
+    fingerprint: Name | None = None
+    """By what the effect is known whatever its key: a digest of payee and amount, for example."""
+    allow_duplicate: bool = False
+    """True: it is meant that an effect with this fingerprint was cleared under another key."""
     reads: Facets = {}
     """What the agent looked at for this effect."""
 
@@ -209,9 +251,12 @@ class TaskResult(Event):
     """What the agent looked at last: joins the snapshot, or replaces values in it."""
     error: ResultError | None = None
     """Why it failed."""
+    final: bool = True
+    """False: an interim answer. It is judged and delivered, and the task goes on. It never waits: what would be held
+    is withheld."""
 
 
 CONTEXT_EVENTS = (ContextChanged, TaskCancelRequested, ResultAcknowledged, SessionErased)
-STEP_EVENTS = (TaskDispatched, TaskStep, TaskHeartbeat, TaskEffectProposed)
+STEP_EVENTS = (TaskDispatched, TaskStep, TaskHeartbeat, TaskExtended, TaskEffectProposed)
 RESULT_EVENTS = (TaskResult,)
 INPUT_EVENTS: tuple[type[Event], ...] = (*CONTEXT_EVENTS, *STEP_EVENTS, *RESULT_EVENTS)

@@ -44,6 +44,12 @@ Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_BYTES)]
 FacetValue = Annotated[str, Field(max_length=MAX_VALUE_BYTES)]
 """An opaque facet value, up to 1 KiB: an id, a version, a digest. Compared for equality only."""
 
+Version = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+"""A number that grows with every change of a facet: a revision, a sequence, a time."""
+
+LeaseSeconds = Annotated[float, Field(gt=0, le=604_800)]
+"""How long a facet's value stands if nobody sets it again."""
+
 Text = Annotated[str, Field(max_length=MAX_TEXT_BYTES)]
 """Text for people, up to 4 KiB."""
 
@@ -58,9 +64,10 @@ Outcome = Literal["completed", "failed"]
 OnStale = Literal["withhold", "annotate", "hold", "redispatch"]
 WhenAbsent = Literal["deliver", "withhold", "hold"]
 WhileStale = Literal["continue", "cancel"]
-OnNewer = Literal["allow", "enqueue", "reject", "interrupt"]
+OnNewer = Literal["allow", "enqueue", "enqueue_latest", "reject", "interrupt"]
+OnLate = Literal["withhold", "deliver"]
 StepKind = Literal["model_call", "tool_call", "checkpoint", "progress", "other"]
-StepStatus = Literal["started", "progressed", "completed", "failed"]
+StepStatus = Literal["started", "progressed", "completed", "failed", "input_required"]
 PartKind = Literal["show", "apply"]
 Acknowledged = Literal["shown", "applied", "refused"]
 Decision = Literal["delivered", "withheld"]
@@ -78,6 +85,7 @@ Reason = Literal[
     "superseded",
     "user_absent",
     "heartbeat_missed",
+    "not_started",
     "hold_expired",
     "held",
     "parent_ended",
@@ -86,6 +94,8 @@ Reason = Literal[
     "slot_taken",
     "session_full",
     "unsupported",
+    "key_conflict",
+    "duplicate_effect",
 ]
 """Why a part, a result or a task was decided as it was. `fresh` is the reason of an unmarked delivery."""
 

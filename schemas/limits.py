@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from schemas.explain import too_long
 from schemas.fields import (
     MAX_EVENT_BYTES,
     MAX_INLINE_PART_BYTES,
@@ -58,16 +59,18 @@ _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
 def exceeded(event: Any, value: bytes) -> str | None:
     """The first bound that `event` (decoded from `value`) breaks, as a sentence; None where it keeps all."""
     if is_nested_too_deep(value):
-        return f"event: arrays and objects inside each other, at most {MAX_NESTING} deep"
+        return f"event: arrays and objects inside each other, at most {MAX_NESTING} deep; flatten it, or send a text"
     metadata = getattr(event, "metadata", None)
     if metadata:
         try:
             orjson.dumps(metadata)
         except TypeError as error:  # an integer that most languages cannot hold, and the row's bytes neither
-            return f"metadata: {error}"
+            return f"metadata: {error}; write large numbers as texts"
     parts = getattr(event, "parts", ())
     if len(parts) > 1 and len({part.part_id for part in parts}) < len(parts):
-        return "parts: two have the same part_id"
+        names = [part.part_id for part in parts]
+        again = next(name for index, name in enumerate(names) if name in names[:index])
+        return f"parts: two have the same part_id, {again[:64]!r}; give every part of a result its own"
     if is_small(value):
         return None
     if len(value) > MAX_EVENT_BYTES:
@@ -77,8 +80,11 @@ def exceeded(event: Any, value: bytes) -> str | None:
     except UnicodeDecodeError as error:
         return f"event: not UTF-8: {error.reason} at byte {error.start}"
     for field, size, limit in _sizes(event):
-        if size > limit:
-            return f"{field}: {size} bytes, at most {limit}"
+        if isinstance(size, str):
+            if _utf8(size) > limit:
+                return too_long(field, size, limit)
+        elif size > limit:
+            return f"{field}: {size} bytes as JSON, at most {limit}; {_REMEDIES[field.rsplit('.', maxsplit=1)[-1]]}"
     return None
 
 
@@ -97,42 +103,51 @@ def is_nested_too_deep(value: bytes) -> bool:
     return bool(brackets)
 
 
-def _sizes(event: Any) -> Iterator[tuple[str, int, int]]:
+_REMEDIES: Final = {
+    "snapshot": "depend on fewer facets, or on shorter values, such as digests",
+    "reads": "name fewer facets, or shorter values, such as digests",
+    "metadata": "keep it elsewhere, and send a reference",
+    "payload": "keep it elsewhere, and send payload_ref",
+}
+
+
+def _sizes(event: Any) -> Iterator[tuple[str, int | str, int]]:
+    """What has a limit: texts, and the sizes of objects as JSON."""
     for field in _NAMES:
-        yield field, _utf8(getattr(event, field, None)), MAX_NAME_BYTES
+        yield field, getattr(event, field, None) or "", MAX_NAME_BYTES
     for field in _TEXTS:
-        yield field, _utf8(getattr(event, field, None)), MAX_TEXT_BYTES
-    yield "destination", _utf8(getattr(event, "destination", None)), MAX_VALUE_BYTES
+        yield field, getattr(event, field, None) or "", MAX_TEXT_BYTES
+    yield "destination", getattr(event, "destination", None) or "", MAX_VALUE_BYTES
     for field in _NAME_LISTS:
         for name in getattr(event, field, ()):
-            yield field, _utf8(name), MAX_NAME_BYTES
+            yield field, name or "", MAX_NAME_BYTES
     for field in ("set", *_FACETS):
         facets = getattr(event, field, {})
         for name, facet_value in facets.items():
-            yield f"{field}.{name[:32]}", _utf8(name), MAX_NAME_BYTES
-            yield f"{field}.{name[:32]}", _utf8(facet_value), MAX_VALUE_BYTES
+            yield f"{field}.{name[:32]}", name or "", MAX_NAME_BYTES
+            yield f"{field}.{name[:32]}", facet_value or "", MAX_VALUE_BYTES
         if field in _FACETS:
             yield field, len(msgspec.json.encode(facets)), MAX_SNAPSHOT_BYTES
     yield "metadata", len(msgspec.json.encode(getattr(event, "metadata", None))), MAX_METADATA_BYTES
     for index, part in enumerate(getattr(event, "parts", ())):
-        yield f"parts.{index}.part_id", _utf8(part.part_id), MAX_NAME_BYTES
-        yield f"parts.{index}.content_type", _utf8(part.content_type), MAX_NAME_BYTES
+        yield f"parts.{index}.part_id", part.part_id or "", MAX_NAME_BYTES
+        yield f"parts.{index}.content_type", part.content_type or "", MAX_NAME_BYTES
         for name in part.depends_on or ():
-            yield f"parts.{index}.depends_on", _utf8(name), MAX_NAME_BYTES
+            yield f"parts.{index}.depends_on", name or "", MAX_NAME_BYTES
         payload = part.payload
         yield f"parts.{index}.payload", 0 if payload is None else len(bytes(payload)), MAX_INLINE_PART_BYTES
         if part.payload_ref is not None:
-            yield f"parts.{index}.payload_ref.uri", _utf8(part.payload_ref.uri), MAX_URI_BYTES
+            yield f"parts.{index}.payload_ref.uri", part.payload_ref.uri or "", MAX_URI_BYTES
     error = getattr(event, "error", None)
     if error is not None:
-        yield "error.code", _utf8(error.code), MAX_NAME_BYTES
-        yield "error.message", _utf8(error.message), MAX_TEXT_BYTES
+        yield "error.code", error.code or "", MAX_NAME_BYTES
+        yield "error.message", error.message or "", MAX_TEXT_BYTES
     checkpoint = getattr(event, "checkpoint", None)
-    yield "checkpoint.uri", _utf8(checkpoint.uri) if checkpoint is not None else 0, MAX_URI_BYTES
+    yield "checkpoint.uri", (checkpoint.uri or "") if checkpoint is not None else "", MAX_URI_BYTES
     cause = getattr(event, "cause", None)
-    yield "cause.task_id", _utf8(cause.task_id) if cause is not None else 0, MAX_NAME_BYTES
+    yield "cause.task_id", (cause.task_id or "") if cause is not None else "", MAX_NAME_BYTES
     for part_id in getattr(event, "part_ids", None) or ():
-        yield "part_ids", _utf8(part_id), MAX_NAME_BYTES
+        yield "part_ids", part_id or "", MAX_NAME_BYTES
 
 
 def _utf8(text: str | None) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from schemas.events import Event
 from schemas.fields import (
@@ -40,6 +40,8 @@ class ChangedBy(Model):
     """The broker's timestamp of it."""
     cause_task_id: Name | None = None
     """The task whose own work it was, if any."""
+    expired_at: Instant | None = None
+    """Where the event set the facet with a lease, and that has run out: when. Until then it had another value."""
 
 
 class Difference(Model):
@@ -75,14 +77,18 @@ class PartVerdict(Model):
 
 
 class Judged(Model):
-    """Where the logs stood when the verdict was given. A consumer that knows a later context offset knows better."""
+    """Where the logs stood when it was decided. A consumer that knows a later context offset knows better."""
 
     partition: int
     """The session's partition, the same on every topic."""
+    lane: Lane = "hot"
+    """Of which topics the offsets below are. A task may be stopped by one of the other lane."""
     context_offset: int
     """Every context event below this offset was folded."""
     steps_offset: int
     """Every step below this offset was folded."""
+    results_offset: int | None = None
+    """Every result below this offset was decided, this one included."""
     at: Instant
     """The gate's clock."""
 
@@ -103,6 +109,8 @@ class Verdict(Model):
 
     Null for an unknown task, and while parts are held.
     """
+    late: bool = False
+    """True: the task had ended `expired`, and asked for its result all the same (`on_late: deliver`)."""
 
 
 class ResultIdentity(Model):
@@ -150,6 +158,8 @@ class JudgedResult(TaskEcho):
     """The result that was judged."""
     verdict: Verdict
     """The decision, for all parts of the result."""
+    final: bool = True
+    """From the result: false for an interim answer, after which the task goes on."""
     snapshot: AllFacets = {}
     """The expected facets at the verdict, moved along by the task's own changes: for the writer's compare-and-set."""
 
@@ -226,12 +236,44 @@ class TaskStatus(TaskEcho):
     """Values the gate took for `depends_on` facets when it folded the dispatch."""
     checkpoint: Checkpoint | None = None
     """The last checkpoint told."""
+    queued: bool = False
+    """True while the task queues for its slot: `task.start` says when its turn has come."""
+    input_required: bool = False
+    """True while the task waits for a person, and its clocks stand still."""
     acknowledged: Acknowledged | None = None
     """What the consumer did with the delivery."""
+    acknowledged_parts: dict[Name, Acknowledged] = {}
+    """The same part by part, where consumers named the parts they meant."""
     dispatched_at: Instant | None = None
     """The broker's timestamp of the dispatch."""
     ended_at: Instant | None = None
     """When it ended."""
+    judged: Judged | None = None
+    """Where the logs stood when it was rejected, cancelled or expired. Of any other end, the verdict says so."""
+
+
+class TaskStart(TaskEcho):
+    """Command to the agent: the task has queued for its slot, and its turn has come."""
+
+    type: Literal["task.start"]
+    dispatched_at: Instant
+    """The broker's timestamp of the dispatch."""
+    judged: Judged | None = None
+    """Where the logs stood when this was decided."""
+
+
+class ResultOutdated(TaskEcho):
+    """What was delivered is not what the latest context asks for any more. Told once, within `watch_seconds`."""
+
+    type: Literal["result.outdated"]
+    result: ResultIdentity
+    """The result that was delivered."""
+    part_ids: list[Name]
+    """The delivered parts that depend on a facet that differs."""
+    differences: list[Difference]
+    """The facets that differ, at most 32."""
+    judged: Judged | None = None
+    """Where the logs stood when this was decided; missing where a change of the context alone led to it."""
 
 
 class TaskCancel(TaskEcho):
@@ -240,6 +282,39 @@ class TaskCancel(TaskEcho):
     type: Literal["task.cancel"]
     reason: Reason
     """Why."""
+    judged: Judged | None = None
+    """Where the logs stood when this was decided."""
+
+
+class EventIdentity(Model):
+    """Which input event an output is about."""
+
+    source: Name
+    """Its `source`."""
+    event_id: Name
+    """Its `event_id`."""
+    offset: int
+    """Its offset on its topic, in the session's partition."""
+    at: Instant
+    """The broker's timestamp of it."""
+
+
+class TaskCancelUnmatched(Event):
+    """A request to cancel met no task, and is forgotten: a task that is dispatched from now on runs."""
+
+    type: Literal["task.cancel_unmatched"]
+    task_id: Name | None = None
+    """From the request."""
+    request_id: Name | None = None
+    """From the request."""
+    slot: Name | None = None
+    """From the request."""
+    all: bool = False
+    """From the request."""
+    requested: EventIdentity
+    """The request."""
+    judged: Judged | None = None
+    """Where the logs stood when this was decided."""
 
 
 class TaskRedispatch(TaskEcho):
@@ -252,8 +327,36 @@ class TaskRedispatch(TaskEcho):
     """2 for the second attempt."""
     snapshot: AllFacets
     """The current values of the facets the task depends on."""
+    dispatch: dict[str, JsonValue] = {}
+    """The dispatch of the task to be repeated, without its envelope and without fields that have their defaults."""
     checkpoint: Checkpoint | None = None
     """Where the last attempt had got to."""
+    judged: Judged | None = None
+    """Where the logs stood when this was decided."""
+
+
+class ProposalIdentity(Model):
+    """Which proposed effect was answered."""
+
+    source: Name
+    """Its `source`."""
+    event_id: Name
+    """Its `event_id`."""
+    offset: int
+    """Its offset on the steps topic of its lane, in the session's partition."""
+    at: Instant
+    """The broker's timestamp of it."""
+
+
+class OtherEffect(Model):
+    """The effect that a proposal is in conflict with."""
+
+    idempotency_key: Name
+    """Its key."""
+    task_id: Name | None = None
+    """The task that proposed it, or the first task that this one repeats."""
+    effect: Name
+    """What was proposed."""
 
 
 class EffectCleared(TaskEcho):
@@ -264,6 +367,12 @@ class EffectCleared(TaskEcho):
     """The key proposed."""
     effect: Name
     """What was proposed."""
+    proposal: ProposalIdentity | None = None
+    """The proposal that is answered."""
+    repeat: bool = False
+    """True: it had been cleared under this key before, so it may have happened already."""
+    first_cleared: Judged | None = None
+    """Where the logs stood when it was cleared first, if this is a repeat."""
     judged: Judged
     """Where the logs stood."""
 
@@ -276,8 +385,14 @@ class EffectRefused(TaskEcho):
     """The key proposed."""
     effect: Name
     """What was proposed."""
+    proposal: ProposalIdentity | None = None
+    """The proposal that is answered."""
     reason: Reason
     """Why."""
+    first_cleared: Judged | None = None
+    """Where the logs stood when it was cleared under this key before: it may have happened, so ask the payee."""
+    conflicts_with: OtherEffect | None = None
+    """What the key belongs to (`key_conflict`), or the effect with the same fingerprint (`duplicate_effect`)."""
     differences: list[Difference] = []
     """The facets that differ, at most 32."""
     judged: Judged
@@ -288,7 +403,10 @@ OUTPUT_EVENTS: tuple[type[Event], ...] = (
     ResultDelivered,
     ResultWithheld,
     TaskStatus,
+    TaskStart,
+    ResultOutdated,
     TaskCancel,
+    TaskCancelUnmatched,
     TaskRedispatch,
     EffectCleared,
     EffectRefused,

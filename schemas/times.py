@@ -16,5 +16,13 @@ def rfc3339(timestamp_ms: int) -> str:
     if text is None:
         if len(_seconds) >= _MAX_SECONDS:
             _seconds.clear()
-        text = _seconds[seconds] = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+        text = _seconds[seconds] = _text_of(seconds)
     return text + _MILLISECONDS[timestamp_ms % 1000]
+
+
+def _text_of(seconds: int) -> str:
+    """The second as text. A broker's clock may be anywhere: what no calendar has is its first or last second."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
+    except (OverflowError, ValueError, OSError):
+        return "9999-12-31T23:59:59" if seconds > 0 else "0001-01-01T00:00:00"

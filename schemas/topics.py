@@ -66,7 +66,7 @@ class Topic:
 
 INPUT_ROLES: Final[tuple[Role, ...]] = ("context", "steps", "steps.cold", "results", "results.cold")
 
-_STEP_TYPES = ("task.dispatched", "task.step", "task.heartbeat", "task.effect_proposed")
+_STEP_TYPES = ("task.dispatched", "task.step", "task.heartbeat", "task.extended", "task.effect_proposed")
 
 _WRITTEN_BY: Final[dict[Role, str]] = {
     "context": "user-facing services",
@@ -93,7 +93,15 @@ _EVENT_TYPES: Final[dict[Role, tuple[str, ...]]] = {
     "delivered.cold": ("result.delivered",),
     "withheld": ("result.withheld",),
     "tasks": ("task.status",),
-    "commands": ("task.cancel", "task.redispatch", "effect.cleared", "effect.refused"),
+    "commands": (
+        "task.start",
+        "task.cancel",
+        "task.cancel_unmatched",
+        "task.redispatch",
+        "effect.cleared",
+        "effect.refused",
+        "result.outdated",
+    ),
     "dlq": (),
     "sessions.changelog": (),
 }

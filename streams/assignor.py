@@ -7,7 +7,7 @@ have: the fourth worker of nine partitions gets none, and a newcomer to two work
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from faust.assignor.client_assignment import ClientAssignment
@@ -35,6 +35,11 @@ def shares(held: Mapping[str, set[int]], partitions: int) -> dict[str, set[int]]
     return found
 
 
+PROTOCOL: Final = "tidegate"
+"""What the group's members must have in common. Workers that had a transactional producer for each partition, and
+committed without the group's generation, call theirs `faust`: none of them is let into a group with newer ones."""
+
+
 class MemberAssignor(PartitionAssignor):
     """Faust's assignor with `shares`, knowing a worker by its member identity.
 
@@ -42,6 +47,11 @@ class MemberAssignor(PartitionAssignor):
     that an assignment carries this process's URL: a worker that comes back under the same instance id but with another
     port or host name would assert, and live on consuming nothing.
     """
+
+    @property
+    def name(self) -> str:
+        """The protocol's name."""
+        return PROTOCOL
 
     @property
     def _url(self) -> URL:

@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.decode import Batch
 from streams.config import COLD_ROLES, EngineConfig
+from streams.errors import FatalError
 from streams.fetching import Flow, fetch_batches
 
 _log = structlog.get_logger(__name__)
@@ -59,8 +60,15 @@ class ColdConsumer:
             self._consumer.assign([TopicPartition(topic, number) for topic in topics for number in partitions])
 
     async def run(self) -> None:
-        """Fetch and offer until cancelled. Raises `LostInputError`, as `fetch_batches` does."""
+        """Fetch and offer until cancelled.
+
+        Raises `LostInputError`, as `fetch_batches` does, and `FatalError` where aiokafka's own fetching has ended.
+        """
         while True:
+            fetching = self._consumer._fetcher._fetch_task
+            if fetching.done():
+                error = None if fetching.cancelled() else fetching.exception()
+                raise FatalError(f"the cold consumer's fetching task has ended: {error!r}; restart the worker")
             if not self._consumer.assignment():
                 await asyncio.sleep(NOTHING_ASSIGNED_SECONDS)
                 continue

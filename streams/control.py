@@ -2,17 +2,20 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import for_code
-from aiokafka.protocol.commit import OffsetFetchRequest
 
-from schemas.topics import topics
+from schemas.topics import INPUT_ROLES, Role, topics
 from streams.config import EngineConfig
 from streams.errors import FatalError
+from streams.interfaces import Layout
+from streams.kafka_protocol import NO_TAGS, OffsetFetchRequest, TopicsRequest
 
 METADATA_SECONDS = 10.0
+_64_BITS = 2**64 - 1
 
 
 class Control:
@@ -38,17 +41,20 @@ class Control:
         await self._consumer.stop()
         await self._admin.close()
 
-    async def partition_count(self) -> int:
-        """How many partitions every topic of the gate has.
+    @property
+    def client(self) -> Any:
+        """The connected `AIOKafkaClient`, for requests that aiokafka has no call for."""
+        return self._admin._client
+
+    async def layout(self) -> Layout:
+        """How many partitions every topic of the gate has, and the ids of its inputs.
 
         Raises `FatalError` where a topic is missing or the counts differ; `KafkaError` where the broker does not
-        answer.
+        answer. Creates no topic, whatever the broker would do of its own accord.
         """
         names = [topic.name for topic in topics(self._config.topic_prefix)]
-        counts: dict[str, int] = {}
         for _ in range(int(METADATA_SECONDS / 0.5)):
-            described = await self._admin.describe_topics(names)
-            counts = {each["topic"]: len(each["partitions"]) for each in described if each["error_code"] == 0}
+            counts, ids = await self._described(names)
             if len(counts) == len(names):
                 break
             await asyncio.sleep(0.5)
@@ -63,23 +69,42 @@ class Control:
             raise FatalError(
                 f"all topics must have the same partition count, but: {listed}. See: tidegate topics check"
             )
-        return next(iter(counts.values()))
+        return Layout(next(iter(counts.values())), {role: ids[self._config.topic(role)] for role in INPUT_ROLES})
 
-    async def committed_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """The group's committed offsets, of those partitions that have one. Raises `KafkaError`."""
-        # The admin client's own call does not look at the answer's error code, and would take "the coordinator is still
-        # loading" for "nothing was committed".
+    async def topic_ids(self) -> dict[Role, str]:
+        """The ids of those inputs that the broker knows of now. Raises `KafkaError`."""
+        names = {self._config.topic(role): role for role in INPUT_ROLES}
+        _, ids = await self._described(list(names))
+        return {names[name]: topic_id for name, topic_id in ids.items()}
+
+    async def _described(self, names: list[str]) -> tuple[dict[str, int], dict[str, str]]:
+        """Partition counts and ids of the topics that there are."""
+        answer = await self._admin._send_request(TopicsRequest.of(names))
+        counts, ids = {}, {}
+        for error_code, name, high, low, _internal, partitions, _allowed, _tags in answer.topics:
+            if error_code == 0:
+                counts[name] = len(partitions)
+                ids[name] = f"{high & _64_BITS:016x}{low & _64_BITS:016x}"
+        return counts, ids
+
+    async def stable_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """The group's committed offsets, of those partitions that have one.
+
+        Raises `UnstableOffsetCommitError` where a transaction that has committed one of them is not finished, other
+        `KafkaError`s where the broker does not answer.
+        """
         wanted: dict[str, list[int]] = {}
         for tp in partitions:
             wanted.setdefault(tp.topic, []).append(tp.partition)
         group_id = self._config.group_id
         coordinator = await self._admin.find_coordinator(group_id)
-        answer = await self._admin._send_request(OffsetFetchRequest(group_id, list(wanted.items())), coordinator)
-        if error_code := getattr(answer, "error_code", 0):
-            raise for_code(error_code)(f"committed offsets of group {group_id!r}")
+        asked = [(topic, numbers, NO_TAGS) for topic, numbers in wanted.items()]
+        answer = await self._admin._send_request(OffsetFetchRequest(group_id, asked, True), coordinator)
+        if answer.error_code:
+            raise for_code(answer.error_code)(f"committed offsets of group {group_id!r}")
         committed: dict[TopicPartition, int] = {}
-        for topic, answers in answer.topics:
-            for partition, offset, _metadata, partition_error in answers:
+        for topic, answers, _tags in answer.topics:
+            for partition, offset, _epoch, _metadata, partition_error, _more in answers:
                 if partition_error:
                     raise for_code(partition_error)(f"committed offset of {topic}, partition {partition}")
                 if offset >= 0:

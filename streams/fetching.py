@@ -12,6 +12,7 @@ from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.errors import (
     ConsumerStoppedError,
     CorruptRecordException,
+    InconsistentGroupProtocolError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
 )
@@ -20,11 +21,17 @@ from schemas.decode import Batch
 from schemas.topics import Role
 from streams.config import COLD_ROLES, FOLDED_ROLES, EngineConfig
 from streams.errors import LostInputError
+from streams.unpacking import UnreadableBatchError, records_of
+from streams.unreadable import unreadable
 
 PAUSED_FETCH_TIMEOUT_SECONDS: Final = 0.02
 
 RECORD_BYTES: Final = 256
 """What a fetched record takes in memory beside its key and value: their objects, and its places in five lists."""
+HEADER_BYTES: Final = 150
+"""The same of a header beside its name and value."""
+UNPACKED_BYTES: Final = 4 * 1024 * 1024
+"""Of one topic partition at a time; a batch that is larger by itself is unpacked whole."""
 
 
 class Flow:
@@ -38,7 +45,6 @@ class Flow:
         self.roles: dict[str, Role] = {config.topic(role): role for role in FOLDED_ROLES}
         self.joined: set[int] = set()
         self.queued_bytes: dict[tuple[str, int], int] = {}
-        self.hot_bytes = 0
         """What is queued of the context and the hot steps of all partitions: cold work waits for it."""
         self._cold_topics = frozenset(config.topic(role) for role in COLD_ROLES)
         self._seeks: dict[bool, deque[tuple[TopicPartition, int]]] = {False: deque(), True: deque()}
@@ -88,8 +94,8 @@ async def fetch_batches(
         if subscriptions.reassignment_in_progress:
             waiter = subscriptions.wait_for_assignment()
             await asyncio.wait([waiter], timeout=timeout_seconds)
-            if waiter.done():
-                waiter.result()
+            if waiter.done() and not isinstance(waiter.exception(), InconsistentGroupProtocolError):
+                waiter.result()  # the watchdog looks after workers of an older version
             return []
         for tp, offset in flow.take_seeks(cold=cold).items():
             if subscriptions.is_assigned(tp):
@@ -133,7 +139,7 @@ def _hold_back(consumer: AIOKafkaConsumer, flow: Flow) -> bool:
 
 
 def _drain(fetcher: Any, flow: Flow) -> list[Batch]:
-    batches = []
+    batches: list[Batch] = []
     for tp, result in list(fetcher._records.items()):
         del fetcher._records[tp]
         fetcher._notify(fetcher._wait_consume_future)
@@ -145,12 +151,12 @@ def _drain(fetcher: Any, flow: Flow) -> list[Batch]:
         fetched._records_iterator = None
         if not result.check_assignment(tp) or not result.has_more():
             continue
-        state = result._assignment.state_value(tp)
-        start = state.position
-        records = _unpacked(fetched)
+        found = _unpacked(fetched, flow.roles[tp.topic], tp.partition)
         result._update_position()
-        if tp.partition in flow.joined and state.position > start:
-            batches.append(_batch(flow.roles[tp.topic], tp.partition, start, state.position, records))
+        if fetched._records.has_next():
+            fetcher._records[tp] = result  # what has been unpacked is enough for now
+        if tp.partition in flow.joined:
+            batches += found
     return batches
 
 
@@ -170,14 +176,18 @@ def _check(tp: TopicPartition, error: Exception, flow: Flow) -> None:
     raise error
 
 
-def _unpacked(fetched: Any) -> list[Any]:
+def _unpacked(fetched: Any, role: Role, partition: int) -> list[Batch]:
     """The records of a fetch, without those of aborted transactions and without markers.
 
-    What aiokafka's `PartitionRecords` does one record at a time, making a ConsumerRecord of each.
+    What aiokafka's `PartitionRecords` does one record at a time, making a ConsumerRecord of each. A packed batch that
+    cannot be unpacked is a batch of its own. Stops early where much was unpacked; the caller asks for the rest later.
     """
+    batches: list[Batch] = []
     records: list[Any] = []
-    while fetched._records.has_next():
+    start, size_bytes = fetched.next_fetch_offset, 0
+    while fetched._records.has_next() and size_bytes <= UNPACKED_BYTES:
         batch = fetched._records.next_batch()
+        raw = fetched._records.raw
         if fetched._check_crcs and not batch.validate_crc():
             raise CorruptRecordException(f"Invalid CRC - {fetched._tp}")
         aborted = False
@@ -187,17 +197,39 @@ def _unpacked(fetched: Any) -> list[Any]:
                 fetched._aborted_producers.discard(batch.producer_id)
             aborted = batch.is_transactional and batch.producer_id in fetched._aborted_producers
         if not batch.is_control_batch and not aborted:
-            if batch.base_offset >= fetched.next_fetch_offset:
-                records.extend(batch)
-            else:  # the broker answers with whole batches, from before the position asked for
-                records.extend(record for record in batch if record.offset >= fetched.next_fetch_offset)
+            try:
+                found = records_of(batch, raw)
+            except UnreadableBatchError as error:
+                before = fetched.next_fetch_offset
+                if before > start:
+                    batches.append(_batch(role, partition, start, before, records))
+                batches.append(unreadable(role, partition, before, batch, raw, str(error)))
+                start, records = batch.next_offset, []
+                found = []
+                size_bytes += len(raw)
+            if batch.base_offset < fetched.next_fetch_offset:
+                # the broker answers with whole batches, from before the position asked for
+                found = [record for record in found if record.offset >= fetched.next_fetch_offset]
+            records += found
+            size_bytes += len(raw) if not batch.compression_type else _size(found)
         fetched.next_fetch_offset = batch.next_offset
-    return records
+    if fetched.next_fetch_offset > start:
+        batches.append(_batch(role, partition, start, fetched.next_fetch_offset, records))
+    return batches
+
+
+def _size(records: list[Any]) -> int:
+    """What unpacked records take, about."""
+    size = 0
+    for record in records:
+        size += RECORD_BYTES + len(record.value or b"") + (_headers_size(record.headers) if record.headers else 0)
+    return size
 
 
 def _batch(role: Role, partition: int, start: int, end: int, records: list[Any]) -> Batch:
     keys = [record.key for record in records]
     values = [record.value for record in records]
+    headers = [record.headers for record in records]
     return Batch(
         role,
         partition,
@@ -207,6 +239,13 @@ def _batch(role: Role, partition: int, start: int, end: int, records: list[Any])
         [record.timestamp for record in records],
         keys,
         values,
-        [record.headers for record in records],
-        sum(map(len, filter(None, values))) + sum(map(len, filter(None, keys))) + RECORD_BYTES * len(records),
+        headers,
+        sum(map(len, filter(None, values)))
+        + sum(map(len, filter(None, keys)))
+        + sum(map(_headers_size, filter(None, headers)))
+        + RECORD_BYTES * len(records),
     )
+
+
+def _headers_size(headers: Any) -> int:
+    return sum(HEADER_BYTES + len(name) + (0 if value is None else len(value)) for name, value in headers)

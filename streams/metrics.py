@@ -11,19 +11,16 @@ from collections import Counter as Counts
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
-from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Enum, Histogram, Info, ProcessCollector
 
 from projections.changes import Verdicted
 from schemas.fields import Lane
 from streams.distribution import Distribution
-
-State = Literal["starting", "restoring", "running", "stopping"]
-"""Where a partition, or the worker, stands. `running` is the only state in which results are judged."""
+from streams.partition_metrics import STATES, PartitionMetrics, State
 
 Stage = Literal["fold", "judge", "commit"]
 """What a cycle spends CPU on. Folding and judging decode each record when its turn comes."""
 
-STATES: Final[tuple[State, ...]] = ("starting", "restoring", "running", "stopping")
 STAGES: Final[tuple[Stage, ...]] = ("fold", "judge", "commit")
 LANES: Final[tuple[Lane, ...]] = ("hot", "cold")
 
@@ -62,7 +59,7 @@ class BoundedLabel:
         return OTHER
 
 
-class Metrics:
+class Metrics(PartitionMetrics):
     """Everything a worker counts. One per worker, written by one thread, scraped by any.
 
     `version` is the project's, for `tidegate_build_info`; `libraries` maps names (`aiokafka`) to versions.
@@ -70,7 +67,7 @@ class Metrics:
 
     def __init__(self, version: str = UNKNOWN, libraries: Mapping[str, str] | None = None) -> None:
         registry = CollectorRegistry(auto_describe=False)
-        self.registry: Final = registry
+        super().__init__(registry)
         self.process: Final = ProcessCollector(registry=registry)
 
         self.build: Final = Info("tidegate_build", "Versions of this worker", registry=registry)
@@ -79,14 +76,6 @@ class Metrics:
         self.worker_state: Final = Enum(
             "tidegate_worker_state", "State of the worker as a whole", states=STATES, registry=registry
         )
-        self.partition_state: Final = Enum(
-            "tidegate_partition_state",
-            "State of each partition this worker owns",
-            ["partition"],
-            states=STATES,
-            registry=registry,
-        )
-
         self.events_total: Final = Counter(
             "tidegate_events", "Input events decoded, by topic and type", ["topic", "type"], registry=registry
         )
@@ -123,6 +112,12 @@ class Metrics:
             ["error"],
             registry=registry,
         )
+        self.quarantined_records_total: Final = Counter(
+            "tidegate_quarantined_records",
+            "Input records that the gate itself failed to process, and refused, by topic",
+            ["topic"],
+            registry=registry,
+        )
         self.misrouted_records_total: Final = Counter(
             "tidegate_misrouted_records",
             "Input records found on the wrong partition and sent on to the right one, by topic",
@@ -144,7 +139,7 @@ class Metrics:
         registry.register(self.produce_to_verdict_seconds)
         self.barrier_wait_seconds: Final = Histogram(
             "tidegate_barrier_wait_seconds",
-            "From asking for the end offsets to having folded up to them, by lane",
+            "From asking for the end offsets of a cut to deciding below it, by lane",
             ["lane"],
             buckets=HOT_PATH_SECONDS,
             registry=registry,
@@ -171,43 +166,6 @@ class Metrics:
             registry=registry,
         )
 
-        self.lag_records: Final = Gauge(
-            "tidegate_lag_records",
-            "Records between the folded position and the topic's end, by topic and partition",
-            ["topic", "partition"],
-            registry=registry,
-        )
-        self.sessions: Final = Gauge(
-            "tidegate_sessions", "Sessions that have a row, by partition", ["partition"], registry=registry
-        )
-        self.row_bytes: Final = Gauge(
-            "tidegate_row_bytes", "Bytes of all session rows, by partition", ["partition"], registry=registry
-        )
-        self.ended_task_bytes: Final = Gauge(
-            "tidegate_ended_task_bytes",
-            "Bytes of what is remembered of ended tasks, by partition",
-            ["partition"],
-            registry=registry,
-        )
-        self.waiting_bytes: Final = Gauge(
-            "tidegate_waiting_bytes",
-            "Bytes of the results and proposed effects that wait, with their headers, by partition",
-            ["partition"],
-            registry=registry,
-        )
-        self.parked_results: Final = Gauge(
-            "tidegate_parked_results",
-            "Results that wait: for a dispatch, for other tasks, for the context or for the user; by partition",
-            ["partition"],
-            registry=registry,
-        )
-        self.queued_bytes: Final = Gauge(
-            "tidegate_queued_bytes",
-            "Fetched bytes that wait for a cycle, by partition",
-            ["partition"],
-            registry=registry,
-        )
-
         self.restore_seconds: Final = Histogram(
             "tidegate_restore_seconds",
             "Duration of restoring one partition's rows from the changelog",
@@ -218,7 +176,7 @@ class Metrics:
             "tidegate_restored_rows", "Session rows restored from the changelog", registry=registry
         )
         self.handovers_total: Final = Counter(
-            "tidegate_handovers", "Partitions taken over: fenced, restored, and running again", registry=registry
+            "tidegate_handovers", "Partitions taken over: restored, and running again", registry=registry
         )
         self.rebalances_total: Final = Counter(
             "tidegate_rebalances", "Rebalances of the consumer group this worker took part in", registry=registry
@@ -233,16 +191,6 @@ class Metrics:
         self._verdicts: dict[tuple[str, str, str], Counter] = {}
         self._cpu: dict[Stage, Counter] = {stage: self.cycle_cpu_seconds_total.labels(stage) for stage in STAGES}
         self._barrier: dict[Lane, Histogram] = {lane: self.barrier_wait_seconds.labels(lane) for lane in LANES}
-        self._lag: dict[tuple[str, int], Gauge] = {}
-        self._partition_gauges: Final = (
-            self.sessions,
-            self.row_bytes,
-            self.ended_task_bytes,
-            self.waiting_bytes,
-            self.parked_results,
-            self.queued_bytes,
-        )
-        self._gauges: dict[tuple[Gauge, int], Gauge] = {}
 
     # What came in, and what became of it
 
@@ -304,6 +252,10 @@ class Metrics:
         """Count records sent to the dead letter topic. `error` is a code, not a message."""
         self.dlq_records_total.labels(self._dlq_errors(error)).inc(count)
 
+    def quarantined(self, topic: str, count: int = 1) -> None:
+        """Count records of `topic` that were refused because processing them failed."""
+        self.quarantined_records_total.labels(topic).inc(count)
+
     def misrouted(self, topic: str, count: int = 1) -> None:
         """Count records of `topic` that were sent on to their right partition."""
         self.misrouted_records_total.labels(topic).inc(count)
@@ -326,51 +278,6 @@ class Metrics:
     def transaction_failed(self, error: BaseException) -> None:
         """Count a transaction that failed with this error."""
         self.transaction_failures_total.labels(self._failures(type(error).__name__)).inc()
-
-    # Partitions
-
-    def lag(self, topic: str, partition: int, records: int) -> None:
-        """Set how many records of the topic's partition are not folded yet."""
-        child = self._lag.get((topic, partition))
-        if child is None:
-            child = self._lag[topic, partition] = self.lag_records.labels(topic, str(partition))
-        child.set(records)
-
-    def partition(
-        self,
-        partition: int,
-        *,
-        sessions: int | None = None,
-        row_bytes: int | None = None,
-        ended_task_bytes: int | None = None,
-        waiting_bytes: int | None = None,
-        parked_results: int | None = None,
-        queued_bytes: int | None = None,
-    ) -> None:
-        """Set the gauges of a partition that are given."""
-        values = (sessions, row_bytes, ended_task_bytes, waiting_bytes, parked_results, queued_bytes)
-        for gauge, value in zip(self._partition_gauges, values, strict=True):
-            if value is not None:
-                child = self._gauges.get((gauge, partition))
-                if child is None:
-                    child = self._gauges[gauge, partition] = gauge.labels(str(partition))
-                child.set(value)
-
-    def state(self, partition: int, state: State) -> None:
-        """Set the state of a partition."""
-        self.partition_state.labels(str(partition)).state(state)
-
-    def forget_partition(self, partition: int) -> None:
-        """Drop every gauge of a partition that was given up, so that it is reported by its new owner alone."""
-        label = str(partition)
-        self.partition_state.remove(label)
-        for gauge in self._partition_gauges:
-            if self._gauges.pop((gauge, partition), None) is not None:
-                gauge.remove(label)
-        for topic, other in list(self._lag):
-            if other == partition:
-                del self._lag[topic, other]
-                self.lag_records.remove(topic, label)
 
     # The worker
 

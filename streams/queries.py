@@ -6,6 +6,7 @@ taken back. Everything it needs of the engine is `owned`.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -39,12 +40,14 @@ def announced(address: URL, host: str, port: int) -> URL:
 
 
 @asynccontextmanager
-async def serve(host: str, port: int, secret: str, source: str, owned: Owned) -> AsyncIterator[int]:
+async def serve(
+    host: str, port: int, secret: str, source: str, owned: Owned, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
     """Serve until the block ends; gives the port that was bound. Raises `OSError` if the address cannot be bound."""
     runner = web.AppRunner(application(secret, source, owned), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, host, port, ssl_context=tls).start()
         yield int(runner.addresses[0][1])
     finally:
         await runner.cleanup()
@@ -139,6 +142,8 @@ def _ended_tasks(lines: bytes) -> list[dict[str, Any]]:
         }
         if task.acknowledged is not None:
             status["acknowledged"] = task.acknowledged
+        if task.outcomes is not None:
+            status["acknowledged_parts"] = task.outcomes
         if task.detail is not None:
             status["detail"] = task.detail
         told.append(status)

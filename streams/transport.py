@@ -2,8 +2,8 @@
 
 Stock Faust makes a message, an event and an acknowledgement of every record, at 60 to 80 µs each. Here a message's
 value is a list of `Batch`es, one for each partition, with the consumer's positions before and after it. Of Faust's
-consumer are left: its thread, group membership and rebalancing. Not used, because each loses records: its pause, its
-set of active partitions, its gap tracking, its own seeking and committing.
+consumer only the thread, group membership and rebalancing are used. Its pause, its set of active partitions, its gap
+tracking and its own seeking and committing are not, because each loses records.
 
 Leans on internals of faust-streaming 0.15.3 and aiokafka 0.14.0, which are pinned for that reason.
 """
@@ -19,6 +19,7 @@ from faust.types import TP, ConsumerMessage
 
 from schemas.decode import Batch
 from streams.fetching import Flow, fetch_batches
+from streams.member import GroupMember
 
 FETCH_TIMEOUT_SECONDS = 1.0
 
@@ -57,9 +58,27 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         return await fetch_batches(self._ensure_consumer(), self.app.flow, timeout_seconds)
 
 
+class MemberListener(driver.ConsumerRebalanceListener):
+    """Faust's listener, which also captures as whom partitions were assigned. Runs in the consumer's thread.
+
+    Here generation and member id belong to the assignment. Later they may have been reset, to values with which a
+    broker takes offsets from anyone.
+    """
+
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        """Partitions were assigned."""
+        coordinator = self._thread._ensure_consumer()._coordinator
+        config = self._thread.app.flow.config
+        self._thread.app.member = GroupMember(
+            config.group_id, coordinator.generation, coordinator.member_id, config.instance_id
+        )
+        await super().on_partitions_assigned(assigned)
+
+
 class BatchConsumer(driver.Consumer):
     """Faust's consumer, passing batches to the streams and leaving positions and commits to the engine."""
 
+    RebalanceListener = MemberListener
     _thread: BatchConsumerThread
 
     def _new_consumer_thread(self) -> BatchConsumerThread:

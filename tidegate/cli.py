@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="Create or check the topics of the contract.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
+partitions_app = typer.Typer(help="See which partitions have failed, and try one again.", no_args_is_help=True)
+app.add_typer(partitions_app, name="partitions")
 
 EXIT_MISMATCH = 1
 EXIT_ERROR = 2
@@ -284,3 +286,22 @@ def topics_check() -> None:
 
     if not check():
         raise typer.Exit(EXIT_MISMATCH)
+
+
+@partitions_app.command("list")
+def partitions_list() -> None:
+    """Show which partitions are marked as failed, and why. Exit status 1 if there is any."""
+    from tidegate.commands.partitions import show
+
+    if not show():
+        raise typer.Exit(EXIT_MISMATCH)
+
+
+@partitions_app.command("retry")
+def partitions_retry(
+    partition: Annotated[int, typer.Argument(help="The number of the partition.", min=0, show_default=False)],
+) -> None:
+    """Have the owner of a failed partition try it again."""
+    from tidegate.commands.partitions import retry
+
+    retry(partition)

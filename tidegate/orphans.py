@@ -25,9 +25,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from projections import ended
+from projections.clocks import deadline_of, given_up_at
 from projections.keys import ENDED_KEY, SESSION_KEY, TASK_KEY, WAITING_KEY
 from projections.records import head_from_bytes, row_from_bytes
-from projections.rows import DEFAULT_POLICY, Scope, SessionRow, Task
+from projections.rows import Scope, SessionRow, Task
 from projections.rules import Rules
 from projections.timers import due_ms
 from schemas.times import rfc3339
@@ -188,11 +189,11 @@ def _wrong_with(row: SessionRow, task_id: str, task: Task, limits: Limits) -> It
 def _due_for(task: Task, due: int) -> str:
     if task.wait is not None:
         return f"waits for {task.wait.why}"
-    policy = task.policy if task.policy is not None else DEFAULT_POLICY
-    if policy.deadline_ms == due - 1:
+    if deadline_of(task) == due:
         return "deadline"
-    if policy.heartbeat_timeout_ms is not None and task.last_heartbeat + policy.heartbeat_timeout_ms == due:
-        return "heartbeat"
+    silent = given_up_at(task)
+    if silent is not None and silent[0] == due:
+        return "start" if silent[1] == "not_started" else "heartbeat"
     return "stale, and to be stopped"
 
 
@@ -281,9 +282,15 @@ def found_in(states: list[OpenState], limits: Limits, topic: str) -> Found:
         partitions=len(states),
         sessions=sum(len(state.rows) for state in states),
         open_tasks=open_tasks,
-        waiting_results=sum(not name.startswith(b'["effect"') for state in states for name in state.waiting),
+        waiting_results=sum(_is_result(name) for state in states for name in state.waiting),
         orphans=orphans,
     )
+
+
+def _is_result(name: bytes) -> bool:
+    """Whether what waits under the key is a result, and not a proposed effect."""
+    role: str = orjson.loads(name)[3]
+    return role.startswith("results")
 
 
 def _unreadable(topic: str, partition: int, error: Exception) -> TidegateError:

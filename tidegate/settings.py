@@ -130,6 +130,13 @@ class Settings(BaseSettings):
         default="127.0.0.1", min_length=1, description="Address of the worker's read endpoint, where gateways reach it"
     )
     query_port: int = Field(default=0, ge=0, le=65_535, description="Its port; 0 takes a free one")
+    query_cafile: Path | None = Field(
+        default=None,
+        description="PEM file of the only authority whose certificates workers and gateways accept of each other;"
+        " unset: plain HTTP between them",
+    )
+    query_certfile: Path | None = Field(default=None, description="PEM file of this process's certificate for it")
+    query_keyfile: Path | None = Field(default=None, description="PEM file of the key of that certificate")
     gateway_host: str = Field(default="127.0.0.1", min_length=1, description="Address the gateway listens on")
     gateway_port: int = Field(default=8080, ge=0, le=65_535, description="Its port; 0 takes a free one")
     gateway_source: str = Field(
@@ -198,6 +205,8 @@ class Settings(BaseSettings):
             raise ValueError(f"security_protocol {self.security_protocol} needs sasl_username and sasl_password")
         if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
             raise ValueError("ssl_certfile and ssl_keyfile go together")
+        if len({self.query_cafile is None, self.query_certfile is None, self.query_keyfile is None}) > 1:
+            raise ValueError("query_cafile, query_certfile and query_keyfile go together")
         return self
 
     def kafka_kwargs(self) -> dict[str, Any]:
@@ -230,6 +239,29 @@ class Settings(BaseSettings):
                 f"Cannot read the TLS files ({files}): {error}", "Check ssl_cafile, ssl_certfile and ssl_keyfile."
             ) from error
         context.check_hostname = self.ssl_check_hostname
+        return context
+
+    def query_tls(self, *, server: bool) -> ssl.SSLContext | None:
+        """Mutual TLS between gateways and workers, for either side; None without the `query_*file` settings.
+
+        Both sides show a certificate of the authority. Names are not compared: a worker announces the address it has,
+        and what counts is that its certificate is of this authority. Raises `TidegateError` if a file cannot be read.
+        """
+        if self.query_cafile is None or self.query_certfile is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_verify_locations(self.query_cafile)
+            context.load_cert_chain(self.query_certfile, self.query_keyfile)
+        except OSError as error:
+            files = f"{self.query_cafile}, {self.query_certfile}, {self.query_keyfile}"
+            raise TidegateError(
+                f"Cannot read the TLS files of the read endpoint ({files}): {error}",
+                "Check query_cafile, query_certfile and query_keyfile.",
+            ) from error
         return context
 
     def origins(self) -> dict[str, str]:

@@ -13,11 +13,18 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from schemas.topics import Topic, topics
+from streams.control import Control
+from streams.errors import FatalError, LostInputError
+from streams.handover import check_layout
+from tidegate.engine_config import engine_config
 from tidegate.errors import TidegateError
+from tidegate.partitions import progress
 from tidegate.refusals import unanswered
 from tidegate.settings import Settings
 
 _POLL_SECONDS = 0.02
+_STOPS_WORK = ("cleanup.policy", "message.timestamp.type", "nothing can be written")
+"""In lines about what makes the gate lose events, or judge by producers' clocks."""
 _AT_LEAST = frozenset({"max.message.bytes"})  # more than asked does no harm; everything else must be equal
 
 
@@ -85,7 +92,47 @@ async def check_topics(settings: Settings) -> list[str]:
     """
     wanted = topics(settings.topic_prefix)
     found = await describe_topics(settings, [topic.name for topic in wanted])
-    return mismatches(wanted, found, settings.partitions, settings.replication_factor)
+    lines = mismatches(wanted, found, settings.partitions, settings.replication_factor)
+    return [*lines, *(await _replaced(settings))] if len(found) == len(wanted) else lines
+
+
+async def check_before_work(settings: Settings) -> tuple[list[str], list[str]]:
+    """What keeps a worker from working on the topics there are, and what it can live with.
+
+    Missing topics are not told: the engine waits for them to appear. Raises `TidegateError` if the broker cannot be
+    reached, or does not tell the configuration of a topic.
+    """
+    wanted = topics(settings.topic_prefix)
+    found = await describe_topics(settings, [topic.name for topic in wanted])
+    there = [topic for topic in wanted if topic.name in found]
+    if not there:
+        return [], []
+    partitions = found[there[0].name].partitions
+    lines = mismatches(there, found, partitions, settings.replication_factor)
+    stops = [line for line in lines if any(key in line for key in _STOPS_WORK)]
+    return stops, [line for line in lines if line not in stops]
+
+
+async def _replaced(settings: Settings) -> list[str]:
+    """Inputs that are not those whose events the rows were folded from."""
+    config = engine_config(settings)
+    control = Control(config)
+    try:
+        await control.start()
+        layout = await control.layout()
+    except FatalError:
+        return []  # told above
+    except (KafkaError, TimeoutError) as error:
+        raise unanswered(settings, error) from error
+    finally:
+        await control.stop()
+    lines: dict[str, None] = {}
+    for number, restored in (await progress(settings)).items():
+        try:
+            check_layout(config, number, restored.layout, layout)
+        except LostInputError as error:
+            lines[str(error)] = None
+    return list(lines)
 
 
 async def describe_topics(settings: Settings, names: Iterable[str]) -> dict[str, FoundTopic]:
@@ -130,11 +177,27 @@ def mismatches(
             lines.append(
                 f"{topic.name}: replication factor {there.replication_factor}, expected at least {replication_factor}"
             )
+        lines += _unsafe(topic.name, there)
         lines += [
             f"{topic.name}: {key} is {there.config.get(key, 'not known to the broker')}, expected {value}"
             for key, value in topic.config.items()
             if not _satisfies(key, there.config.get(key), value)
         ]
+    return lines
+
+
+def _unsafe(name: str, there: FoundTopic) -> list[str]:
+    """Settings with which acknowledged records can be lost, or none can be written."""
+    lines, least = [], there.config.get("min.insync.replicas")
+    if least is not None and int(least) > there.replication_factor:
+        lines.append(
+            f"{name}: min.insync.replicas is {least}, but a partition has {there.replication_factor} replicas:"
+            " nothing can be written"
+        )
+    elif least == "1" and there.replication_factor > 1:
+        lines.append(f"{name}: min.insync.replicas is 1, expected 2: what one broker has acknowledged can be lost")
+    if there.config.get("unclean.leader.election.enable") == "true":
+        lines.append(f"{name}: unclean.leader.election.enable is true: acknowledged records can be lost")
     return lines
 
 

@@ -13,7 +13,6 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from projections import partition
-from projections.rules import Rules
 from streams import queries
 from streams.app import GateApp, build_app
 from streams.config import EngineConfig
@@ -24,43 +23,15 @@ from streams.garbage import collect_when_idle
 from streams.metrics import Metrics
 from streams.watchdog import watch
 from tidegate import __version__
+from tidegate.engine_config import engine_config
 from tidegate.errors import TidegateError
 from tidegate.settings import Settings
+from tidegate.topics import check_before_work
 
 _log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 2.0
 STOP_SECONDS = 5.0
-
-
-def engine_config(settings: Settings) -> EngineConfig:
-    """What the settings mean to the engine."""
-    return EngineConfig(
-        kafka=settings.kafka_kwargs(),
-        topic_prefix=settings.topic_prefix,
-        group_id=settings.group_id,
-        instance_id=settings.instance_id,
-        rules=Rules(
-            source=settings.group_id,
-            unknown_task_grace_ms=int(settings.unknown_task_grace_seconds * 1000),
-            ended_task_retention_ms=int(settings.ended_task_retention_seconds * 1000),
-            ended_tasks_per_session=settings.ended_tasks_per_session,
-            scope_grace_ms=int(settings.scope_grace_seconds * 1000),
-            hold_ttl_ms=int(settings.hold_ttl_seconds * 1000),
-            session_ttl_ms=int(settings.session_ttl_seconds * 1000),
-            shadow=settings.shadow,
-            shadow_task_types=frozenset(settings.shadow_task_types),
-        ),
-        session_timeout_seconds=settings.session_timeout_seconds,
-        heartbeat_interval_seconds=settings.heartbeat_interval_seconds,
-        rebalance_timeout_seconds=settings.rebalance_timeout_seconds,
-        transaction_timeout_seconds=settings.transaction_timeout_seconds,
-        request_timeout_seconds=settings.request_timeout_seconds,
-        output_compression=settings.output_compression,
-        queue_budget_bytes=settings.queue_budget_bytes,
-        cycle_max_records=settings.cycle_max_records,
-        state_dir=str(settings.state_dir),
-    )
 
 
 def run(settings: Settings) -> int:
@@ -103,6 +74,7 @@ async def _connected(engine: Engine, settings: Settings, stop: asyncio.Event) ->
     """Start the engine as soon as a broker answers. False where a signal came first."""
     while not stop.is_set():
         try:
+            await _check_topics(settings)
             await engine.start()
         except (KafkaError, OSError) as error:
             _log.warning(
@@ -120,6 +92,20 @@ async def _connected(engine: Engine, settings: Settings, stop: asyncio.Event) ->
     return False
 
 
+async def _check_topics(settings: Settings) -> None:
+    """Raise `FatalError` where the topics are such that events would be lost or misjudged; log what is less bad."""
+    try:
+        stops, others = await check_before_work(settings)
+    except TidegateError as error:
+        if error.__cause__ is None:  # else no broker answers, and the engine waits for one
+            _log.warning("topics_not_checked", error=error.message, hint=error.hint)
+        return
+    for line in others:
+        _log.warning("topic_mismatch", mismatch=line)
+    if stops:
+        raise FatalError("; ".join(stops) + ". See: tidegate topics check")
+
+
 async def _work(config: EngineConfig, engine: Engine, settings: Settings, stop: asyncio.Event) -> None:
     app = build_app(config, engine)
     async with _answering(app, engine, settings):
@@ -134,7 +120,14 @@ async def _answering(app: GateApp, engine: Engine, settings: Settings) -> AsyncI
         yield
         return
     try:
-        serving = queries.serve(host, settings.query_port, secret.get_secret_value(), settings.group_id, engine.owned)
+        serving = queries.serve(
+            host,
+            settings.query_port,
+            secret.get_secret_value(),
+            settings.group_id,
+            engine.owned,
+            settings.query_tls(server=True),
+        )
         async with serving as port:
             named = socket.gethostname() if host in {"0.0.0.0", "::"} else host  # noqa: S104 - not bound here
             app.member_url = queries.announced(app.member_url, named, port)

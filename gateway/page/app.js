@@ -20,15 +20,22 @@ sessionStorage.setItem('client', client)
 const session = new Tidegate({ url: location.origin }).session(sessionId, { client })
 const prefix = `tidegate ${sessionId} `
 
-// The log, one key for each entry, so that tabs never overwrite each other's.
+// The log, one key for each entry, so that tabs never overwrite each other's. All tabs write the tasks, so each is merged:
+// a tab that is behind must not take back what another one knows. `reached` tells how far the stream was.
 const entries = new Map()
 const tasks = new Map()
+const reachedAt = (cursor) => cursor.split('-').slice(3).reduce((sum, position) => sum + Number(position), 0)
+
+function merged(one, other) {
+  if (!one || !other) return one || other
+  return (one.reached || 0) > (other.reached || 0) ? { ...other, ...one } : { ...one, ...other }
+}
 
 function load(key, text) {
   if (!key.startsWith(prefix) || !text) return
   const name = key.slice(prefix.length)
   if (name.startsWith('entry ')) entries.set(name.slice(6), JSON.parse(text))
-  if (name.startsWith('task ')) tasks.set(name.slice(5), JSON.parse(text))
+  if (name.startsWith('task ')) tasks.set(name.slice(5), merged(tasks.get(name.slice(5)), JSON.parse(text)))
 }
 
 function record(id, entry) {
@@ -40,12 +47,15 @@ function record(id, entry) {
   return true
 }
 
-function note(id, changes) {
-  const known = tasks.get(id) || { id, began: Date.now() }
+/** `cursor`: of the event that tells it; none if it is this page's own. */
+function note(id, changes, cursor) {
+  const key = `${prefix}task ${id}`
+  const known = merged(tasks.get(id), JSON.parse(localStorage.getItem(key))) || { id, began: Date.now() }
   if (known.outcome && !changes.outcome && !changes.receipt && changes.stage !== 'cancelled') delete changes.stage
-  const task = { ...known, ...changes }
+  const reached = cursor ? reachedAt(cursor) : known.reached
+  const task = merged(known, { ...changes, reached })
   tasks.set(id, task)
-  localStorage.setItem(`${prefix}task ${id}`, JSON.stringify(task))
+  localStorage.setItem(key, JSON.stringify(task))
   draw()
 }
 
@@ -82,7 +92,7 @@ async function dispatch(title, task) {
   const key = crypto.randomUUID()
   try {
     const { id } = await session.dispatch({ plan: ['read', 'search', 'compare', 'write'], ...task }, { key })
-    note(id, { title, stage: 'running', type: task.task_type })
+    note(id, { title, type: task.task_type, ...(tasks.has(id) ? {} : { stage: 'running' }) })
   } catch (error) {
     failed(error)
   }
@@ -151,7 +161,7 @@ const decided = (data) => {
   return { task_id, metadata, parts, seen_view: view }
 }
 
-async function take({ type, data, released }) {
+async function take({ type, data, cursor, released }) {
   if (type === 'delivered' || type === 'withheld') {
     // The last check: what this page has written since the verdict.
     const against = type === 'delivered' ? session.contradictions(data) : []
@@ -172,7 +182,7 @@ async function take({ type, data, released }) {
       differences: data.parts.flatMap((part) => part.verdict?.differences || []).slice(0, 3),
       against,
       outdated: outdated || known.outdated,
-    })
+    }, cursor)
     if (isNew && type === 'delivered') {
       const applied = data.parts.some((part) => part.kind === 'apply') ? 'applied' : 'shown'
       session.acknowledge(data, entry.refused ? 'refused' : applied).catch(failed)
@@ -180,15 +190,15 @@ async function take({ type, data, released }) {
       if (!entry.refused && data.task_type === 'rewrite') tellParagraph(data.metadata.index)
     }
   } else if (type === 'outdated') {
-    note(data.task_id, { since: data.differences })
+    note(data.task_id, { since: data.differences }, cursor)
   } else if (type === 'reset') {
     for (const status of await (await session.tasks()).tasks) await takeStatus(status)
   } else if (data?.type === 'task.status') {
-    await takeStatus(data, type)
+    await takeStatus(data, type, cursor)
   }
 }
 
-async function takeStatus(status, type = status.status) {
+async function takeStatus(status, type = status.status, cursor) {
   const stage = type === 'ended' ? undefined : type === 'waiting' ? 'held' : type
   note(status.task_id, {
     ...(stage ? { stage } : {}),
@@ -199,7 +209,7 @@ async function takeStatus(status, type = status.status) {
     stale_facets: status.stale_facets || [],
     receipt: status.receipt ?? undefined,
     ...(status.disposition ? { disposition: status.disposition, endReason: status.reason } : {}),
-  })
+  }, cursor)
   if (stage === 'held') {
     // Without a gate it would be there already: the inbox has what waits.
     const { held } = await session.inbox().catch(() => ({ held: [] }))
@@ -424,11 +434,14 @@ for (const button of $('views').children) button.addEventListener('click', () =>
 $('second').href = `${location.pathname}#${encodeURIComponent(sessionId)}`
 $('leave').addEventListener('click', () => {
   $('away').hidden = false
+  following.abort() // as the browser does when the tab closes; an open stream would renew the presence
+  showState({ connected: false })
   session.absent().catch(failed)
 })
 $('back').addEventListener('click', () => {
   $('away').hidden = true
   session.present().catch(failed)
+  follow().catch(failed)
 })
 $('afresh').addEventListener('click', () => {
   for (const key of Object.keys(localStorage)) if (key.startsWith('tidegate ')) localStorage.removeItem(key)
@@ -464,8 +477,16 @@ async function main() {
       ...Object.fromEntries(now.paragraphs.map(({ text }, index) => [`doc/trip/${index}`, revision(text)])),
     })
     .catch(failed)
+  await follow()
+}
+
+let following
+async function follow() {
+  following = new AbortController()
+  const { signal } = following
   const at = `${prefix}cursor`
-  for await (const event of session.events({ cursor: localStorage.getItem(at), onState: showState })) {
+  const onState = (state) => signal.aborted || showState(state)
+  for await (const event of session.events({ cursor: localStorage.getItem(at), signal, onState })) {
     await take(event).catch(failed)
     if (event.cursor) localStorage.setItem(at, event.cursor)
   }

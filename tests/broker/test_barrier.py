@@ -97,6 +97,7 @@ async def _behind(make_settings: MakeSettings, tmp_path: Path, long_topic: Role,
         if long_topic == "context":
             await gate.send(*(event for each in probes for event in each.dispatches()))
         await gate.write(backlog(long_topic, BEHIND, partitions=5))
+        before_open = (await gate.end_offsets("context"))[OPEN]
         await _leave_open(gate, opened, probes[OPEN])
         await gate.send(*probes[PLAIN].change("plain"))
         await _finish(gate, closed, probes[ABORTED], commit=False)
@@ -123,7 +124,7 @@ async def _behind(make_settings: MakeSettings, tmp_path: Path, long_topic: Role,
         probes[EMPTIED].assert_decided(outputs, plain=FRESH, within=FRESH, quiet=FRESH)  # the log contradicts nothing
 
         if not ends_by_itself:
-            await _has_folded_steps(gate, OPEN, steps[OPEN])
+            await _has_folded_context(gate, OPEN, before_open)
             await outputs.poll()
             assert not outputs.decided(_all(probes[OPEN])), "judged before the context that a transaction holds back"
             await opened.commit_transaction()
@@ -145,15 +146,15 @@ def _all(probes: Probes) -> list[str]:
     return [task for kind in ("plain", "within", "quiet") for task in probes.tasks(kind)]
 
 
-async def _has_folded_steps(gate: Gate, partition: int, end: int) -> None:
-    """Folding goes on, and is committed, while results wait: their offset alone stays behind."""
+async def _has_folded_context(gate: Gate, partition: int, end: int) -> None:
+    """Context is folded ahead, and committed, while steps and results wait for the rest of it."""
 
     async def committed() -> bool:
         offsets = {(tp.topic, tp.partition): at for tp, at in (await gate.progress.committed()).items()}
-        assert offsets[gate.topic("results"), partition] == 0
-        return offsets[gate.topic("steps"), partition] >= end
+        assert offsets[gate.topic("results"), partition] == offsets[gate.topic("steps"), partition] == 0
+        return offsets[gate.topic("context"), partition] >= end
 
-    await wait_for(committed, 30, "the steps of the partition with the open transaction are folded")
+    await wait_for(committed, 30, "the context of the partition with the open transaction is folded")
 
 
 def test_results_wait_for_a_context_that_is_100_000_events_behind(make_settings: MakeSettings, tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ async def _long_wait(make_settings: MakeSettings, tmp_path: Path) -> None:
         await gate.send(returned("user", "task"))
         await outputs.until(lambda: outputs.verdict("task"), 60, "a verdict when the broker has aborted the context")
         assert outputs.decided(["task"]) == {"task": FRESH}
-        assert not worker.told("partition_starts_afresh")
+        assert not worker.told("worker_starts_afresh")
 
 
 def test_a_far_barrier_does_not_cost_the_gate_its_own_transaction(make_settings: MakeSettings, tmp_path: Path) -> None:

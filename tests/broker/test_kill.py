@@ -142,6 +142,7 @@ async def hold_all_partitions(workers: list[Worker]) -> None:
     await wait_for(check, 30, "each partition runs on one worker", lambda: [worker.partitions() for worker in workers])
 
 
+@pytest.mark.long  # the simulation has workers come and go at every moment
 def test_ten_workers_come_and_go_under_load(make_settings: MakeSettings, tmp_path: Path) -> None:
     asyncio.run(comings_and_goings(make_settings, tmp_path, workers=10, seed=3))
 

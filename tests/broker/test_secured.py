@@ -36,7 +36,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredBroker]
         for user in ("gate", "operator"):
             broker.add_user(user, PASSWORD)
         rules = ACL.findall(OPERATIONS.read_text())
-        assert len(rules) == 5
+        assert len(rules) == 6
         asyncio.run(broker.allow(rules))
         yield broker
 

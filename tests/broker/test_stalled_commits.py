@@ -43,7 +43,7 @@ ALLOWED_IN_ALL_BYTES: Final = 800 * MIB
 
 _log = logging.getLogger(__name__)
 
-pytestmark = pytest.mark.timeout(290)
+pytestmark = [pytest.mark.timeout(290), pytest.mark.long]
 
 
 async def _stalled(settings: Settings, tmp_path: Path, proxy: Proxy) -> None:

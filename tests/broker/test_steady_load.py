@@ -37,7 +37,7 @@ TOLERATED: Final = 1.4
 
 _log = logging.getLogger(__name__)
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = [pytest.mark.timeout(200), pytest.mark.long]
 
 
 async def steady(settings: Settings, tmp_path: Path, seconds: float) -> None:

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
 from bench.process import Worker, environment, until_ready
-from tests.gateway.process import QUERY_SECRET, GatewayProcess
+from tests.gateway.process import QUERY_SECRET, GatewayProcess, path
 from tidegate.broker import LocalBroker
 from tidegate.settings import Settings, load_settings
 from tidegate.topics import create_topics
@@ -67,6 +68,10 @@ class Stage:
     settings: Settings
     directory: Path
     agents: subprocess.Popen[bytes]
+
+    def read(self, session_id: str, rest: str) -> Any:
+        """What the gateway tells of a session."""
+        return httpx.get(self.gateway.url + path(session_id, rest), timeout=10).raise_for_status().json()
 
     def pause_agents(self) -> None:
         """Stop the agents' clock, so that the user's move comes before their result however slow the machine is."""

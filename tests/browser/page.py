@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 from urllib.parse import quote
 
 from selenium import webdriver
+from selenium.common.exceptions import ElementClickInterceptedException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
@@ -19,6 +20,7 @@ class Page:
 
     def __init__(self, browser: webdriver.Chrome, url: str, session_id: str) -> None:
         self._browser = browser
+        self.session_id = session_id
         self._address = f"{url}/#{quote(session_id, safe='')}"
         self.handle = ""
 
@@ -29,8 +31,16 @@ class Page:
         self._browser.get("about:blank")  # else only the fragment would change
         self._browser.get(self._address)
         self.handle = self._browser.current_window_handle
-        self.until(lambda: "connected" in self.find("connection").text, "the stream is connected")
+        self.until(lambda: "connected" in self.text("#connection"), "the stream is connected")
         return self
+
+    def close(self) -> None:
+        """Close this tab as a visitor does. The browser is left at an empty one, where it can be opened again."""
+        self._browser.switch_to.new_window("tab")
+        empty = self._browser.current_window_handle
+        self.show()
+        self._browser.close()
+        self._browser.switch_to.window(empty)
 
     def show(self) -> None:
         """Bring this tab to the front."""
@@ -44,9 +54,21 @@ class Page:
         """Elements by a CSS selector."""
         return self._browser.find_elements(By.CSS_SELECTOR, selector)
 
-    def click(self, element_id: str) -> None:
-        """Click an element."""
-        self.find(element_id).click()
+    def text(self, selector: str) -> str:
+        """The text of the first element, empty without one. In one step, as the page may replace elements any time."""
+        return str(self.run(f"document.querySelector({selector!r})?.innerText || ''"))
+
+    def click(self, selector: str) -> None:
+        """Click the first element, again if the page has replaced it meanwhile."""
+
+        def is_clicked() -> bool:
+            try:
+                self._browser.find_element(By.CSS_SELECTOR, selector).click()
+            except (StaleElementReferenceException, ElementClickInterceptedException):
+                return False
+            return True
+
+        self.until(is_clicked, f"{selector} is clicked")
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression; a promise is waited for."""
@@ -81,7 +103,7 @@ class Page:
 
     def words(self) -> str:
         """What the page says of the newest task."""
-        return self.all(".task .why")[0].text
+        return self.text(".task .why")
 
     def results(self) -> int:
         """How many verdicts the page has noted, over all tasks."""
@@ -97,7 +119,7 @@ class Page:
         question = self.find("question")
         question.clear()
         question.send_keys(text)
-        self.all("#composer button")[0].click()
+        self.click("#composer button")
         self.until(lambda: self.stage() == "running" and self.words() != "at work", "an agent is at work")
 
     def flush(self) -> None:

@@ -51,7 +51,8 @@ def site(pages: dict[str, str]) -> Iterator[str]:
             if name.startswith("/tidegate/"):
                 self._answer((CLIENT / Path(name).name).read_text(), "text/javascript")
             else:
-                self._answer(pages.get(name, ""), "text/html" if name.endswith(".html") else "text/plain")
+                kind = {".html": "text/html", ".js": "text/javascript"}.get(Path(name).suffix, "text/plain")
+                self._answer(pages.get(name, ""), kind)
 
         def _answer(self, text: str, kind: str) -> None:
             content = text.encode()

@@ -12,6 +12,7 @@ from random import Random
 from typing import Any, Final, NamedTuple
 
 from projections.log_position import LogPosition
+from projections.merge import LogQueue, next_run
 from projections.partition import Partition
 from projections.rules import Rules
 from schemas.decode import Batch, Refusal
@@ -37,7 +38,8 @@ RULES: Final = Rules(
     shadow_task_types=frozenset({SHADOWED}),
 )
 HOT_ROLES: Final[tuple[Role, ...]] = ("context", "steps", "results")
-LANES: Final[tuple[tuple[Role, Role], ...]] = (("steps", "results"), ("steps.cold", "results.cold"))
+LANES: Final[dict[bool, tuple[Role, Role]]] = {False: ("steps", "results"), True: ("steps.cold", "results.cold")}
+"""The topics of steps and results, by whether they are the cold lane's."""
 
 
 class Rec(NamedTuple):
@@ -52,23 +54,26 @@ class Rec(NamedTuple):
 
 
 @dataclass(slots=True)
-class Barrier:
-    """What has to be folded, which results it covers, how far steps were folded when it was asked for, and when."""
+class Cut:
+    """Where the topics ended when they were asked for, and when that was."""
 
     ends: dict[Role, int]
-    covers: int
-    folded: int
     asked_ms: int
+    context_fetched: int
 
 
 @dataclass(slots=True)
 class Worker:
-    """The owner of the partition: what it has applied, and what it waits for."""
+    """The owner of the partition: what it has fetched and decided, and the cuts that it works below, by lane."""
 
     partition: Partition
-    applied: Counter[Role]
-    barriers: dict[Role, Barrier] = field(default_factory=dict)
-    time_barriers: dict[bool, Barrier] = field(default_factory=dict)
+    context_offset: int
+    logs: dict[Role, LogQueue]
+    cuts: dict[bool, Cut] = field(default_factory=dict)
+
+    def applied(self, role: Role) -> int:
+        """Every record of the topic below this offset has been folded or decided."""
+        return self.context_offset if role == "context" else self.logs[role].position
 
 
 class Memory:
@@ -142,76 +147,89 @@ class Memory:
         for key, value in self._changelog.items():
             partition.restore(key, value)
         partition.settle()
-        return Worker(partition, Counter(self._committed))
+        logs = {role: LogQueue(self._committed[role]) for lane in LANES.values() for role in lane}
+        return Worker(partition, self._committed["context"], logs)
 
     def _work(self) -> None:
         """A cycle that now and then leaves a topic for later, or does not write what it has done."""
         worker, random = self._worker, self._random
-        for steps, results in LANES:
-            needs = worker.applied[results] < len(self.topics[results]) or worker.partition.has_proposals(steps)
-            if steps not in worker.barriers and (needs or (steps == "steps" and worker.partition.has_ready)):
-                worker.barriers[steps] = self._ask(steps, results, ("context", steps))
-        for hot_only, roles in ((True, HOT_ROLES), (False, INPUT_ROLES)):
-            due = worker.partition.next_due_ms(hot_only=hot_only)
-            if hot_only not in worker.time_barriers and due is not None and due <= self.now_ms:
-                worker.time_barriers[hot_only] = self._ask("steps", "results", roles)
-        judged = False
-        for role in ("context", "steps"):
-            self._fold(role)
-        for steps, results in LANES:
-            if steps == "steps.cold":
-                self._fold(steps)
-            judged = self._judge(steps, results) or judged
-        judged = self._act_on_time() or judged
-        if judged or random.random() < 0.2:
+        for cold, roles in LANES.items():
+            if cold not in worker.cuts and self._needs_cut(cold=cold):
+                asked = INPUT_ROLES if cold else HOT_ROLES
+                ends = {role: len(self.topics[role]) for role in asked}
+                worker.cuts[cold] = Cut(ends, self.now_ms, worker.context_offset)
+            for role in roles:
+                self._fetch_log(role)
+        self._fold_context()
+        is_reached = [self._decide(cold=cold) for cold in LANES]
+        if any(is_reached) or random.random() < 0.2:
             self._write()
 
-    def _ask(self, steps: Role, results: Role, roles: Sequence[Role]) -> Barrier:
-        ends = {role: len(self.topics[role]) for role in roles}
-        return Barrier(ends, len(self.topics[results]), self._worker.applied[steps], self.now_ms)
+    def _needs_cut(self, *, cold: bool) -> bool:
+        partition = self._worker.partition
+        due = partition.next_due_ms(hot_only=not cold)
+        is_due = due is not None and due <= self.now_ms
+        waits = partition.has_cancels(cold=cold) or (not cold and partition.has_ready)
+        return is_due or waits or any(self._worker.applied(role) < len(self.topics[role]) for role in LANES[cold])
 
-    def _fold(self, role: Role) -> None:
-        batch = None if self._random.random() < 0.15 else self._fetch(role, len(self.topics[role]))
-        if batch is not None and role == "context":
-            self._worker.partition.fold_context(batch, self.now_ms)
-        elif batch is not None:
-            self._worker.partition.fold_steps(batch, self.now_ms)
-
-    def _is_reached(self, barrier: Barrier) -> bool:
-        return all(self._worker.applied[role] >= end for role, end in barrier.ends.items())
-
-    def _judge(self, steps: Role, results: Role) -> bool:
-        worker = self._worker
-        barrier = worker.barriers.get(steps)
-        if barrier is None or not self._is_reached(barrier):
-            return False
-        position = LogPosition(0, worker.applied["context"], worker.applied[steps], steps, barrier.folded)
-        batch = self._fetch(results, barrier.covers)
+    def _fold_context(self) -> None:
+        batch = None if self._random.random() < 0.15 else self._fetch("context", self._worker.context_offset)
         if batch is not None:
-            worker.partition.judge(batch, position, self.now_ms)
-        if worker.applied[results] >= barrier.covers:
-            worker.partition.judge_ready(position, self.now_ms)
-            del worker.barriers[steps]
+            self._worker.partition.fold_context(batch, self.now_ms)
+            self._worker.context_offset = batch.end
+
+    def _fetch_log(self, role: Role) -> None:
+        log = self._worker.logs[role]
+        batch = None if self._random.random() < 0.15 else self._fetch(role, log.end)
+        if batch is not None:
+            log.append(batch)
+
+    def _decide(self, *, cold: bool) -> bool:
+        """Decide what lies below the lane's cut, or a part of it. Returns whether the cut was reached."""
+        worker = self._worker
+        cut = worker.cuts.get(cold)
+        if cut is None or worker.context_offset < cut.ends["context"]:
+            return False
+        steps_role, results_role = LANES[cold]
+        if cold and any(worker.applied(role) < cut.ends[role] for role in LANES[False]):
+            return False
+        steps, results = worker.logs[steps_role], worker.logs[results_role]
+        ends = cut.ends[steps_role], cut.ends[results_role]
+        position = LogPosition(0, worker.context_offset, steps.position, results.position, is_cold=cold)
+        if cold and worker.partition.has_ready:
+            worker.partition.decide_waiting(self._hot_position(), self.now_ms)
+        while (run := next_run(steps, results, *ends, self._random.choice((1, 3, 100)))) is not None:
+            if run.batch.role == steps_role:
+                worker.partition.fold_steps(run.batch, position, self.now_ms, run.start, run.stop)
+                steps.take(run.stop)
+            else:
+                worker.partition.judge(run.batch, position, self.now_ms, run.start, run.stop)
+                results.take(run.stop)
+            if self._random.random() < 0.1:
+                return False
+        if steps.position < ends[0] or results.position < ends[1]:
+            return False
+        position = LogPosition(0, worker.context_offset, steps.position, results.position, is_cold=cold)
+        due_ms, fetched = cut.asked_ms - 1, cut.context_fetched
+        worker.partition.act_on_due(self._hot_position(), due_ms, hot_only=True, context_fetched=fetched)
+        if cold:
+            worker.partition.act_on_due(position, due_ms, cold_only=True, context_fetched=fetched)
+        del worker.cuts[cold]
         return True
 
-    def _act_on_time(self) -> bool:
-        worker = self._worker
-        reached = [each for each in worker.time_barriers.items() if self._is_reached(each[1])]
-        for hot_only, barrier in reached:
-            position = LogPosition(0, worker.applied["context"], worker.applied["steps"], "steps", barrier.folded)
-            worker.partition.act_on_due(position, barrier.asked_ms, hot_only=hot_only)
-            del worker.time_barriers[hot_only]
-        return bool(reached)
+    def _hot_position(self) -> LogPosition:
+        logs = self._worker.logs
+        return LogPosition(0, self._worker.context_offset, logs["steps"].position, logs["results"].position)
 
-    def _fetch(self, role: Role, end: int) -> Batch | None:
-        """The next records of a topic below `end`, some or all of them; None where there is none."""
-        begin = self._worker.applied[role]
+    def _fetch(self, role: Role, begin: int) -> Batch | None:
+        """The next records of a topic, some or all of them; None if there is none."""
+        end = len(self.topics[role])
         if begin >= end:
             return None
         if self._random.random() < 0.2:
             end = self._random.randint(begin + 1, end)
         records = self.topics[role][begin:end]
-        batch = Batch(
+        return Batch(
             role,
             0,
             begin,
@@ -223,8 +241,6 @@ class Memory:
             [() for _ in records],
             0,
         )
-        self._worker.applied[role] = end
-        return batch
 
     def _write(self) -> None:
         """One transaction, and who reads it hears of it."""
@@ -233,7 +249,7 @@ class Memory:
             self._changelog.pop(key, None)
             if value is not None:
                 self._changelog[key] = value
-        self._committed = Counter(self._worker.applied)
+        self._committed = Counter({role: self._worker.applied(role) for role in INPUT_ROLES})
         for output in changes.outputs:
             self._append(output.role, output.key, output.value)
             body = self.told.take(output.role, output.value, {})
@@ -266,4 +282,6 @@ class Memory:
             return False
         if any(self._committed[role] < len(self.topics[role]) for role in INPUT_ROLES):
             return False
-        return all(self._worker.partition.next_due_ms(hot_only=hot_only) is None for hot_only in (True, False))
+        # What is kept of a task that takes its result late falls due after a day.
+        dues = [self._worker.partition.next_due_ms(hot_only=hot_only) for hot_only in (True, False)]
+        return all(due is None or due > self.now_ms + DRAIN_MS for due in dues)

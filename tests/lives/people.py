@@ -109,8 +109,8 @@ class Lives:
             return
         random = self._random
         what = random.choices(
-            ("change", "dispatch", "unset", "leave", "archive", "close", "cancel", "ghost", "erase"),
-            weights=(32, 44, 3, 9, 4, 3, 3, 3, 6 if user.erases else 0),
+            ("change", "dispatch", "unset", "leave", "crash", "archive", "close", "cancel", "stop", "ghost", "erase"),
+            weights=(32, 44, 3, 7, 3, 4, 3, 3, 2, 3, 6 if user.erases else 0),
         )[0]
         if what == "change":
             self._look(user, random.choice(FACETS))
@@ -122,12 +122,18 @@ class Lives:
             self._say(user, case.unsets(gone))
         elif what == "leave":
             self._for_a_while(user, "presence/tab-1", "absent", "present")
+        elif what == "crash":
+            lease: dict[str, Any] = {"expires_in_seconds": {"presence/tab-1": random.choice((0.3, 1.0))}}
+            self._say(user, case.sets({"presence/tab-1": "present"}, **lease))
+            self._in(random.uniform(0.2, 2.0), self._change, user, {"presence/tab-1": "present"})
         elif what == "archive":
             self._for_a_while(user, f"request/{REQUEST}", "archived", f"rev-{next(user.numbers)}")
         elif what == "close":
             self._for_a_while(user, "session", "closed", "open")
         elif what == "cancel" and user.agents:
             self._say(user, case.cancels(random.choice(user.agents).task_id))
+        elif what == "stop":
+            self._say(user, case.cancels_all_of(**random.choice(_STOPS)))
         elif what == "ghost":
             self._ghost(user)
         elif what == "erase":
@@ -144,7 +150,16 @@ class Lives:
 
     def _change(self, user: User, facets: dict[str, str]) -> None:
         user.facets.update(facets)
-        self._say(user, case.sets(facets))
+        version = next(user.numbers)
+        if self._random.random() < 0.8:
+            self._say(user, case.sets(facets))
+            return
+        self._say(user, case.sets(facets, versions=dict.fromkeys(facets, version)))
+        name = self._random.choice(list(facets))
+        if name in FACETS:  # somebody else's older report
+            self._in(
+                0.05, self._say, user, case.sets({name: self._random.choice(VALUES)}, versions={name: version - 1})
+            )
 
     def _for_a_while(self, user: User, facet: str, value: str, afterwards: str) -> None:
         self._change(user, {facet: value})
@@ -170,7 +185,7 @@ class Lives:
         self._in(asked.dispatched_after, self._dispatch, agent)
         if asked.cancelled_after is not None:
             self._in(asked.cancelled_after, self._say, user, case.cancels(task_id))
-        for number, step_id in enumerate(PLAN):
+        for number, step_id in enumerate(() if asked.is_silent else PLAN):
             at = asked.takes * number / len(PLAN)
             self._in(at, self._step, agent, step_id, "started")
             self._in(at + asked.takes * random.uniform(0.1, 0.6), self._step, agent, step_id, random.choice(_ENDS))
@@ -184,6 +199,15 @@ class Lives:
         if asked.own_changes:
             write = case.writes(task_id, {random.choice(FACETS): random.choice(VALUES)})
             self._in(asked.takes * random.random(), self._work, agent, write)
+        if asked.interim:
+            self._in(asked.takes * random.random(), self._tell_so_far, agent)
+        if asked.asks:
+            self._in(asked.takes * 0.3, self._work, agent, case.steps(task_id, "ask", "input_required"))
+            self._in(asked.takes * 0.9, self._work, agent, case.steps(task_id, "ask"))
+        if "deadline_seconds" in asked.fields and random.random() < 0.5:
+            self._in(
+                asked.takes * 0.4, self._work, agent, case.extends(task_id, asked.takes * random.choice((0.1, 2.0)))
+            )
         if asked.returns:
             self._in(asked.takes, self._return, agent)
 
@@ -249,6 +273,18 @@ class Lives:
         elif again < 0.22:
             self._in(random.uniform(0.0, 1.0), self._return, agent)
 
+    def _tell_so_far(self, agent: Agent) -> None:
+        """An interim answer, now and then twice."""
+        if agent.has_stopped:
+            return
+        user, lane = agent.user, agent.asked.lane
+        said = self._result(agent)
+        said = Said(said.role, {**said.body, "final": False})
+        first_id = self._say(user, said, lane)
+        self.results[user.session_id, first_id] = [part["part_id"] for part in said.body["parts"]]
+        if self._random.random() < 0.2:
+            self._in(self._random.uniform(0.0, 0.5), self._say, user, said, lane)
+
     def _result(self, agent: Agent) -> Said:
         number = next(self._numbers)
         parts = [{**part, "payload": f"{agent.task_id}, {number}"} for part in agent.asked.parts]
@@ -259,7 +295,7 @@ class Lives:
 
     def hear(self, body: dict[str, Any]) -> None:
         """A command or a delivery."""
-        kind, key = body["type"], (body["session_id"], body["task_id"])
+        kind, key = body["type"], (body["session_id"], body.get("task_id", ""))
         agent = self._agents.get(key)
         if agent is None:
             return
@@ -269,8 +305,10 @@ class Lives:
             self._try_again(agent, body)
         elif kind == "result.delivered" and self._random.random() < ACKNOWLEDGES:
             outcome = self._random.choice(("shown", "applied", "refused"))
-            why = {"reason": "the document has moved on"} if outcome == "refused" else {}
+            why: dict[str, Any] = {"reason": "the document has moved on"} if outcome == "refused" else {}
             self.acknowledged[key] = self.acknowledged.get(key, 0) + 1
+            if self._random.random() < 0.5:
+                why = {**why, "part_ids": [body["parts"][0]["part_id"]]}
             self._say(agent.user, case.acknowledges(agent.task_id, outcome, **why))
 
     def _try_again(self, agent: Agent, command: dict[str, Any]) -> None:
@@ -304,5 +342,11 @@ class Lives:
         return event_id
 
 
+_STOPS: Final[tuple[dict[str, Any], ...]] = (
+    {"slot": "panel"},
+    {"request_id": REQUEST},
+    {"all": True},
+    {"slot": "nobodys"},
+)
 _ENDS: Final = ("completed", "completed", "failed", "progressed")
 _KEPT: Final[tuple[str, ...]] = ("slot", "on_newer", "request_id", "max_redispatches", "hold_ttl_seconds", "plan")

@@ -46,6 +46,12 @@ class Asked:
     proposals: int = 0
     cancelled_after: float | None = None
     own_changes: bool = False
+    interim: bool = False
+    """Whether an interim answer comes before the result."""
+    is_silent: bool = False
+    """Whether the agent's first sign of life is its result, too late."""
+    asks: bool = False
+    """Whether the agent asks a person something, and waits."""
     parts: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -71,7 +77,9 @@ def ask(random: Random, facets: dict[str, str | None]) -> Asked:
         fields["when_absent"] = random.choice(("withhold", "hold"))
     if random.random() < 0.45:
         fields["slot"] = random.choice(SLOTS)
-        fields["on_newer"] = random.choice(("allow", "allow", "enqueue", "enqueue", "reject", "interrupt"))
+        fields["on_newer"] = random.choice(
+            ("allow", "allow", "enqueue", "enqueue", "enqueue_latest", "reject", "interrupt")
+        )
         fields["protected"] = random.random() < 0.15
         asked.takes *= random.choice((1, 1, 3))
     if random.random() < 0.15:
@@ -81,6 +89,11 @@ def ask(random: Random, facets: dict[str, str | None]) -> Asked:
         fields["task_type"] = SHADOWED
     if random.random() < 0.1:
         fields["max_redispatches"] = random.choice((0, 2))
+    if random.random() < 0.2:
+        fields["watch_seconds"] = random.choice((0.3, 2.0))
+    if random.random() < 0.3:
+        fields["on_late"] = "deliver"
+    asked.interim = random.random() < 0.15
     _behave(random, asked)
     _draw_parts(random, asked)
     return asked
@@ -95,6 +108,7 @@ def ask_child(random: Random, facets: dict[str, str | None], parent_id: str, lan
     asked.dispatched_after = 0.0
     asked.fields["parent_task_id"] = parent_id
     asked.fields["independent"] = random.random() < 0.3
+    asked.fields["detached"] = random.random() < 0.2
     return asked
 
 
@@ -120,6 +134,18 @@ def _behave(random: Random, asked: Asked) -> None:
     elif how < 0.64:
         asked.cancelled_after = random.choice((0.0, 0.3, 0.3, 2.0))
         asked.dispatched_after = 0.0 if asked.cancelled_after else 0.2
+    elif how < 0.7:
+        asked.is_silent = random.random() < 0.5
+        asked.fields["start_timeout_seconds"] = 0.1 if asked.is_silent else 5.0
+        asked.fields["heartbeat_timeout_seconds"] = HEARTBEAT_TIMEOUT_SECONDS
+        asked.beats_for = 0.0 if asked.is_silent else asked.takes
+        asked.takes = asked.takes + 0.2 if asked.is_silent else asked.takes
+        asked.interim = asked.interim and not asked.is_silent
+        if asked.is_silent:
+            asked.fields["on_late"] = "deliver"
+    elif how < 0.76:
+        asked.fields["deadline_seconds"] = asked.takes * random.choice((0.5, 2.0))
+        asked.asks = random.random() < 0.6
     asked.own_changes = random.random() < 0.15
     if asked.beats_for or (not asked.returns and asked.deadline_in is None):
         asked.fields["heartbeat_timeout_seconds"] = HEARTBEAT_TIMEOUT_SECONDS

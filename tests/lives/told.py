@@ -20,7 +20,6 @@ ENDS: Final = frozenset(
         "withheld, superseded",
         "withheld, session_closed",
         "withheld, request_archived",
-        "withheld, deadline_passed",
         "withheld, unknown_task",
         "cancelled, cancelled",
         "cancelled, superseded",
@@ -29,6 +28,7 @@ ENDS: Final = frozenset(
         "cancelled, scope_closed",
         "expired, deadline_passed",
         "expired, heartbeat_missed",
+        "expired, not_started",
         "rejected, slot_taken",
         "rejected, parent_ended",
         "rejected, unknown_parent",
@@ -48,6 +48,13 @@ KINDS: Final = frozenset(
         *(f"told to stop: {why}" for why in ("cancelled", "superseded", "stale", "parent_ended", "scope_closed")),
         *(f"told to stop: {why}" for why in ("deadline_passed", "heartbeat_missed", "unknown_parent")),
         "told to try again",
+        "told to start",
+        "told that a delivery is outdated",
+        "told that nothing was there to cancel",
+        "part: delivered, fresh, interim",
+        "part: withheld, stale, interim",
+        "part: delivered, late",
+        "acknowledged by part",
         "a new attempt ends",
         "effect: cleared",
         *(f"effect: refused, {why}" for why in ("stale", "late", "unknown_task")),
@@ -97,6 +104,8 @@ class Told:
         if body["status"] == "waiting":
             self._waits[key] = body["waiting_for"]
             self.kinds[f"waits for {body['waiting_for']}"] += 1
+        if body.get("acknowledged_parts"):
+            self.kinds["acknowledged by part"] += 1
         if body.get("acknowledged"):
             self.kinds[f"acknowledged: {body['acknowledged']}"] += 1
         if body["status"] != "ended":
@@ -117,6 +126,12 @@ class Told:
             self.kinds[f"told to stop: {body['reason']}"] += 1
         elif kind == "task.redispatch":
             self.kinds["told to try again"] += 1
+        elif kind == "task.start":
+            self.kinds["told to start"] += 1
+        elif kind == "result.outdated":
+            self.kinds["told that a delivery is outdated"] += 1
+        elif kind == "task.cancel_unmatched":
+            self.kinds["told that nothing was there to cancel"] += 1
         else:
             what = "cleared" if kind == "effect.cleared" else f"refused, {body['reason']}"
             self.kinds[f"effect: {what}"] += 1
@@ -136,6 +151,8 @@ class Told:
             if body.get("shadow"):
                 how = "shadow"
             told = f"part: {how}, {part['reason']}"
+            if not body.get("final", True):
+                told = f"{told}, interim"
             self.kinds[told] += 1
             name = (*result, part["part_id"])
             if how == "held":

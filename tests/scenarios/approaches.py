@@ -71,6 +71,7 @@ def tidegate(case: Case) -> Outcome:
             verdicts = {each["part_id"]: each for each in body["verdict"]["parts"]}
             for part in body["parts"]:
                 is_marked = verdicts[part["part_id"]].get("annotated", False) or "shadow" in body
+                is_marked = is_marked or body["verdict"].get("late", False)
                 was_delivered = body["type"] == "result.delivered"
                 deeds.append(Deed(result, part, output.position, output.at, was_delivered, is_marked))
         elif body["type"] == "task.status" and body["status"] == "ended":

@@ -72,7 +72,8 @@ Step = Said | Together | Later | Away
 class Case:
     """`told`: for each task the lines that the gate tells of it, in order. `says`: outputs with at least these fields.
 
-    `refused`: error codes in the dead-letter topic. `forgotten`: nothing is left of the session in the end.
+    `refused`: error codes in the dead-letter topic. `forgotten`: nothing is left of the session in the
+    end, but for identities of its last context events.
     `clock_only`: why a broker cannot run it, as its clock cannot be set.
     """
 
@@ -141,6 +142,16 @@ def writes(task_id: str, facets: Mapping[str, str]) -> Said:
 def cancels(task_id: str) -> Said:
     """Somebody asks for a task to be cancelled."""
     return Said("context", {"type": "task.cancel_requested", "task_id": task_id})
+
+
+def cancels_all_of(**what: Any) -> Said:
+    """Somebody asks for tasks to be cancelled without knowing their ids."""
+    return Said("context", {"type": "task.cancel_requested", **what})
+
+
+def extends(task_id: str, seconds: float) -> Said:
+    """A task may take longer."""
+    return Said("steps", {"type": "task.extended", "task_id": task_id, "deadline_seconds": seconds})
 
 
 def acknowledges(task_id: str, outcome: str, **fields: Any) -> Said:

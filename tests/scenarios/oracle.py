@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any, Final
 
 from tests.scenarios.case import UNKNOWN_TASK_GRACE, Case, Later, Moment, Said, each_of, moments
 
 SCOPE_GRACE: Final = 30.0
 UNSEEN: Final = object()
+_CONTENT: Final = ("outcome", "parts", "reads", "error", "final")
+_SIGNS: Final = frozenset({"task.step", "task.heartbeat", "task.extended"})
 NOTHING: Final = Said("context", {"type": "nothing"})
 
 
@@ -29,6 +30,7 @@ class Truth:
         self.moments = list(moments(case))
         self.end = len(self.moments)
         self.is_erased = any(self._of("session.erased", self.end))
+        self._now = 0.0
         self._ends_at = sum(each.seconds for step in case.steps for each in each_of(step) if isinstance(each, Later))
 
     # What was said
@@ -45,8 +47,8 @@ class Truth:
         return list(dict.fromkeys(found))
 
     def first_result(self, task_id: str) -> Moment | None:
-        """The task's first result."""
-        return next((each for each in self.results if each.said.body["task_id"] == task_id), None)
+        """The task's first result that is not an interim answer."""
+        return next((each for each in self.results if each.said.body["task_id"] == task_id and _is_final(each)), None)
 
     def is_repeat(self, result: Moment) -> bool:
         """Whether the same came before, under this event id or another; or another under this one."""
@@ -56,7 +58,7 @@ class Truth:
             and earlier.said.body["task_id"] == mine["task_id"]
             and (
                 earlier.event_id == result.event_id
-                or all(earlier.said.body.get(name) == mine.get(name) for name in ("outcome", "parts", "reads", "error"))
+                or all(earlier.said.body.get(name) == mine.get(name) for name in _CONTENT)
             )
             for earlier in self.results
         )
@@ -71,16 +73,19 @@ class Truth:
         `delivered`: the tasks of which something was delivered before.
         """
         self._forget_erased(place)
+        self._now = at
         task_id = result.said.body["task_id"]
         dispatch = self._dispatch(task_id, place)
-        if dispatch is None:
+        if dispatch is None or dispatch.at - result.at > UNKNOWN_TASK_GRACE:
             return "nobody knows the task"
         first = self.first_result(task_id)
         if first is not None and first.position < result.position:
             return "the task has returned before"
-        over = self.why_over(task_id, result.position, result.at) or self._why_cancelled(task_id, place)
         body = dispatch.said.body
-        if over is None and body.get("parent_task_id"):
+        over = self._why_cancelled(task_id, place) or self.why_over(task_id, result.position, result.at)
+        if body.get("on_late") == "deliver" and over is not None and self._why_cancelled(task_id, place) is None:
+            over = self._why_past_deadline(dispatch, result)
+        if over is None and _parent_of(body):
             over = self._why_parent_over(dispatch, place, at)
         if over is not None:
             return over
@@ -91,6 +96,8 @@ class Truth:
         blocked = self._why_blocked(task_id, place)
         if blocked is not None:
             return blocked
+        if not _is_final(result) and self._queues(dispatch, place):
+            return "its turn has not come"
         if body.get("when_absent", "deliver") != "deliver" and self._is_user_absent(place):
             return "the user is away"
         expected = self._expected(task_id, place, result)
@@ -111,7 +118,7 @@ class Truth:
             self._why_cancelled(task_id, place)
             or self._why_rejected(dispatch)
             or self._why_expired(dispatch, place, at)
-            or (self._why_parent_over(dispatch, place, at) if body.get("parent_task_id") else None)
+            or (self._why_parent_over(dispatch, place, at) if _parent_of(body) else None)
         )
 
     def _forget_erased(self, place: int) -> None:
@@ -126,14 +133,15 @@ class Truth:
         returned = self.first_result(task_id)
         for cancel in self._of("task.cancel_requested", place):
             # A request that was there before the gate looked counts, one after a delivery does not: the place tells.
-            if cancel.said.body["task_id"] == task_id and (returned is None or cancel.position < place):
+            if self._means(cancel, task_id) and (returned is None or cancel.position < place):
                 return "it was cancelled"
         dispatch = self._dispatch(task_id, place)
         if dispatch is None or dispatch.said.body.get("protected"):
             return None
         for other in self._of("task.dispatched", place):
+            on_newer = other.said.body.get("on_newer")
             if (
-                other.said.body.get("on_newer") == "interrupt"
+                (on_newer == "interrupt" or (on_newer == "enqueue_latest" and self._queues(dispatch, other.position)))
                 and other.said.body.get("slot") == dispatch.said.body.get("slot")
                 and other.position > dispatch.position
                 and self._why_rejected(other) is None
@@ -141,9 +149,35 @@ class Truth:
                 return "a newer task interrupted it"
         return None
 
+    def _means(self, cancel: Moment, task_id: str) -> bool:
+        """Whether somebody who asked for tasks to be cancelled meant this one."""
+        body, dispatch = cancel.said.body, self._dispatch(task_id, self.end)
+        if "task_id" in body:
+            return bool(body["task_id"] == task_id) and (
+                dispatch is None or dispatch.at <= cancel.at + UNKNOWN_TASK_GRACE
+            )
+        if dispatch is None or dispatch.position > cancel.position:
+            return False
+        told = dispatch.said.body
+        return all(name not in body or body[name] == told.get(name) for name in ("slot", "request_id"))
+
+    def _queues(self, dispatch: Moment, place: int) -> bool:
+        """Whether the task waits for an older one of its slot."""
+        body = dispatch.said.body
+        if not body.get("on_newer", "allow").startswith("enqueue"):
+            return False
+        at = self.moments[place - 1].at
+        for other in self._of("task.dispatched", dispatch.position):
+            other_id = other.said.body["task_id"]
+            returned = self.first_result(other_id)
+            is_open = returned is None or returned.position >= place
+            if other.said.body.get("slot") == body["slot"] and is_open and self.why_over(other_id, place, at) is None:
+                return True
+        return False
+
     def _why_rejected(self, dispatch: Moment) -> str | None:
         body = dispatch.said.body
-        parent = body.get("parent_task_id")
+        parent = body.get("parent_task_id") if body.get("parent_task_id") == body["task_id"] else _parent_of(body)
         if parent == body["task_id"]:
             return "it is its own parent"
         if parent is not None and self._dispatch(parent, dispatch.position) is not None:
@@ -168,17 +202,51 @@ class Truth:
         body = dispatch.said.body
         returned = self.first_result(body["task_id"])
         until = min(at, returned.at) if returned is not None and returned.position <= place else at
-        if "deadline_in" in body and until > dispatch.at + body["deadline_in"]:
-            return "its time was up"
-        if "heartbeat_timeout_seconds" in body:
-            heard = [dispatch.at, *(each.at for each in self._by(body["task_id"], place) if each.at <= until), until]
-            if any(later - earlier > body["heartbeat_timeout_seconds"] for earlier, later in pairwise(heard)):
-                return "its agent fell silent"
+        why = self._why_out_of_time(dispatch, place, until)
+        if why is not None:
+            return why
         if body.get("while_stale") == "cancel" and self._is_stale_for(
             dispatch, place, until, body["while_stale_grace_seconds"]
         ):
             return "it was stale for too long"
         return None
+
+    def _why_out_of_time(self, dispatch: Moment, place: int, until: float) -> str | None:
+        """The clocks of a task, sign by sign. They stand still while it waits for somebody."""
+        body = dispatch.said.body
+        deadline = self._first_deadline(dispatch)
+        beat, start = body.get("heartbeat_timeout_seconds"), body.get("start_timeout_seconds")
+        heard, waits_since, has_started = dispatch.at, None, start is None
+        signs = [each for each in self._by(body["task_id"], place) if dispatch.at <= each.at <= until]
+        for sign in [*signs, None]:
+            at = until if sign is None else sign.at
+            if waits_since is None:
+                if deadline is not None and at > deadline:
+                    return "its time was up"
+                limit = beat if has_started else start
+                if limit is not None and at - heard > limit:
+                    return "its agent fell silent"
+            if sign is None:
+                return None
+            if sign.said.body["type"] == "task.extended":
+                if deadline is not None:
+                    deadline = max(deadline, sign.at + sign.said.body["deadline_seconds"])
+                continue
+            if waits_since is not None and deadline is not None:
+                deadline += sign.at - waits_since
+            waits_since = sign.at if sign.said.body.get("status") == "input_required" else None
+            heard, has_started = sign.at, True
+        return None
+
+    def _first_deadline(self, dispatch: Moment) -> float | None:
+        body = dispatch.said.body
+        found = [body[name] for name in ("deadline_in", "deadline_seconds") if name in body]
+        return dispatch.at + min(found) if found else None
+
+    def _why_past_deadline(self, dispatch: Moment, result: Moment) -> str | None:
+        """A task that takes its result late takes it before its deadline all the same."""
+        deadline = self._first_deadline(dispatch)
+        return "its time was up" if deadline is not None and result.at > deadline else None
 
     def _is_stale_for(self, dispatch: Moment, place: int, until: float, grace: float) -> bool:
         task_id = dispatch.said.body["task_id"]
@@ -193,6 +261,7 @@ class Truth:
                 is_stale = any(
                     self._is_contradicted(task_id, name, stated, here) for (name, _), stated in expected.items()
                 )
+                is_stale = is_stale or self._why_blocked(task_id, here) is not None
                 since = None if not is_stale else at if since is None else since
         return False
 
@@ -264,7 +333,7 @@ class Truth:
             elif self.why_over(body["task_id"], moment.position, moment.at) is not None:
                 continue  # what an agent reads that was told to stop counts for nobody
             elif body["type"] in {"task.step", "task.effect_proposed"} or (
-                body["type"] == "task.result" and (body["task_id"] != task_id or moment == result)
+                body["type"] == "task.result" and (body["task_id"] != task_id or self._counts(moment, result))
             ):
                 expected |= {(name, reader): value for name, value in body.get("reads", {}).items()}
         return expected
@@ -287,7 +356,7 @@ class Truth:
     def _children(self, task_id: str, place: int, *, whatever_they_are: bool) -> Iterator[str]:
         for moment in self._of("task.dispatched", place):
             body = moment.said.body
-            if body.get("parent_task_id") == task_id != body["task_id"] and (
+            if _parent_of(body) == task_id != body["task_id"] and (
                 whatever_they_are or not (body.get("independent") or self._why_rejected(moment))
             ):
                 yield body["task_id"]
@@ -302,17 +371,45 @@ class Truth:
         return (
             each
             for each in self.moments[:place]
-            if each.said.body["type"] in {"task.step", "task.heartbeat"} and each.said.body["task_id"] == task_id
+            if each.said.body.get("task_id") == task_id
+            and (each.said.body["type"] in _SIGNS or (each.said.role == "results" and not _is_final(each)))
         )
+
+    def _counts(self, moment: Moment, result: Moment | None) -> bool:
+        """Whether what a result of the task read counts for another one: its own, and that of interim answers."""
+        if moment == result:
+            return True
+        return not _is_final(moment) and (result is None or moment.position < result.position)
 
     def _dispatch(self, task_id: str, place: int) -> Moment | None:
         return next((each for each in self._of("task.dispatched", place) if each.said.body["task_id"] == task_id), None)
 
     def _history(self, facet: str, place: int) -> Iterator[tuple[str | None, str | None]]:
+        newest, expires = -1, None
+        gone = "absent" if facet.startswith("presence/") else None
         for moment in self._of("context.changed", place):
-            facets = _facets_of(moment)
-            if facet in facets:
-                yield facets[facet], moment.said.body.get("cause", {}).get("task_id")
+            facets, body = _facets_of(moment), moment.said.body
+            if expires is not None and moment.at >= expires:
+                expires = None
+                yield gone, None
+            version = body.get("versions", {}).get(facet)
+            if facet not in facets or (version is not None and version <= newest):
+                continue
+            newest = newest if version is None else version
+            seconds = body.get("expires_in_seconds", {}).get(facet)
+            expires = None if seconds is None else moment.at + seconds
+            yield facets[facet], body.get("cause", {}).get("task_id")
+        if expires is not None and self._now >= expires:
+            yield gone, None
+
+
+def _is_final(result: Moment) -> bool:
+    return bool(result.said.body.get("final", True))
+
+
+def _parent_of(body: dict[str, Any]) -> str | None:
+    """The parent that a task ends with; background work has none."""
+    return None if body.get("detached") else body.get("parent_task_id")
 
 
 def _facets_of(moment: Moment) -> dict[str, str | None]:

@@ -12,6 +12,7 @@ import orjson
 
 from projections.changes import Changes
 from projections.log_position import LogPosition
+from projections.merge import LogQueue, next_run
 from projections.partition import Partition
 from projections.rules import Rules
 from schemas.decode import Batch
@@ -60,11 +61,11 @@ class _Gate:
         self.run = Run()
         self._session_id = session_of(case.name)
         self._lane = lane
-        self._steps: Role = "steps.cold" if lane == "cold" else "steps"
         self._rules = rules
         self._partition = Partition(0, rules)
         self._ends: Counter[str] = Counter()
-        self._queued: dict[str, list[Batch]] = {"context": [], "steps": [], "results": []}
+        self._queued: dict[str, list[Batch]] = {"context": []}
+        self._logs = {"steps": LogQueue(), "results": LogQueue()}
         self._now_ms = round(BEGAN.timestamp() * 1000)
         self._position = 0
         self._waits: dict[str, str] = {}
@@ -73,27 +74,33 @@ class _Gate:
         """Put an event on its topic."""
         self._now_ms += round(EVENT_SECONDS * 1000)
         kind, key = moment.said.role, self._session_id.encode()
-        role: Role = self._steps if kind == "steps" else kind
+        role: Role = kind if self._lane == "hot" or kind == "context" else f"{kind}.cold"  # type: ignore[assignment]
         value = value_of(moment, self._session_id, BEGAN, self._lane)
         offset = self._ends[kind]
         self._ends[kind] += 1
         self._position += 1
         batch = Batch(role, 0, offset, offset + 1, [offset], [self._now_ms], [key], [value], [()], len(value))
-        self._queued[kind].append(batch)
+        if kind == "context":
+            self._queued[kind].append(batch)
+        else:
+            self._logs[kind].append(batch)
 
     def work(self) -> None:
         """One cycle: context, steps, results past their barrier, timers past theirs, one transaction."""
         for batch in self._queued["context"]:
             self._partition.fold_context(batch, self._now_ms)
-        for batch in self._queued["steps"]:
-            self._partition.fold_steps(batch, self._now_ms)
-        position = LogPosition(0, self._ends["context"], self._ends["steps"], self._steps)
-        for batch in self._queued["results"]:
-            self._partition.judge(batch, position, self._now_ms)
-        for queue in self._queued.values():
-            queue.clear()
-        if self._partition.has_ready or self._partition.has_proposals(self._steps):
-            self._partition.judge_ready(position, self._now_ms)
+        self._queued["context"].clear()
+        position = LogPosition(0, self._ends["context"], self._ends["steps"], self._ends["results"])
+        steps, results = self._logs["steps"], self._logs["results"]
+        while (run := next_run(steps, results, steps.end, results.end, 100)) is not None:
+            if run.batch.role.startswith("steps"):
+                self._partition.fold_steps(run.batch, position, self._now_ms, run.start, run.stop)
+                steps.take(run.stop)
+            else:
+                self._partition.judge(run.batch, position, self._now_ms, run.start, run.stop)
+                results.take(run.stop)
+        self._partition.has_folded(self._now_ms)
+        self._partition.judge_ready(position, self._now_ms)
         self._write(self._partition.take(self._now_ms))
         for _ in range(MAX_TIMERS):
             due = self._partition.next_due_ms()

@@ -5,9 +5,13 @@ delivered: fresh                a result, or a part of it, was delivered
 delivered: stale, marked        and marked as stale
 delivered: fresh, watched       in shadow mode; the reason is what the gate would have given
 withheld: stale                 withheld, with the reason
+delivered: fresh, interim       an interim answer, after which the task goes on
 delivered message: fresh        the part named `message`, of a result of several parts
 redispatch: task~2              a new attempt was commanded
 cancel: superseded              the agent was told to stop, and why
+unmatched                       there was nothing to cancel
+start                           its turn in the slot has come
+outdated: doc/42                what was delivered has gone stale, by a change of this
 effect mail-1: cleared          the answer to a proposed effect
 effect mail-1: refused, stale
 end: delivered, fresh           how the task ended, and why
@@ -47,6 +51,12 @@ def lines_of(told: Told, before: dict[str, str]) -> Iterator[str]:
         yield f"redispatch: {body['new_task_id']}"
     elif body["type"] == "task.cancel":
         yield f"cancel: {body['reason']}"
+    elif body["type"] == "task.start":
+        yield "start"
+    elif body["type"] == "result.outdated":
+        yield f"outdated: {', '.join(each['facet'] for each in body['differences'])}"
+    elif body["type"] == "task.cancel_unmatched":
+        yield "unmatched"
     else:
         answer = body["type"].removeprefix("effect.")
         reason = f", {body['reason']}" if "reason" in body else ""
@@ -76,7 +86,8 @@ def _result_lines(body: Mapping[str, Any]) -> Iterator[str]:
         name = f" {part['part_id']}" if name_parts else ""
         marked = ", marked" if verdict.get("annotated") else ""
         watched = ", watched" if "shadow" in body else ""
-        yield f"{decision}{name}: {verdict['reason']}{marked}{watched}"
+        interim = "" if body.get("final", True) else ", interim"
+        yield f"{decision}{name}: {verdict['reason']}{marked}{watched}{interim}"
 
 
 def has_at_least(found: Any, wanted: Any) -> bool:

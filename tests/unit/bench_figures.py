@@ -124,6 +124,40 @@ SCALE: dict[str, Any] = {
     **ABOUT,
 }
 
+GATEWAY: dict[str, Any] = {
+    "streams": 5_000,
+    "verdicts_per_second": 500,
+    "p50_ms": 40.1,
+    "p99_ms": 96.0,
+    "broker_p50_ms": 18.0,
+    "broker_p99_ms": 36.0,
+    "bytes_per_stream": 21_000,
+    "cpu_share": 0.61,
+    "restart_seconds": 4.5,
+    "lost": 0,
+    "repeated": 0,
+    "submissions": {
+        "submissions_per_second": 1_000,
+        "submit_p50_ms": 6.0,
+        "submit_p99_ms": 31.0,
+        "produce_p50_ms": 3.0,
+        "produce_p99_ms": 14.0,
+    },
+    "floor": {
+        "streams": 5_000,
+        "verdicts_per_second": 500,
+        "p50_ms": 30.0,
+        "p99_ms": 70.0,
+        "broker_p50_ms": 17.0,
+        "broker_p99_ms": 34.0,
+        "bytes_per_stream": 9_000,
+        "cpu_share": 0.25,
+        "lost": 0,
+        "repeated": 0,
+    },
+    **ABOUT,
+}
+
 DRAIN: dict[str, Any] = {
     "events_per_second": 60_000,
     "runs_events_per_second": [59_000, 60_000, 61_000],

@@ -66,6 +66,8 @@ class Kinds:
     cancels: bool = True
     erasure: bool = True
     time: bool = True
+    additions: bool = False
+    """Leases and versions, requests that cancel several tasks, interim answers, and clocks that are put off."""
     results_last: bool = False
 
 
@@ -161,14 +163,17 @@ def _steps(kinds: Kinds) -> tuple[Step, Step, Step]:
             "cause": anybody.map(lambda name: {"task_id": name}),
         },
     )
+    if kinds.additions:
+        change = change.flatmap(_stated_of)
     dispatch = of("task.dispatched", {"task_id": task, "task_type": st.just("q"), "snapshot": _facets()}).flatmap(
         lambda step: st.lists(st.sampled_from(policies), max_size=3).map(
             lambda drawn: ("record", {**step[1], **dict(drawn)})
         )
     )
+    statuses = ["started", "completed", "failed", *(["input_required"] if kinds.additions else [])]
     step = of(
         "task.step",
-        {"task_id": anybody, "step_id": st.just("x"), "status": st.sampled_from(["started", "completed", "failed"])},
+        {"task_id": anybody, "step_id": st.just("x"), "status": st.sampled_from(statuses)},
         {"reads": _facets(), "progress": st.just(0.5), "checkpoint": st.just({"uri": "cp"})},
     )
     part = st.lists(st.sampled_from(part_policies), max_size=2).map(dict)
@@ -179,7 +184,7 @@ def _steps(kinds: Kinds) -> tuple[Step, Step, Step]:
             "outcome": st.sampled_from(["completed", "completed", "failed"]),
             "parts": st.lists(part, min_size=1, max_size=3).map(named),
         },
-        {"reads": _facets()},
+        {"reads": _facets(), **({"final": st.booleans()} if kinds.additions else {})},
     )
     again = {
         "type": st.just("again"),
@@ -196,6 +201,12 @@ def _steps(kinds: Kinds) -> tuple[Step, Step, Step]:
         choices.append(of("task.effect_proposed", proposed, {"reads": _facets()}))
     if kinds.cancels:
         choices.append(of("task.cancel_requested", {"task_id": anybody}))
+        if kinds.additions:
+            choices.append(of("task.cancel_requested", {"slot": st.just("panel")}))
+            choices.append(of("task.cancel_requested", {"request_id": st.just("r1")}))
+            choices.append(of("task.cancel_requested", {"all": st.just(True)}))
+    if kinds.additions:
+        choices.append(of("task.extended", {"task_id": task, "deadline_seconds": st.sampled_from([5, 100])}))
     if kinds.erasure:
         choices.append(of("session.erased", {"session_id": st.just(kinds.sessions[-1])}))
     if not kinds.results_last:
@@ -215,7 +226,7 @@ def _policies(kinds: Kinds) -> list[tuple[str, Any]]:
         ("metadata", {"tasks": {}}),
     ]
     if kinds.waits:
-        policies += [("on_stale", "hold"), ("on_stale", "redispatch"), ("when_absent", "hold")]
+        policies += [("on_stale", "hold"), ("on_stale", "redispatch"), ("when_absent", "hold"), ("max_redispatches", 3)]
     if kinds.depends_on:
         policies += [("depends_on", [name]) for name in ("doc/1", "conversation")]
     if kinds.scopes:
@@ -226,7 +237,23 @@ def _policies(kinds: Kinds) -> list[tuple[str, Any]]:
     if kinds.time:
         policies += [("while_stale", "cancel"), ("heartbeat_timeout_seconds", 60)]
         policies += [("deadline_at", "2025-11-24T16:00:09Z")]
+    if kinds.additions:
+        policies += [("on_newer", "enqueue_latest"), ("slot", "panel"), ("on_late", "deliver"), ("watch_seconds", 7)]
+        policies += [("start_timeout_seconds", 3), ("deadline_seconds", 6), ("on_newer", "enqueue")]
+        policies += [("detached", True)]
     return policies
+
+
+def _stated_of(step: tuple[str, dict[str, Any]]) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
+    """The same change, perhaps with leases and versions."""
+    names = list(step[1]["set"])
+    if not names:
+        return st.just(step)
+    some = st.sampled_from(names)
+    leases = st.dictionaries(some, st.sampled_from([1, 5]), max_size=1)
+    versions = st.dictionaries(some, st.integers(1, 3), max_size=1)
+    more = st.fixed_dictionaries({}, optional={"expires_in_seconds": leases, "versions": versions})
+    return more.map(lambda stated: (step[0], {**step[1], **stated}))
 
 
 def _part_policies(kinds: Kinds) -> list[tuple[str, Any]]:
@@ -364,7 +391,8 @@ def feed_ops(partition: Partition, ops: Sequence[Op]) -> None:
     if last.role == "context":
         partition.fold_context(batch, START_MS)
     elif last.role == "steps":
-        partition.fold_steps(batch, START_MS)
+        position = LogPosition(0, last.position.context_offset, batch.start)
+        partition.fold_steps(batch, position, START_MS)
     else:
         partition.judge(batch, last.position, START_MS)
 

@@ -33,6 +33,7 @@ _ROLE_OF: Final[dict[str, Role]] = {
     "task.dispatched": "steps",
     "task.step": "steps",
     "task.heartbeat": "steps",
+    "task.extended": "steps",
     "task.effect_proposed": "steps",
     "task.result": "results",
 }
@@ -88,6 +89,8 @@ class Feed:
         self.outputs: list[Output] = []
         self.changes: list[Changes] = []
         self._sent = 0
+        self.reaches_cuts = True
+        """Whether every record has a cut of its own, right after it."""
 
     # Sending
 
@@ -116,9 +119,12 @@ class Feed:
         if batch.role == "context":
             self.partition.fold_context(batch, self.now_ms)
         elif batch.role.startswith("steps"):
-            self.partition.fold_steps(batch, self.now_ms)
+            self.partition.fold_steps(batch, self.position, self.now_ms)
         else:
             self.partition.judge(batch, self.position, self.now_ms)
+        if self.reaches_cuts:
+            self.partition.judge_ready(self.position, self.now_ms)
+            self.partition.has_folded(self.now_ms)
 
     @property
     def position(self) -> LogPosition:

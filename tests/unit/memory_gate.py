@@ -38,7 +38,7 @@ class MemoryGate:
         if role == "context":
             self._partition.fold_context(batch, self._now_ms)
         elif role == "steps":
-            self._partition.fold_steps(batch, self._now_ms)
+            self._partition.fold_steps(batch, self._position, self._now_ms)
         else:
             self._partition.judge(batch, self._position, self._now_ms)
         self._partition.judge_ready(self._position, self._now_ms)

@@ -13,7 +13,8 @@ from projections.format_1 import is_format_1
 from projections.partition import Partition
 from projections.records import row_apart_to_bytes, row_to_bytes, task_to_bytes
 from projections.rows import Task, new_row
-from projections.session import MAX_TASKS_INSIDE, Session, is_older, order_of
+from projections.session import MAX_TASKS_INSIDE, Session
+from projections.slot_order import is_older, order_of
 from projections.store import Store
 from projections.task_index import TaskIndex
 from projections.timers import awaits_both_lanes, due_ms
@@ -122,7 +123,7 @@ def check_counters(store: Store) -> None:
         size_bytes = sum(each.size_bytes for each in [*waiting, *kept.queued.values()])
         assert kept.size_bytes == size_bytes
         events += size_bytes
-        results += len(waiting)
+        results += sum(not each.is_proposal for each in waiting)
     assert (store.waiting_bytes, store.waiting_count) == (events, results)
 
 
@@ -131,6 +132,7 @@ def check_indexes(store: Store) -> None:
     for session in store.loaded.values():
         assert session.facets.stored is session.row.facets
         assert session.tasks is session.row.tasks
+        assert session.is_timed or all(due_ms(task) is None for task in session.tasks.values())
         if session.index is not None:
             check_index(session, session.index)
 
@@ -181,10 +183,14 @@ def _check_slots(tasks: dict[str, Task], index: TaskIndex) -> None:
             unprotected = [each for each in older if each in open_to_others]
             assert index.older_in_slot(tasks, slot, order, protected=False) == unprotected
             assert index.has_older_in_slot(slot, order) == bool(older)
-            assert index.first_older(tasks, slot, order)[:1] == older[:1]
-            other_lane = [each for each in members if tasks[each].is_cold != order.is_cold]
+            other_lane = [each for each in members if order_of(tasks[each]).is_cold != order.is_cold]
+            in_log = [(order_of(tasks[each]).offset, each) for each in older if each not in other_lane]
+            firsts = [each for each in older if each in other_lane or each == min(in_log)[1]]
+            assert index.first_older(tasks, slot, order)[:1] == firsts[:1]
             newer = [each for each in other_lane if is_older(order, order_of(tasks[each]))]
             assert sorted(index.slots[slot].newer_on_other_lane(order)) == sorted(newer)
+        nothing_before = {each for each in members if not index.has_older_in_slot(slot, order_of(tasks[each]))}
+        assert nothing_before <= set(index.oldest_in_slot(slot))
 
 
 def _check_dues(tasks: dict[str, Task], index: TaskIndex) -> None:

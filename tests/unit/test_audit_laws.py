@@ -17,7 +17,7 @@ from projections.rows import Facet, Task
 from tests.unit.event_logs import CUTS, RULES, Cut, Kinds, Op, feed_ops, full_rows, laid_out, logs, restored
 from tests.unit.feeding import START_MS
 from tests.unit.test_audit_oracle import Rec, World
-from tests.unit.test_laws import settled
+from tests.unit.test_laws import settled, with_repeats
 
 TASKS = tuple(f"t{number}" for number in range(1, 7))
 LATEST_MS = START_MS + 4_000_000
@@ -72,20 +72,10 @@ class Logged(World):
 
 
 def within_the_horizon(ops: list[Op]) -> list[Op]:
-    """The log with an end that is near, and without what gate and audit see differently: a payload that is null.
-
-    To the gate a null is not the same as no payload at all, for it hands on what came; to the audit it is.
-    """
+    """The log with an end that is near."""
     ended = settled(ops)
     far = ended[-1].at_ms - LATEST_MS
-    return [_plain(op if op.at_ms < LATEST_MS else op._replace(at_ms=op.at_ms - far)) for op in ended]
-
-
-def _plain(op: Op) -> Op:
-    if op.body is None or "parts" not in op.body:
-        return op
-    parts = [{name: value for name, value in part.items() if value is not None} for part in op.body["parts"]]
-    return op._replace(body={**op.body, "parts": parts})
+    return [op if op.at_ms < LATEST_MS else op._replace(at_ms=op.at_ms - far) for op in ended]
 
 
 @given(
@@ -105,6 +95,91 @@ def test_the_audit_finds_nothing_wrong_whatever_happens(ops: list[Op], cuts: lis
 def test_the_audit_finds_nothing_wrong_where_rows_are_full(ops: list[Op], cuts: list[Cut], limit: int) -> None:
     with full_rows(limit):
         findings, _, _ = Logged(within_the_horizon(ops), cuts).audit()
+    assert findings.examples == {}
+
+
+@given(
+    ops=logs(Kinds(sessions=("s",), tasks=TASKS, erasure=False)),
+    drawn=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 14)), max_size=12),
+    cuts=st.lists(st.sampled_from([*CUTS, "take", "take"]), max_size=60),
+)
+def test_the_audit_finds_nothing_wrong_with_what_comes_again(
+    ops: list[Op], drawn: list[tuple[int, int]], cuts: list[Cut]
+) -> None:
+    findings, _, _ = Logged(within_the_horizon(with_repeats(ops, drawn)), cuts).audit()
+    assert findings.examples == {}
+
+
+def retries() -> st.SearchStrategy[list[Op]]:
+    """Tasks of one slot that are done again, and newer ones; some are cancelled, some propose effects."""
+    doc = st.sampled_from(["1", "2"])
+    names = ("t1", "t1~2", "t1~3", "t2")
+
+    def of(kind: str, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
+        record = st.fixed_dictionaries({"type": st.just(kind), "session_id": st.just("s"), **fields})
+        return st.tuples(st.just("record"), record)
+
+    def dispatch(task_id: str) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
+        return of(
+            "task.dispatched",
+            task_id=st.just(task_id),
+            task_type=st.just("q"),
+            snapshot=doc.map(lambda value: {"doc": value}),
+            slot=st.sampled_from(["panel", "panel", "other"]),
+            on_stale=st.just("redispatch"),
+            max_redispatches=st.sampled_from([1, 3, 3]),
+            on_newer=st.sampled_from(["allow", "enqueue", "reject", "interrupt"]),
+            protected=st.sampled_from([False, False, True]),
+            attempt=st.just(int(task_id[3:] or 1)),
+        )
+
+    task = st.sampled_from(names)
+    parts = st.sampled_from(
+        [
+            [{"part_id": "p", "kind": "show"}],
+            [{"part_id": "p", "kind": "show"}, {"part_id": "q", "kind": "show", "on_stale": "hold"}],
+        ]
+    )
+    result = of("task.result", task_id=task, outcome=st.just("completed"), parts=parts)
+    change = of("context.changed", set=doc.map(lambda value: {"doc": value}))
+    proposal = of(
+        "task.effect_proposed",
+        task_id=task,
+        idempotency_key=st.sampled_from(["k1", "k2"]),
+        effect=st.sampled_from(["book", "pay"]),
+    )
+    some = st.one_of(
+        change,
+        change,
+        result,
+        result,
+        result,
+        *map(dispatch, names[1:]),
+        proposal,
+        of("task.cancel_requested", task_id=task),
+        st.just(("barrier", {})),
+        st.tuples(st.just("time"), st.fixed_dictionaries({"seconds": st.sampled_from([1, 31])})),
+    )
+    first = of("task.result", task_id=st.just("t1"), outcome=st.just("completed"), parts=parts)
+    stale: tuple[str, dict[str, Any]] = ("record", {"type": "context.changed", "session_id": "s", "set": {"doc": "3"}})
+    return st.builds(
+        lambda opened, newer, result, drawn: laid_out([opened, *newer, stale, *result, *drawn], Kinds()),
+        dispatch("t1"),
+        st.lists(dispatch("t2"), max_size=1),
+        st.lists(first, max_size=1),
+        st.lists(some, min_size=4, max_size=18),
+    )
+
+
+@given(
+    ops=retries(),
+    drawn=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 14)), max_size=3),
+    cuts=st.lists(st.sampled_from([*CUTS, "take", "take"]), max_size=24),
+)
+def test_the_audit_finds_nothing_wrong_with_attempts(
+    ops: list[Op], drawn: list[tuple[int, int]], cuts: list[Cut]
+) -> None:
+    findings, _, _ = Logged(within_the_horizon(with_repeats(ops, drawn)), cuts).audit()
     assert findings.examples == {}
 
 

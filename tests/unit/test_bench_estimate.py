@@ -5,7 +5,7 @@ import pytest
 
 from bench import tables
 from bench.estimate import Assumptions, Load, estimate
-from tests.unit.bench_figures import DRAIN, LANES, LATENCY, PEERS, PIPELINE, SCALE
+from tests.unit.bench_figures import DRAIN, GATEWAY, LANES, LATENCY, PEERS, PIPELINE, SCALE
 
 FIGURES: dict[str, Any] = {
     "drain": DRAIN,
@@ -14,6 +14,7 @@ FIGURES: dict[str, Any] = {
     "latency": LATENCY,
     "lanes": LANES,
     "peers": PEERS,
+    "gateway": GATEWAY,
 }
 
 
@@ -60,6 +61,11 @@ def test_every_table_shows_the_figures_it_is_given(monkeypatch: pytest.MonkeyPat
         in (shown["figures-aims"])
     )
     assert "| 20000 | 9.3 | 41.0 | 80.0 | 160.0 | 6.0 | 15.0 | 30.0 |" in shown["figures-latency"]
+    assert "| gateway | 5,000 | 500 | 40.1 | 96.0 | 18.0 | 36.0 | 21,000 | 0.61 | 0 | 0 |" in shown["figures-gateway"]
+    assert "p99 31.0 ms; the producer's acknowledgement alone 3.0 and 14.0 ms" in shown["figures-gateway"]
+    assert "(5,000 streams, 500 verdicts/s) | at most 100 ms | 60 ms | yes |" in shown["figures-aims"]
+    assert "| memory of an idle stream | at most 20,480 bytes | 21,000 bytes | **no** |" in shown["figures-aims"]
+    assert "(1,000 tasks/s) | at most 20 ms | 17 ms | yes |" in shown["figures-aims"]
     assert "2,000,000" in shown["figures-sessions"]
     assert "| 4 | 48 |" in shown["figures-workers"]
     assert "what breaks first | the brokers' writes: 39% of them are events |" in shown["figures-estimate"]

@@ -6,7 +6,7 @@ import pytest
 
 from grafana import dashboard
 from grafana.panels import ROWS, STATE_NUMBERS, Query
-from streams.metrics import STATES
+from streams.partition_metrics import STATES
 from tests.unit.promql import TARGET_LABELS, filled_in, groupings, sample_labels, selectors
 from tests.unit.used_metrics import used_gateway_metrics, used_metrics
 

@@ -34,6 +34,7 @@ def everything(session: Session) -> dict[str, Any]:
         "records": dict(session.records or {}),
         "to reconsider": list(session.to_reconsider or ()),
         "to judge": list(session.to_judge or ()),
+        "noted": session.noted,
         "flags": (session.is_changed, session.is_erased, session.owns_waiting),
         "indexed": session.index is not None,
     }
@@ -82,6 +83,14 @@ def test_whole_lives_try_every_decide_function() -> None:
         feed.dispatched("t")
         feed.result("unknown")
         feed.send("session.erased")
+        feed.send("task.cancel_requested", task_id="nobodys")
+        feed.dispatched("watched", {"doc": "1"}, watch_seconds=60, deadline_seconds=60)
+        feed.send("task.extended", task_id="watched", deadline_seconds=120)
+        feed.result("watched")
+        feed.send("context.changed", set={"doc": "2"}, expires_in_seconds={"doc": 1})
+        feed.now_ms += 5_000
+        feed.changed({"doc": "3"})
+        feed.wait(60)
     assert sorted(name for name in DECIDING if not calls[name]) == []
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from projections.decide_context import decide_change
-from projections.evolve import MAX_CANCELS
-from projections.facts import EventRefused, FacetsChanged, FacetsLost
+from projections.facts import EventRefused, EventTaken, FacetsChanged, FacetsLost
 from projections.records import change_to_bytes
 from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN, Facet
+from projections.rules import Rules
 from projections.session import Session
 from schemas.decode import Decoder
 from tests.unit.event_logs import full_rows
-from tests.unit.feeding import Feed, make_batch, reason_of
+from tests.unit.feeding import START_MS, Feed, make_batch, reason_of
 from tests.unit.test_budget import refused
 from tests.unit.test_waiting import result_value
 
@@ -57,7 +57,7 @@ def test_a_facet_changes_if_it_has_another_value_or_another_cause(
     session = session_with(Feed(), **({"f": known} if known else {}))
     facts = change(session, set={"f": "a"}, **({"cause": {"task_id": by}} if by else {}))
     if expected is None:
-        assert facts == []
+        assert [type(fact) for fact in facts] == [EventTaken]
         return
     (fact,) = facts
     assert isinstance(fact, FacetsChanged)
@@ -97,7 +97,7 @@ def test_of_one_event_known_facets_are_changed_and_new_ones_refused_where_there_
         assert [each.name for each in changed.changes] == ["known", "depended on"]
     with full_rows(100):
         facts = change(session, set={"new": "b", "known": "b", "depended on": "b"})
-        assert [type(fact) for fact in facts] == [EventRefused, FacetsLost]
+        assert [type(fact) for fact in facts] == [EventRefused, FacetsLost, EventTaken]
         lost = facts[1]
         assert isinstance(lost, FacetsLost)
         assert lost.names == ["known", "depended on"]
@@ -120,11 +120,52 @@ def test_a_task_may_be_cancelled_before_it_is_dispatched() -> None:
     assert feed.row.cancels == {}
 
 
-def test_tasks_that_are_cancelled_and_never_come_are_bounded() -> None:
-    feed = Feed()
-    for number in range(2 * MAX_CANCELS):
+def test_requests_to_cancel_that_meet_nothing_are_answered_and_forgotten() -> None:
+    feed = Feed(Rules(unknown_task_grace_ms=200_000))
+    for number in range(100):
         feed.send("task.cancel_requested", task_id=f"t{number}")
-    assert list(feed.row.cancels) == [f"t{number}" for number in range(MAX_CANCELS, 2 * MAX_CANCELS)]
+    feed.take()
+    assert feed.row.extras is not None
+    assert [each.task_id for each in feed.row.extras.cancels] == [f"t{number}" for number in range(100)]
+    feed.dispatched("t7")
+    feed.dispatched("t99")
+    assert [body["task_id"] for body in feed.take() if body["type"] == "task.cancel"] == ["t7", "t99"]
+    feed.restart(compacted=True)
+    feed.wait(300)
+    told = [body["task_id"] for body in feed.take() if body["type"] == "task.cancel_unmatched"]
+    assert told == [f"t{number}" for number in range(100) if number not in (7, 99)]
+    assert feed.row.extras is None
+
+
+def test_requests_to_cancel_count_like_all_of_the_row_and_are_refused_beyond_it() -> None:
+    feed = Feed()
+    with full_rows(800):
+        for number in range(100):
+            feed.send("task.cancel_requested", task_id=f"t{number}")
+    refused = [refusal.error for refusal in feed.partition.take(feed.now_ms).refusals]
+    kept = feed.row.extras.cancels if feed.row.extras is not None else []
+    assert 3 < len(kept) < 90
+    assert refused == ["session_full"] * (100 - len(kept))
+
+
+def test_a_request_to_cancel_that_comes_again_is_a_repeat() -> None:
+    feed = Feed()
+    for _ in range(2):
+        feed.send("task.cancel_requested", slot="s", event_id="once")
+    feed.take()
+    assert feed.changes[-1].duplicates == {"task.cancel_requested": 1}
+    feed.wait(40)
+    assert [body["type"] for body in feed.take()] == ["task.cancel_unmatched"]
+
+
+def test_rows_of_earlier_versions_have_requests_to_cancel_too() -> None:
+    feed = Feed()
+    feed.changed({"a": "1"})
+    feed.partition.store.session("s").row.cancels["t"] = START_MS
+    feed.take()
+    feed.dispatched("t")
+    assert feed.statuses()["t"]["reason"] == "cancelled"
+    assert feed.row.cancels == {}
 
 
 def test_cancelling_a_task_that_has_ended_is_counted_and_no_more() -> None:
@@ -195,13 +236,9 @@ def test_an_acknowledgement_is_refused_where_the_session_is_full() -> None:
 def test_an_erasure_says_how_many_events_that_waited_are_ignored() -> None:
     feed = Feed()
     feed.dispatched("t")
-    feed.send("task.effect_proposed", task_id="t", idempotency_key="k", effect="book")
     for number in range(3):
         feed.result("unknown", {"part_id": str(number)})
-    feed.send("task.effect_proposed", task_id="t", idempotency_key="k2", effect="book")
     feed.send("session.erased")
-    feed.barrier()
     feed.take()
     assert feed.changes[-1].ignored["task.result"] == 3
-    assert feed.changes[-1].ignored["task.effect_proposed"] == 1
     assert feed.partition.store.waiting_count == 0

@@ -107,7 +107,7 @@ def test_contract_speaks_of_every_dead_letter_code_and_header() -> None:
     codes = refusal_codes()
     assert len(codes) >= 6
     assert set(re.findall(r"^\| `(\w+)` \| ", letters, re.MULTILINE)) == codes | {
-        text for text in string_literals() if text.startswith(("tidegate_error", "tidegate_origin_"))
+        text for text in string_literals() if text.startswith(("tidegate_error", "tidegate_origin_", "tidegate_judged"))
     }
 
 
@@ -176,7 +176,14 @@ def test_queries_name_metrics_that_exist(name: str) -> None:
 
 def test_log_events_that_operations_quote_are_really_logged() -> None:
     logged = string_literals()
-    for quoted in ("waiting_for_broker", "partition_starts_afresh", "misrouted_records_forwarded"):
+    for quoted in (
+        "waiting_for_broker",
+        "waiting_for_old_workers",
+        "worker_starts_afresh",
+        "handover_failed",
+        "open_transaction_ended",
+        "misrouted_records_forwarded",
+    ):
         assert f"`{quoted}`" in OPERATIONS
         assert quoted in logged
     for error in ("RestoreError", "LostInputError"):

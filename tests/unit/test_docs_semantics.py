@@ -106,7 +106,7 @@ class Story:
         if role == "context":
             self._partition.fold_context(batch, self._now_ms)
         elif role.startswith("steps"):
-            self._partition.fold_steps(batch, self._now_ms)
+            self._partition.fold_steps(batch, self._position, self._now_ms)
         else:
             self._partition.judge(batch, self._position, self._now_ms)
         self._commit()
@@ -135,7 +135,9 @@ class Story:
             MODELS[body["type"]].model_validate_json(output.value)
             self.outputs.append({"topic": topic, **body})
         for refusal in changes.refusals:
-            self.outputs.append({"topic": topic_name("dlq"), "tidegate_error": refusal.error})
+            self.outputs.append(
+                {"topic": topic_name("dlq"), "tidegate_error": refusal.error, "tidegate_error_detail": refusal.detail}
+            )
 
 
 def told(example: Example) -> list[dict[str, Any]]:
@@ -198,6 +200,8 @@ def test_an_example_that_is_wrong_would_be_noticed() -> None:
 def test_every_policy_and_every_reason_of_a_task_s_end_is_told_of() -> None:
     text = "".join(orjson.dumps([*example.events, *example.outputs]).decode() for example in EXAMPLES)
     for value in (
+        *("detached", "versions", "expires_in_seconds", "enqueue_latest", "queued", "on_late", "watch_seconds"),
+        *("input_required", "start_timeout_seconds", "deadline_seconds", "not_started", "slot", "all", "part_ids"),
         *("allow", "enqueue", "reject", "interrupt", "hold", "redispatch", "protected", "independent", "while_stale"),
         *("superseded", "slot_taken", "cancelled", "parent_ended", "unknown_parent", "scope_closed", "hold_expired"),
         *("deadline_passed", "heartbeat_missed", "late", "stale", "user_absent", "held"),

@@ -134,9 +134,9 @@ def test_no_more_than_a_number_of_tasks_are_remembered_the_newest_ones() -> None
     forgotten = []
     for number in range(6):
         lines = put(lines, f"t{number}", ended(f"t{number}", number).line())
-        for task_id in beyond_horizon(lines, number - DAY_MS, 3):
-            forgotten.append(task_id)
-            lines = without(lines, task_id)
+        for each in beyond_horizon(lines, number - DAY_MS, 3):
+            forgotten.append(each.task_id)
+            lines = without(lines, each.task_id)
     assert forgotten == ["t0", "t1", "t2"]
     assert task_ids(lines) == ["t3", "t4", "t5"]
 
@@ -147,9 +147,9 @@ def test_a_task_is_forgotten_some_time_after_the_horizon_and_never_before() -> N
     for number in range(40):
         now = 100 * number
         lines = put(lines, f"t{number}", ended(f"t{number}", now).line())
-        for task_id in beyond_horizon(lines, now - 1000, 1000):
-            forgotten.append(task_id)
-            lines = without(lines, task_id)
+        for oldest in beyond_horizon(lines, now - 1000, 1000):
+            forgotten.append(oldest.task_id)
+            lines = without(lines, oldest.task_id)
         for each in range(number + 1):
             age = now - 100 * each
             assert age > 1000 or find(lines, f"t{each}") is not None
@@ -162,13 +162,13 @@ def test_no_more_than_so_many_bytes_are_remembered() -> None:
     size = MAX_ENDED_BYTES // 10
     lines = put_all(*(ended(f"t{number}", detail="x" * size) for number in range(10)))
     assert len(lines) > MAX_ENDED_BYTES
-    assert beyond_horizon(lines, 0, 1000) == ["t0"]
+    assert [each.task_id for each in beyond_horizon(lines, 0, 1000)] == ["t0"]
     assert beyond_horizon(without(lines, "t0"), 0, 1000) == []
 
 
 def test_a_task_touched_again_is_the_newest() -> None:
     lines = put_all(ended("a"), ended("b"), ended("a").with_result(ResultDigests("i2", "c2")), ended("c"))
-    assert beyond_horizon(lines, 0, 2) == ["b"]
+    assert [each.task_id for each in beyond_horizon(lines, 0, 2)] == ["b"]
 
 
 # What is learned later

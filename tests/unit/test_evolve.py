@@ -5,9 +5,10 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from projections.evolve import MAX_OWN_CHANGES, MAX_STEPS, MAX_UNDISPATCHED
+from projections.evolve import FEW_SLOTS, MAX_OWN_CHANGES, MAX_STEPS
 from projections.records import change_of, row_to_bytes
 from projections.rows import CHANGED_BY_SEVERAL, FORMAT, Checkpoint, StatedBelow, Task
+from projections.rules import Rules
 from projections.stale import MAX_LEFT
 from tests.unit.feeding import START_MS, Feed, reason_of
 
@@ -46,7 +47,6 @@ def test_a_value_that_was_there_already_keeps_its_first_event() -> None:
     feed.take()
     feed.changed({"doc/1": "a"})
     assert facets_of(feed)["doc/1"][2] == 0
-    assert not feed.partition.has_changes
 
 
 def test_a_value_given_again_by_another_is_nobodys_own() -> None:
@@ -229,12 +229,50 @@ def test_own_changes_come_before_their_dispatch_too() -> None:
         assert reason_of(feed.verdict()) == ("delivered", "fresh")
 
 
-def test_own_changes_of_tasks_that_never_come_are_bounded() -> None:
+def test_own_changes_of_tasks_that_never_come_are_forgotten_after_the_grace() -> None:
+    feed = Feed(Rules(unknown_task_grace_ms=200_000))
+    for number in range(100):
+        feed.changed({f"doc/{number}": "1"}, by=f"ghost-{number}")
+    feed.take()
+    feed.restart(compacted=True)
+    feed.dispatched("ghost-3", {"doc/3": "0"})
+    assert list(feed.row.undispatched) == [f"ghost-{number}" for number in range(100) if number != 3]
+    feed.result("ghost-3")
+    feed.wait(300)
+    assert feed.row.undispatched == {}
+    assert feed.row.extras is None
+
+
+def test_an_older_answer_never_lands_on_a_newer_one_however_many_slots_there_are() -> None:
     feed = Feed()
-    for number in range(3 * MAX_UNDISPATCHED):
-        feed.changed({"doc/1": str(number)}, by=f"ghost-{number}")
-    kept = range(2 * MAX_UNDISPATCHED, 3 * MAX_UNDISPATCHED)
-    assert list(feed.row.undispatched) == [f"ghost-{number}" for number in kept]
+    for number in range(2 * FEW_SLOTS):
+        feed.dispatched(f"old-{number}", slot=f"s{number}")
+        feed.dispatched(f"new-{number}", slot=f"s{number}")
+        feed.result(f"new-{number}")
+    feed.take()
+    feed.restart(compacted=True)
+    for number in range(2 * FEW_SLOTS):
+        feed.result(f"old-{number}")
+    assert {reason_of(body) for body in feed.verdicts()} == {("withheld", "superseded")}
+
+
+def test_slots_without_open_tasks_are_forgotten_like_ended_tasks() -> None:
+    feed = Feed(Rules(ended_task_retention_ms=1_000_000))
+    feed.dispatched("open", slot="s0")
+    for number in range(3 * FEW_SLOTS):
+        feed.dispatched(f"t{number}", slot=f"s{number}")
+        feed.result(f"t{number}")
+    assert len(feed.row.slots) == 3 * FEW_SLOTS
+    feed.now_ms += 2_000_000
+    feed.dispatched("last", slot="last")
+    feed.result("last")
+    assert next(iter(feed.row.slots)) == "s0"  # its open task is older, and must not land on what was delivered
+    feed.result("open")
+    assert ("withheld", "superseded") in [reason_of(body) for body in feed.verdicts()]
+    feed.dispatched("more", slot="more")
+    feed.result("more")
+    assert list(feed.row.slots)[-2:] == ["last", "more"]
+    assert len(feed.row.slots) == FEW_SLOTS
 
 
 def test_own_changes_of_a_task_that_has_ended_are_not_kept() -> None:

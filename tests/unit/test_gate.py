@@ -154,7 +154,12 @@ def test_4_after_the_deadline() -> None:
     assert reason_of(feed.verdict()) == ("delivered", "fresh")
     feed = started(deadline_at="2025-11-24T16:00:02.999Z")
     feed.result("search", SHOW)
-    assert reason_of(feed.verdict()) == ("withheld", "deadline_passed")
+    outputs = feed.take()
+    assert [reason_of(body) for body in outputs if body["type"] == "result.withheld"] == [("withheld", "late")]
+    ended = [body for body in outputs if body.get("status") == "ended"]
+    assert [(body["disposition"], body["reason"], body["ended_at"]) for body in ended] == [
+        ("expired", "deadline_passed", "2025-11-24T16:00:02.999Z")
+    ]
 
 
 # Rule 5

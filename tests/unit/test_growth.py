@@ -481,7 +481,7 @@ def test_the_work_grows_with_the_size(scenario: Scenario, size: int, constant: t
     ids=["queued", "unknown", "unknown until dispatched"],
 )
 def test_a_small_input_is_a_small_amount_of_work(scenario: Scenario, size: int) -> None:
-    lines_of(scenario, size, lambda _: 900 * size)
+    lines_of(scenario, size, lambda _: 1400 * size)
 
 
 # Depth
@@ -529,7 +529,7 @@ def test_heartbeats_leave_no_garbage_behind() -> None:
         feed.session = f"s{number}"
         feed.dispatched("t", heartbeat_timeout_seconds=86_000)
     beat(feed, rounds=20)  # until caches are full
-    assert allocated_bytes(lambda: beat(feed, rounds=10)) < 50_000
+    assert allocated_bytes(lambda: beat(feed, rounds=10)) < 80_000  # 17,000 of them are identities of heartbeats
 
 
 def beat(feed: Feed, *, rounds: int) -> None:

@@ -8,7 +8,7 @@ from uuid import NAMESPACE_URL, RFC_4122, UUID, uuid5
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.identity import NAMESPACE, digest, output_event_id
+from schemas.identity import NAMESPACE, digest, event_digest, output_event_id
 
 
 @given(st.text())
@@ -34,3 +34,14 @@ def test_a_digest_has_sixteen_digits_and_tells_contents_apart(one: bytes, other:
     assert len(digest(one)) == 16
     assert digest(one) == blake2b(one, digest_size=8).hexdigest()
     assert (digest(one) == digest(other)) == (one == other)
+
+
+def test_an_events_digest_stays_what_it_is() -> None:
+    assert event_digest("web", "c-1").hex() == "57dc1c8ed08aa958"
+    assert event_digest("web", "c-1") == event_digest("web", "c-1")
+
+
+@given(st.text(), st.text(), st.text(), st.text())
+def test_other_events_have_other_digests(source: str, event_id: str, other_source: str, other_id: str) -> None:
+    if (source, event_id) != (other_source, other_id):
+        assert event_digest(source, event_id) != event_digest(other_source, other_id)

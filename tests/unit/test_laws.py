@@ -137,7 +137,7 @@ def kept_of_all(partition: Partition) -> dict[str, Any]:
 
 def dues_of(partition: Partition) -> list[Any]:
     dues = [partition.next_due_ms(hot_only=hot_only) for hot_only in (True, False, None)]
-    return [*dues, partition.has_ready, partition.has_proposals("steps")]
+    return [*dues, partition.has_ready, *(partition.has_cancels(cold=cold) for cold in (False, True))]
 
 
 # (b) No verdict depends on how the topics interleaved
@@ -238,6 +238,64 @@ def _change(number: int, fields: dict[str, Any], op: Op) -> Op:
 )
 def test_unrelated_changes_change_no_verdict(ops: list[Op], more: list[tuple[int, dict[str, Any]]]) -> None:
     assert gist(run(with_context(ops, more))) == gist(run(ops))
+
+
+def with_repeats(ops: Sequence[Op], drawn: Sequence[tuple[int, int]]) -> list[Op]:
+    """The log in which events come again, within the horizon; everything else at the time it was."""
+    mixed: list[Op] = []
+    for place, op in enumerate(ops):
+        mixed.append(op)
+        for at, back in drawn:
+            if at != place:
+                continue
+            earlier = [each for each in mixed[-15:] if may_repeat(mixed, each)]
+            if earlier:
+                mixed.append(earlier[back % len(earlier)]._replace(at_ms=op.at_ms))
+    ends: Counter[str] = Counter()
+    relaid = []
+    for op in mixed:
+        offset = ends[op.role]
+        ends[op.role] += 1
+        relaid.append(op._replace(offset=offset, position=type(op.position)(0, ends["context"], ends["steps"])))
+    return relaid
+
+
+def may_repeat(ops: Sequence[Op], op: Op) -> bool:
+    """Whether the event changes nothing when it comes again.
+
+    Effects are answered again, and a step that came before its dispatch was none: its repeat is the first one.
+    """
+    if op.body is None or op.body["type"] == "task.effect_proposed":
+        return False
+    if op.body["type"] not in ("task.step", "task.heartbeat"):
+        return True
+    task = op.body["session_id"], op.body["task_id"]
+    first = next((each for each in ops if each.body is not None and _opens(each.body, task)), None)
+    return first is not None and any(each is op for each in ops[ops.index(first) :])
+
+
+def _opens(body: dict[str, Any], task: tuple[str, str]) -> bool:
+    return body["type"] == "task.dispatched" and (body["session_id"], body["task_id"]) == task
+
+
+TOLD_AGAIN = Kinds(erasure=False)
+"""After an erasure, a dispatch that comes again is one of a session never heard of."""
+
+
+@given(ops=logs(TOLD_AGAIN), drawn=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 14)), max_size=12), cuts=cuts)
+def test_sending_events_again_changes_nothing(ops: list[Op], drawn: list[tuple[int, int]], cuts: list[Cut]) -> None:
+    once, again = run(settled(ops)), run(settled(with_repeats(ops, drawn)), cuts)
+    assert gist(again) == gist(once)
+    assert ends_of(again) == ends_of(once)
+
+
+def ends_of(written: Written) -> dict[bytes, tuple[Any, ...]]:
+    """How every task ended."""
+    bodies = {key: orjson.loads(value) for key, value in written.statuses.items() if value is not None}
+    return {
+        key: (body.get("disposition"), body.get("reason"), body.get("acknowledged"), body.get("stale_facets"))
+        for key, body in bodies.items()
+    }
 
 
 ALONE = Kinds(sessions=("s",), tasks=("t1",), scopes=False, slots=False, time=False, erasure=False, results_last=True)

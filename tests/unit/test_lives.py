@@ -18,7 +18,7 @@ def live(seed: int, *, sessions: int, seconds: float, crashes_per_second: float)
 
 @pytest.mark.parametrize("crashes_per_second", [0.0, 0.5, 5.0])
 def test_every_rule_holds_whatever_happens(crashes_per_second: float) -> None:
-    lives, memory = live(1, sessions=60, seconds=15, crashes_per_second=crashes_per_second)
+    lives, memory = live(6, sessions=60, seconds=15, crashes_per_second=crashes_per_second)
 
     assert memory.told.mistakes(lives) == []
     assert memory.audit().examples == {}

@@ -8,12 +8,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from projections.changes import Verdicted
 from schemas.topics import topic_name
-from streams.metrics import HOT_PATH_SECONDS, MAX_LABEL_VALUES, OTHER, STATES, UNKNOWN, Metrics, State
+from streams.metrics import HOT_PATH_SECONDS, MAX_LABEL_VALUES, OTHER, UNKNOWN, Metrics
+from streams.partition_metrics import STATES, State
 from tests.unit.used_metrics import used_metrics
 
 LABELS = {
     *("topic", "partition", "type", "decision", "reason", "task_type", "lane", "error", "stage", "le"),
-    *("disposition", "outcome"),
+    *("disposition", "outcome", "waits_for"),
     *("tidegate_worker_state", "tidegate_partition_state"),
     *("version", "faust_streaming"),
 }

@@ -96,7 +96,7 @@ def test_a_parent_that_waits_for_nobody() -> None:
 @pytest.mark.parametrize(
     ("fields", "detail"),
     [
-        (lambda due: {"policy": Policy(deadline_ms=due - 1)}, "deadline"),
+        (lambda due: {"policy": Policy(deadline_ms=due)}, "deadline"),
         (lambda due: {"policy": Policy(heartbeat_timeout_ms=5000), "last_heartbeat": due - 5000}, "heartbeat"),
         (
             lambda due: {"policy": Policy(while_stale_grace_ms=500), "stale_since": due - 500},
@@ -249,7 +249,7 @@ class Written:
         if role == "context":
             self.partition.fold_context(batch, self.now_ms)
         elif role == "steps":
-            self.partition.fold_steps(batch, self.now_ms)
+            self.partition.fold_steps(batch, LogPosition(0, self._ends["context"], self._ends["steps"]), self.now_ms)
         else:
             self.partition.judge(batch, LogPosition(0, self._ends["context"], self._ends["steps"]), self.now_ms)
         self.commit()

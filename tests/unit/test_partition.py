@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 
@@ -12,6 +13,7 @@ from projections import store
 from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.records import row_to_bytes
+from projections.rows import new_row
 from projections.rules import Rules
 from schemas.decode import Batch
 from schemas.envelope import FORWARDED_FROM, Headers
@@ -126,12 +128,17 @@ def test_erasing_leaves_nothing_and_says_so() -> None:
     changes = feed.changes[-1]
     tombstones = [orjson.loads(output.key)[1] for output in changes.outputs if output.value is None]
     assert sorted(tombstones) == ["holding", "open", "over"]
-    assert all(value is None for value in changes.rows.values())
+    assert [key for key, value in changes.rows.items() if value is not None] == [b"ss"]
     for compacted in (False, True):
         feed.restart(compacted=compacted)
         kept = feed.partition.store
-        assert (kept.session_count, kept.waiting_count) == (0, 0)
-        assert (kept.row_bytes, kept.ended_bytes, kept.waiting_bytes) == (0, 0, 0)
+        assert (kept.session_count, kept.waiting_count) == (1, 0)
+        assert feed.row == msgspec.structs.replace(
+            new_row(), last_event_at=feed.row.last_event_at, context_ids=feed.row.context_ids
+        )
+        assert len(feed.row.context_ids) == 2 * 8
+        assert kept.row_bytes < 64
+        assert (kept.ended_bytes, kept.waiting_bytes) == (0, 0)
         assert feed.partition.next_due_ms() is None
 
 
@@ -158,17 +165,6 @@ def test_what_comes_after_erasing_finds_an_empty_session(
     assert b"secret" not in row_to_bytes(feed.row)
     feed.result("t")
     assert decided(feed) == [("t", "delivered", "fresh")]
-
-
-def test_a_result_whose_dispatch_came_is_not_judged_when_the_session_was_erased_since() -> None:
-    feed = Feed()
-    feed.result("t")
-    feed.dispatched("t")
-    feed.send("session.erased")
-    feed.barrier()
-    feed.wait(3600)
-    assert decided(feed) == []
-    assert feed.partition.store.waiting_count == 0
 
 
 @pytest.mark.parametrize("metadata", [{}, {"tasks": {}}, {"x": '"tasks":{}'}])
@@ -214,6 +210,103 @@ def test_a_session_found_idle_is_kept_if_something_of_it_was_on_the_topics() -> 
     assert decided(feed) == [("task", "withheld", "stale")]
 
 
+def sweep(feed: Feed) -> None:
+    """Look at every session, and forget those that are idle."""
+    for _ in range(3):
+        feed.partition.find_idle(feed.now_ms, 100)
+        feed.partition.drop_idle()
+
+
+def test_every_event_keeps_a_session() -> None:
+    day = 86_400_000
+    feed = Feed(Rules(session_ttl_ms=day))
+    feed.changed({"presence/tab": "present"})
+    feed.send("context.changed", session_id="silent", set={"presence/tab": "present"})
+    feed.take()
+    for _ in range(30):  # the same again, every hour
+        feed.now_ms += day // 24
+        feed.changed({"presence/tab": "present"})
+        feed.take()
+    feed.send("task.heartbeat", task_id="nobodys")
+    sweep(feed)
+    feed.take()
+    assert feed.partition.store.session_ids() == ["s"]
+    assert feed.row.last_event_at > feed.now_ms - day // 8
+
+
+def test_a_session_that_a_clock_put_into_the_future_is_forgotten_all_the_same() -> None:
+    day = 86_400_000
+    feed = Feed(Rules(session_ttl_ms=day))
+    began = feed.now_ms
+    feed.now_ms += 400 * day
+    feed.changed({"a": "1"})
+    feed.take()
+    feed.now_ms = began
+    sweep(feed)
+    feed.take()
+    assert feed.partition.store.session_ids() == ["s"]
+    feed.now_ms += 2 * day
+    sweep(feed)
+    feed.take()
+    assert feed.partition.store.session_ids() == []
+
+
+@pytest.mark.parametrize(("odd_ms", "before"), [(-5_000, "fresh"), (0, "fresh"), (2**62, "late")])
+def test_an_odd_time_concerns_its_own_events_and_what_fell_due_before_it(odd_ms: int, before: str) -> None:
+    feed = Feed()
+    feed.dispatched("before", heartbeat_timeout_seconds=60)
+    now_ms, feed.now_ms = feed.now_ms, odd_ms
+    feed.changed({"a": "1"})
+    feed.dispatched("odd", {"a": "1"}, heartbeat_timeout_seconds=60)
+    feed.result("odd")
+    feed.result("unknown")
+    feed.take()
+    feed.now_ms = now_ms
+    feed.dispatched("after", {"a": "1"}, heartbeat_timeout_seconds=60)
+    feed.wait(1)
+    feed.take()
+    feed.restart(compacted=True)
+    feed.result("before")
+    feed.result("after")
+    decision = "delivered" if before == "fresh" else "withheld"
+    assert decided(feed) == [("before", decision, before), ("after", "delivered", "fresh")]
+
+
+# What the gate forgets, readers of the tasks topic forget
+
+
+def removed(feed: Feed) -> list[str]:
+    feed.take()
+    return [orjson.loads(each.key)[1] for each in feed.changes[-1].outputs if each.value is None]
+
+
+def test_the_status_of_a_task_beyond_the_horizon_is_removed() -> None:
+    feed = Feed(Rules(ended_tasks_per_session=3))
+    feed.result("never dispatched")
+    feed.wait(60)
+    for number in range(6):
+        feed.dispatched(f"t{number}")
+        feed.result(f"t{number}")
+    assert removed(feed) == ["t0", "t1", "t2"]
+    feed.dispatched("t0")  # as if it had never been: its status comes after the removal of the old one
+    feed.result("t0")
+    feed.dispatched("t6")
+    feed.result("t6")
+    feed.send("session.erased")
+    assert removed(feed) == ["t3", "t4", "t5", "t0", "t6"]
+
+
+def test_the_statuses_of_an_idle_session_are_removed_with_it() -> None:
+    feed = Feed(Rules(session_ttl_ms=3_600_000))
+    for number in range(3):
+        feed.dispatched(f"t{number}")
+        feed.result(f"t{number}")
+    feed.take()
+    feed.now_ms += 4_000_000
+    sweep(feed)
+    assert removed(feed) == ["t0", "t1", "t2"]
+
+
 # Records that went astray
 
 
@@ -231,7 +324,7 @@ def test_records_of_other_partitions_are_sent_on_and_not_folded() -> None:
         if role == "context":
             partition.fold_context(batch, 0)
         elif role == "steps":
-            partition.fold_steps(batch, 0)
+            partition.fold_steps(batch, LogPosition(0, 1, 1), 0)
         else:
             partition.judge(batch, LogPosition(0, 1, 1), 0)
     changes = partition.take(0)

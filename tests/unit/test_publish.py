@@ -63,8 +63,9 @@ def story(session: str = "sé/1") -> Feed:
     feed.step("child", step_id="one", status="started")
     feed.send("task.effect_proposed", task_id="child", idempotency_key="k3", effect="book")
     feed.result("parent", *PARTS)
-    feed.send("task.cancel_requested", task_id="child", reason="no")
+    feed.send("task.cancel_requested", slot="nobodys", reason="no")
     feed.dispatched("taken", slot="panel", on_newer="reject")
+    feed.send("task.cancel_requested", task_id="child", reason="no")
     feed.dispatched("orphan", parent_task_id="mixed")
     feed.dispatched("again", {"doc/1": "a"}, on_stale="redispatch")
     feed.step("again", checkpoint={"uri": "cp", "sequence": 3})
@@ -72,6 +73,10 @@ def story(session: str = "sé/1") -> Feed:
     feed.dispatched("held", {"doc/1": "a"}, on_stale="hold", hold_ttl_seconds=60)
     feed.result("held", PARTS[0], PARTS[3])
     feed.result("ghost", PARTS[0])
+    feed.dispatched("first", {"doc/9": "a"}, slot="queue", watch_seconds=600)
+    feed.dispatched("second", slot="queue", on_newer="enqueue")
+    feed.result("first", PARTS[0])
+    feed.changed({"doc/9": "b"})
     feed.take()
     feed.wait(3600)
     feed.dispatched("running", {"doc/1": "a"})
@@ -147,7 +152,7 @@ def test_the_trace_of_a_dispatch_goes_into_all_that_is_said_of_its_task(
     written: list[tuple[Output, dict[str, Any]]],
 ) -> None:
     for task_id in ("mixed", "failing"):
-        about = [(output, body) for output, body in written if body["task_id"] == task_id]
+        about = [(output, body) for output, body in written if body.get("task_id") == task_id]
         traced = [body["type"] for output, body in about if ("traceparent", TRACE.encode()) in output.headers]
         if task_id == "mixed":
             assert set(traced) >= {"result.delivered", "result.withheld", "task.status", "effect.refused"}

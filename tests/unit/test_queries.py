@@ -8,6 +8,7 @@ import orjson
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
+from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.rules import Rules
 from schemas.decode import Batch
@@ -32,14 +33,12 @@ class Fed:
         envelope = {"source": "test", "event_id": f"{role}-{offset}", "session_id": "s"}
         value = orjson.dumps({**envelope, "occurred_at": "2025-11-24T16:00:00Z", **body})
         batch = Batch(role, 0, offset, offset + 1, [offset], [NOW_MS + offset], [b"s"], [value], [()], len(value))
+        position = LogPosition(0, self.ends["context"], self.ends["steps"], self.ends["results"])
         if role == "context":
             self.partition.fold_context(batch, NOW_MS)
         elif role == "steps":
-            self.partition.fold_steps(batch, NOW_MS)
+            self.partition.fold_steps(batch, position, NOW_MS)
         else:
-            from projections.log_position import LogPosition
-
-            position = LogPosition(0, self.ends["context"], self.ends["steps"])
             self.partition.judge(batch, position, NOW_MS)
 
     def write(self, *, commit: bool) -> None:

@@ -27,11 +27,18 @@ from projections.rows import (
     FORMAT,
     UNKNOWN,
     UNSEEN,
+    CancelRequest,
     Change,
     Checkpoint,
+    Clocks,
+    Delivery,
     DispatchOrder,
     EffectAnswer,
+    Extras,
     Facet,
+    KeptTask,
+    Lease,
+    Lineage,
     OwnChange,
     Policy,
     ResultDigests,
@@ -74,6 +81,21 @@ FULL_TASK = Task(
     [ResultDigests("i", "c")],
     '"acknowledged":"shown"',
     7,
+    b"step-ids",
+    b"beat-ids",
+    {"a": None},
+    ["a", "never seen"],
+    Lineage("t", START_MS, 3, is_cold=True),
+    3,
+    Clocks(START_MS, START_MS, has_started=True, is_queued=True, turn_at=START_MS),
+    [["1f2e3d4c", "p"]],
+)
+FULL_EXTRAS = Extras(
+    {"doc": 2**63 - 1},
+    [CancelRequest("t", None, "s", START_MS, 1, "a", "b", is_matched=True)],
+    {"u": START_MS},
+    {"presence/tab": Lease(START_MS, CHANGED)},
+    {"k": KeptTask(FULL_TASK, START_MS, Delivery("{}", {"p": None, "q": ["a"]}))},
 )
 
 
@@ -88,6 +110,8 @@ def full_row() -> SessionRow:
     row.cancels["c"] = START_MS
     row.effects["k"] = EffectAnswer(True, '"a":1')
     row.forwarded = ["identity"]
+    row.context_ids = b"context1"
+    row.extras = FULL_EXTRAS
     return row
 
 
@@ -104,6 +128,41 @@ def test_every_field_of_a_task_was_tried() -> None:
     defaults = Task(FORMAT, 0, 0, "", "", "", {})
     same = [name for name in Task.__struct_fields__ if getattr(defaults, name) == getattr(FULL_TASK, name)]
     assert same == ["format"]
+
+
+def test_every_field_of_the_extras_was_tried() -> None:
+    defaults = Extras()
+    assert [name for name in Extras.__struct_fields__ if getattr(defaults, name) == getattr(FULL_EXTRAS, name)] == []
+
+
+def test_rows_without_the_fields_added_since_are_read() -> None:
+    """Format 2 as it was first written: a row of eleven fields, tasks of 26, policies of 15."""
+    row = full_row()
+    row.extras, row.replaced, row.context_ids = None, [], b""
+    new = Task(FORMAT, 0, 0, "", "", "", {})
+    task = row.tasks["t"] = msgspec.structs.replace(
+        row.tasks["t"], **{name: getattr(new, name) for name in Task.__struct_fields__[26:]}
+    )
+    assert task.policy is not None
+    raw = msgspec.msgpack.decode(row_to_bytes(row))
+    assert raw[11:] == [[], b"", None]
+    assert raw[5]["t"][32] is None
+    assert raw[5]["t"][14][15] is None
+    del raw[11:], raw[5]["t"][26:], raw[5]["t"][14][15:]
+    old = msgspec.msgpack.encode(raw)
+    assert row_to_bytes(row_from_bytes(old)) == row_to_bytes(row)
+    assert not head_from_bytes(old).has_extras
+    assert head_from_bytes(old).open_tasks == 1
+
+
+def test_what_few_sessions_have_takes_a_byte_of_the_others() -> None:
+    row = full_row()
+    with_extras = len(row_to_bytes(row))
+    row.extras = None
+    raw = msgspec.msgpack.decode(row_to_bytes(row))
+    del raw[13:]
+    assert len(row_to_bytes(row)) == len(msgspec.msgpack.encode(raw)) + 1 < with_extras
+    assert row.extras is None
 
 
 def test_a_row_whose_tasks_have_records_of_their_own_is_put_together_in_their_order() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from projections.rows import FORMAT, DispatchOrder, Policy, ResultDigests, Scope, Task, new_row
-from projections.session import Parked, Session, is_older, order_of
+from projections.session import Parked, Session
+from projections.slot_order import is_older, order_of
 from projections.task_index import TaskIndex
 from projections.waiting import Arrived
 from schemas.decode import Decoder

@@ -61,6 +61,23 @@ def test_each_mismatch_is_one_line(role: str, there: FoundTopic | None, line: st
     assert mismatches(WANTED, found(**{role: there}), 4, 3) == [line]
 
 
+@pytest.mark.parametrize(
+    ("replicas", "changes", "said"),
+    [
+        (1, {"min_insync_replicas": "2"}, "min.insync.replicas is 2, but a partition has 1 replicas"),
+        (3, {"min_insync_replicas": "1"}, "min.insync.replicas is 1"),
+        (3, {"min_insync_replicas": "2"}, None),
+        (1, {"min_insync_replicas": "1"}, None),
+        (3, {"unclean_leader_election_enable": "true"}, "unclean.leader.election.enable"),
+    ],
+)
+def test_settings_that_lose_records_are_told(replicas: int, changes: dict[str, str], said: str | None) -> None:
+    there = {topic.name: FoundTopic(4, replicas, topic.config) for topic in WANTED}
+    there["t.context.v1"] = FoundTopic(4, replicas, config("context", **changes))
+    lines = mismatches(WANTED, there, 4, 1)
+    assert [line.startswith(f"t.context.v1: {said}") for line in lines] == ([] if said is None else [True])
+
+
 def test_a_larger_message_size_is_fine() -> None:
     larger = FoundTopic(4, 3, config("dlq", max_message_bytes="9999999"))
     assert mismatches(WANTED, found(dlq=larger), 4, 3) == []

@@ -36,6 +36,7 @@ def used_metrics() -> Metrics:
     metrics.endings({("delivered", "fresh"): 3, ("cancelled", "superseded"): 1})
     metrics.dlq("undecodable")
     metrics.misrouted(context, 2)
+    metrics.quarantined(context)
     metrics.barrier_wait("hot", 0.001)
     metrics.transaction(0.004, 14)
     metrics.cpu("fold", 0.25)
@@ -43,6 +44,7 @@ def used_metrics() -> Metrics:
     for partition in range(PARTITIONS):
         metrics.state(partition, "running")
         metrics.lag(context, partition, 12)
+        metrics.oldest_decision(partition, "steps", 0.25)
         metrics.partition(
             partition,
             sessions=2,

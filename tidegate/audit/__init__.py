@@ -10,6 +10,10 @@ What it knows is what the topics say. Its limits:
   waited, effects) is told exactly only where a verdict names the place; elsewhere several values are possible, and only
   what contradicts all of them is held against the gate. So it is with slots, scopes and cancellations: an older or
   newer task, a parent or a child counts as open where a verdict shows it. Such verdicts are counted as uncertain.
+- Whether a step comes again is told among those of its task's lane. Of two lanes the order is not known.
+- Whether a proposal that was refused kept its key is not always told (was its task open, had the session room): until
+  another proposal with the key is answered, both are possible. Of more than 256 keys of a session none is verified,
+  nor are answers of versions that did not name their proposals.
 - A verdict that waited names a steps offset without saying of which lane's topic.
 - How full a session was is counted roughly: a part may be withheld `session_full` if it depends on a facet that changed
   when the session may have kept an eighth of its limit or more. Where it may have, own changes perhaps moved nothing.

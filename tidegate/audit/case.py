@@ -85,6 +85,8 @@ class Verdict:
     """Everything that was decided about one result, in order: first all parts, then those that had been held."""
 
     decisions: list[Decision]
+    is_interim: bool = False
+    """Whether the result was an interim answer, which ends nothing."""
 
     @property
     def first(self) -> Output:
@@ -106,14 +108,19 @@ class Verdict:
         return bool(self.decisions[-1].held)
 
     @property
+    def is_late(self) -> bool:
+        """Whether its task had expired, and asked for its result all the same."""
+        return self.decisions[0].first.late
+
+    @property
     def was_first(self) -> bool:
         """Whether the result was looked at as its task's first: neither late nor about an unknown task."""
-        return not self.only("late") and not self.only("unknown_task")
+        return not self.is_late and not self.only("late") and not self.only("unknown_task")
 
     @property
     def decides(self) -> bool:
         """Whether it ended its task."""
-        return self.was_first and not self.is_open and not self.decisions[-1].only("late")
+        return not self.is_interim and self.was_first and not self.is_open and not self.decisions[-1].only("late")
 
     @property
     def delivers(self) -> bool:
@@ -141,8 +148,6 @@ class Case:
         self.children: list[Case] = []
         self.rivals: list[Case] = []
         """All tasks of its slot, itself included."""
-        self.slots = 0
-        """How many slots the session has."""
 
     def note(self, kind: str, detail: str, role: Role | None = None, offset: int | None = None) -> None:
         """A finding about this task."""
@@ -157,6 +162,13 @@ class Case:
     def disposition(self) -> str | None:
         """What the task's status says of its end."""
         return self.status.dispositions[-1] if self.status is not None and self.status.dispositions else None
+
+    @property
+    def reason_of_end(self) -> str:
+        """The reason that a proposed effect is refused for once the task has ended."""
+        if self.status is not None and self.disposition in ("cancelled", "expired", "rejected"):
+            return self.status.reason or ""
+        return "late"
 
     @property
     def is_open(self) -> bool:
@@ -223,7 +235,7 @@ class Case:
         if task is None or task.parent is not None or self.children:
             return True
         policies = {task.on_stale, task.on_stale_failure, task.when_absent, *(part.on_stale for part in result.parts)}
-        if "hold" in policies or task.on_newer == "enqueue":
+        if "hold" in policies or task.on_newer.startswith("enqueue"):
             return True
         at_ms = result.at_ms - self.terms.margin_ms
         return task.role != STEPS_OF[result.role] or task.at_ms >= at_ms or not result.broker_time
@@ -264,4 +276,4 @@ def families(cases: dict[str, Case]) -> None:
             above.children.append(case)
     for rivals in slots.values():
         for case in rivals:
-            case.rivals, case.slots = rivals, len(slots)
+            case.rivals = rivals

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 from schemas.topics import INPUT_ROLES
+from tidegate.audit.after import check_after
+from tidegate.audit.cancels import CancelsCheck
 from tidegate.audit.case import Case, Terms, families
 from tidegate.audit.collect import PartitionLogs
 from tidegate.audit.effects import EffectsCheck
+from tidegate.audit.lineage import link_attempts
 from tidegate.audit.tasks import check_task, match
 
 
@@ -27,17 +30,22 @@ class PartitionCheck:
         self._check_refused()
         for session_id, session in self.logs.sessions.items():
             names = session.tasks.keys() | session.results.keys() | session.outputs.keys() | session.statuses.keys()
-            for told in (session.stops, session.redispatches):
+            for told in (session.stops, session.redispatches, session.starts, session.outdated):
                 for task_id in told.keys() - names:
                     self._unfounded(session_id, task_id)
+            link_attempts(session)
             cases = {name: Case(self.logs, self.terms, self.counts, session_id, name) for name in sorted(names)}
             families(cases)
             for case in cases.values():
                 match(case)
             for case in cases.values():
                 check_task(case, self.reasons)
+                if not session.erased:
+                    check_after(case)
             if session.proposals or session.answers:
                 EffectsCheck(self.logs, self.terms, session_id, cases).run()
+            if session.cancels or session.unmatched:
+                CancelsCheck(self.logs, self.terms, session_id, cases).run()
             for task_id, role, offset in session.conflicts:
                 case = cases[task_id]
                 if case.handled(role, offset) and not case.unsettled:

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final
 
 import orjson
@@ -20,18 +21,39 @@ from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS, Event
 from schemas.fields import MAX_METADATA_BYTES
 from schemas.topics import INPUT_ROLES, Role, topics
 from tidegate.audit.findings import Example, Findings
-from tidegate.audit.logs import NEVER, Bounds, Clock, ContextEvent, Facet, Session, Status, Value
+from tidegate.audit.json_equality import load
+from tidegate.audit.logs import (
+    NEVER,
+    Bounds,
+    Clock,
+    ContextEvent,
+    Facet,
+    JudgedAt,
+    Lease,
+    Recent,
+    Session,
+    Sign,
+    Status,
+    StepTaken,
+    Value,
+)
 from tidegate.audit.parse import (
     Record,
     answer_of,
+    cancel_of,
     completed,
+    contradicts_itself,
+    extension_of,
     instant_ms,
+    is_unknown_value,
     on_lane,
+    outdated_of,
     output_of,
     proposal_of,
     redispatch_of,
     result_of,
     task_of,
+    unmatched_of,
 )
 
 FORWARDED_HEADER: Final = "tidegate_forwarded_from"
@@ -107,6 +129,7 @@ class PartitionLogs:
             "task.dispatched": self._dispatched,
             "task.step": self._step,
             "task.heartbeat": self._heartbeat,
+            "task.extended": self._extended,
             "task.effect_proposed": self._effect_proposed,
             "task.result": self._result,
         }
@@ -167,6 +190,11 @@ class PartitionLogs:
             self.counts["forwarded_again"] += 1
             return
         session.heard_at(record.timestamp)
+        if session.leases and role == "context":
+            self._run_out(session, record)
+        if role == "context" and session.recent.is_repeat(body["source"], body["event_id"]):
+            self.counts["repeated"] += 1
+            return
         if not self._takers[body["type"]](role, record, body, session):
             self._unaccounted(role, offset, f"{body['type']} cannot be folded", handled=handled)
 
@@ -180,7 +208,7 @@ class PartitionLogs:
         if value is None:
             return None
         try:
-            body = orjson.loads(value)
+            body = load(value) if role.startswith("results") else orjson.loads(value)
             if (
                 body["type"] in self._types[role]
                 and type(body["source"]) is str
@@ -204,7 +232,7 @@ class PartitionLogs:
             adapter = self._adapters[role] = TypeAdapter(union)
         body = completed(record)
         try:
-            adapter.validate_json(orjson.dumps(body))
+            adapter.validate_json(orjson.dumps(body, default=_as_zero, option=orjson.OPT_PASSTHROUGH_SUBCLASS))
         except ValidationError:
             return None
         return body if record.key is None or record.key == body["session_id"].encode() else None
@@ -232,10 +260,10 @@ class PartitionLogs:
         return origin
 
     def _cancel_requested(self, _role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
-        task_id = body.get("task_id")
-        if type(task_id) is not str:
+        request = cancel_of(record, body)
+        if request is None:
             return False
-        session.cancels.setdefault(task_id, []).append(record.offset)
+        session.cancels.append(request)
         return True
 
     def _acknowledged(self, _role: Role, _record: Record, body: dict[str, Any], session: Session) -> bool:
@@ -243,19 +271,45 @@ class PartitionLogs:
         if type(task_id) is not str or type(outcome) is not str:
             return False
         session.acknowledged.setdefault(task_id, set()).add(outcome)
+        session.outcomes.setdefault(task_id, []).append((outcome, body.get("part_ids")))
         return True
 
     def _heartbeat(self, role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
         task_id = body.get("task_id")
         if type(task_id) is not str:
             return False
-        self._sign(session, task_id, role, record)
+        if not self._is_repeated(session, task_id, role, body, "heartbeats"):
+            self._sign(session, task_id, Sign(role, record.offset, record.timestamp))
         return True
 
-    def _sign(self, session: Session, task_id: str, role: Role, record: Record) -> None:
+    def _is_repeated(self, session: Session, task_id: str, role: Role, body: dict[str, Any], what: str) -> bool:
+        """Whether a step or heartbeat is one of the last ones of its task again. Before the dispatch there are none.
+
+        Of a step on the other lane's topic the order is not known.
+        """
         task = session.tasks.get(task_id)
-        if task is None or task.heartbeat_ms is not None:
-            session.signs.setdefault(task_id, []).append((role, record.timestamp))
+        if task is None or task.role != role:
+            return False
+        recent = task.recent.get(what)
+        if recent is None:
+            recent = task.recent[what] = Recent()
+        if not recent.is_repeat(body["source"], body["event_id"]):
+            return False
+        self.counts["repeated"] += 1
+        return True
+
+    def _sign(self, session: Session, task_id: str, sign: Sign) -> None:
+        """Note it, unless the task is known to have no clock that it could move."""
+        task = session.tasks.get(task_id)
+        if task is None or (task.heartbeat_ms, task.deadline_ms, task.start_ms) != (None, None, None):
+            session.signs.setdefault(task_id, []).append(sign)
+
+    def _extended(self, role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
+        task_id, extension = body.get("task_id"), extension_of(role, record, body)
+        if type(task_id) is not str or extension is None:
+            return False
+        self._sign(session, task_id, extension)
+        return True
 
     def _effect_proposed(self, role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
         proposal, key = proposal_of(role, record, body), body.get("idempotency_key")
@@ -270,18 +324,55 @@ class PartitionLogs:
             cause = cause.get("task_id") if type(cause) is dict else cause
             if type(cause) is not str:
                 return False
-        if type(changed) is not dict or type(unset) not in (list, tuple):
+        versions = body.get("versions", {})
+        if type(changed) is not dict or type(unset) not in (list, tuple) or type(versions) is not dict:
+            return False
+        leases = body.get("expires_in_seconds", {})
+        if not versions.keys() <= {*changed, *unset} or type(leases) is not dict or not leases.keys() <= changed.keys():
+            return False
+        if any(is_unknown_value(name, value) for name, value in changed.items()):
             return False
         source = self._sources.setdefault(body["source"], body["source"])
         event = ContextEvent(record.offset, record.timestamp, cause, source, body["event_id"], len(record.value or b""))
         # Refused for want of room, an event still changes the facets that the gate knew.
         is_refused = (role, record.offset) in self.refused
         for name, value in ({**changed, **dict.fromkeys(unset)} if unset else changed).items():
+            if name in versions:
+                if versions[name] <= session.versions.get(name, -1):
+                    continue
+                if not is_refused or name in session.facets:
+                    session.versions[name] = versions[name]
+            self._lease(session, name, leases.get(name), event)
             known = session.facets.get(name)
             before = known.values[-1] if known is not None else NEVER
             is_certain = not is_refused or before is not NEVER
             self._change(session.facets if is_certain else session.perhaps, session, name, before, value, event)
         return True
+
+    def _lease(self, session: Session, name: str, seconds: float | None, event: ContextEvent) -> None:
+        """A change of a facet with or without a lease. Before it, what had run out by its time is in the history."""
+        leases = session.leases.get(name)
+        if leases is None:
+            if seconds is None:
+                return
+            leases = session.leases[name] = []
+        lease = None if seconds is None else Lease(event.at_ms + round(seconds * 1000), event)
+        leases.append((event.offset, lease))
+
+    def _run_out(self, session: Session, record: Record) -> None:
+        """Leases that had run out when the context event came: their facets have changed before it."""
+        for name, leases in session.leases.items():
+            lease = leases[-1][1]
+            if lease is None or lease.until_ms >= record.timestamp:  # at that moment, an event still finds it
+                continue
+            leases.append((record.offset, None))
+            known = session.facets.get(name)
+            expired = "absent" if name.startswith("presence/") else None
+            if known is not None and known.values[-1] != expired:
+                event = lease.event._replace(at_ms=lease.until_ms, cause=None)
+                known.offsets.append(record.offset)
+                known.values.append(expired)
+                known.events.append(event)
 
     def _change(
         self,
@@ -297,12 +388,16 @@ class PartitionLogs:
             facet = histories[name] = Facet()
         if event.cause is not None:
             session.own.setdefault(event.cause, {}).setdefault(name, []).append((event.offset, before, value))
+            session.own_times.setdefault(event.cause, []).append((event.offset, event.at_ms))
         facet.offsets.append(event.offset)
         facet.values.append(value)
         facet.events.append(event)
 
     def _session_erased(self, _role: Role, record: Record, body: dict[str, Any], session: Session) -> bool:
         session.erased.append(record.offset)
+        session.versions = {}
+        for leases in session.leases.values():
+            leases.append((record.offset, None))
         event = ContextEvent(record.offset, record.timestamp, None, body["source"], body["event_id"], 0)
         for facet in (*session.facets.values(), *session.perhaps.values()):
             facet.offsets.append(record.offset)
@@ -330,8 +425,10 @@ class PartitionLogs:
         )
         if type(task_id) is not str or type(status) is not str or type(step_id) is not str:
             return False
-        session.steps.setdefault(task_id, set()).add((step_id, status))
-        self._sign(session, task_id, role, record)
+        if self._is_repeated(session, task_id, role, body, "steps"):
+            return True
+        session.steps.setdefault(task_id, []).append(StepTaken(role, record.offset, step_id, status))
+        self._sign(session, task_id, Sign(role, record.offset, record.timestamp, status == "input_required"))
         if reads:
             session.reads.setdefault(task_id, []).append((role, record.offset, reads))
         return True
@@ -340,7 +437,12 @@ class PartitionLogs:
         result = result_of(role, record, body)
         if result is None:
             return False
-        session.results.setdefault(body["task_id"], []).append(result)
+        known = session.results.setdefault(body["task_id"], [])
+        is_repeat = any(each.digest == result.digest for each in known)
+        known.append(result)
+        if not result.final and not is_repeat:  # it comes after every step that was written before
+            sign = Sign("steps.cold" if role == "results.cold" else "steps", inf, record.timestamp)
+            self._sign(session, body["task_id"], sign)
         return True
 
     # ---- outputs
@@ -374,13 +476,22 @@ class PartitionLogs:
         if event is None:
             return
         misplaced = event["type"] == "task.dispatched" and not on_lane(role, event)
-        invalid = misplaced or _may_exceed(record.value or b"")
+        parts = [part["part_id"] for part in event.get("parts") or ()]
+        repeats_parts = len(set(parts)) < len(parts)
+        invalid = misplaced or repeats_parts or contradicts_itself(event) or _may_exceed(record.value or b"")
         if refused.error == "unsupported" or (refused.error in ("invalid_event", "empty_value") and not invalid):
             self.note(
                 "dlq_unfounded", f"{where} is a valid event, but was refused as {refused.error}", "dlq", refused.offset
             )
         if event["type"] == "context.changed" and refused.error == "session_full":
-            self._context_changed(role, record, event, self.session(event["session_id"]))
+            session = self.session(event["session_id"])
+            session.recent.is_repeat(event["source"], event["event_id"])
+            self._context_changed(role, record, event, session)
+        if event["type"] == "task.step" and refused.error == "session_full":
+            self._is_repeated(self.session(event["session_id"]), event["task_id"], role, event, "steps")
+        if event["type"] == "result.acknowledged" and refused.error == "unknown_part":
+            parts = self.session(event["session_id"]).unknown_parts.setdefault(event["task_id"], [])
+            parts.append((refused.offset, event.get("part_ids") or []))
         if event["type"] == "task.result":
             refused.result = (event["session_id"], event["task_id"], event["source"], event["event_id"])
             result = result_of(role, record, event) if refused.error in _FOR_WANT_OF_ROOM else None
@@ -411,9 +522,14 @@ class PartitionLogs:
             status.taken = body.get("taken") or status.taken
             ended = body["status"] == "ended"
             status.seen = True
+            status.queued = body.get("queued", False)
             status.waiting_for = body["waiting_for"] if body["status"] == "waiting" else None
             ended_at = body.get("ended_at") if ended else None
             ended_ms = 0 if ended_at is None else instant_ms(ended_at)
+            judged = body.get("judged") if ended else None
+            if judged is not None:
+                steps: Role = "steps.cold" if judged.get("lane") == "cold" else "steps"
+                status.judged = JudgedAt(judged["partition"], steps, judged["context_offset"], judged["steps_offset"])
         except (ValueError, LookupError, TypeError):
             self.note("output_unreadable", "not a task.status event", role, record.offset)
             return
@@ -424,13 +540,14 @@ class PartitionLogs:
             status.ended_offset = record.offset
         status.reason, status.detail = body.get("reason"), body.get("detail") or ""
         status.ended_ms, status.receipt, status.acknowledged = ended_ms, body.get("receipt"), body.get("acknowledged")
+        status.acknowledged_parts = body.get("acknowledged_parts") or {}
         disposition = str(body.get("disposition"))
         if disposition not in status.dispositions:
             status.dispositions.append(disposition)
 
     def _output(self, role: Role, record: Record) -> None:
         try:
-            body = orjson.loads(record.value or b"")
+            body = orjson.loads(record.value or b"") if role == "commands" else load(record.value or b"")
             session_id = body["session_id"]
             if role == "commands":
                 self._command(record, body, self.session(session_id))
@@ -445,14 +562,23 @@ class PartitionLogs:
         self._placed(role, record, session_id, session_id.encode())
 
     def _command(self, record: Record, body: dict[str, Any], session: Session) -> None:
-        kind, task_id = body["type"], body["task_id"]
+        kind, task_id = body["type"], body.get("task_id")
         if kind.startswith("effect."):
-            # A repeated answer is the same answer again, its id included.
+            if body.get("proposal"):
+                self._output_id("commands", record, body)
             session.answers.setdefault(body["idempotency_key"], []).append(answer_of(record, body))
             return
         self._output_id("commands", record, body)
-        if kind == "task.cancel":
+        if kind == "task.cancel_unmatched":
+            session.unmatched.append(unmatched_of(record, body))
+        elif task_id is None:
+            raise LookupError("task_id")
+        elif kind == "task.cancel":
             session.stops.setdefault(task_id, []).append((body["reason"], record.offset))
+        elif kind == "task.start":
+            session.starts.setdefault(task_id, []).append(record.offset)
+        elif kind == "result.outdated":
+            session.outdated.setdefault(task_id, []).append(outdated_of(record, body))
         elif kind == "task.redispatch":
             session.redispatches.setdefault(task_id, []).append(redispatch_of(record, body))
         else:
@@ -461,7 +587,7 @@ class PartitionLogs:
     def _output_id(self, role: Role, record: Record, body: dict[str, Any]) -> None:
         event_id = body["event_id"]
         if event_id in self._output_ids:
-            self.repeated_ids.append((body["session_id"], body["task_id"], event_id, role, record.offset))
+            self.repeated_ids.append((body["session_id"], body.get("task_id", ""), event_id, role, record.offset))
         self._output_ids.add(event_id)
 
     def _placed(self, role: Role, record: Record, session_id: str, key: bytes) -> None:
@@ -469,6 +595,11 @@ class PartitionLogs:
             self.note("output_misplaced", f"belongs on partition {self._home(session_id)}", role, record.offset)
         elif record.key != key:
             self.note("output_misplaced", f"key {record.key!r}", role, record.offset)
+
+
+def _as_zero(_number: Any) -> int:
+    """Stands for a number that JSON libraries do not take: where the models allow a number, they allow any."""
+    return 0
 
 
 def _may_exceed(value: bytes) -> bool:

@@ -146,11 +146,15 @@ def taken_by(case: Case, result: Result | None, output: Output | None) -> dict[s
 
 def _reads_of_results(case: Case, judged: Result | None) -> Iterator[Statement]:
     """A result's reads are folded when it is first looked at, which is told only where it was decided at once."""
-    first = next((result for result, verdict in case.judged if verdict.was_first), None)
+    first = next((result for result, verdict in case.judged if verdict.was_first and result.final), None)
     for result in case.results:
         if not result.reads:
             continue
-        if judged is not None:
+        if not result.final and result is not judged:
+            # An interim answer's reads count from then on, like those of a step.
+            if judged is not None and judged.role == result.role and judged.offset < result.offset:
+                continue
+        elif judged is not None:
             if result is not judged:
                 continue
         elif first is not None and result is not first:
@@ -172,7 +176,7 @@ def _reads_of_results(case: Case, judged: Result | None) -> Iterator[Statement]:
             min(low, high),
             high,
             exactly(result.reads),
-            is_certain=verdict is not None and verdict.was_first,
+            is_certain=verdict is not None and (verdict.was_first or verdict.is_late),
             is_inside=result is judged,
         )
 
@@ -188,17 +192,22 @@ def _reads_of_effects(case: Case, here: Place | None) -> Iterator[Statement]:
             if proposal.task_id == case.task_id and proposal.reads:
                 yield Statement(case.task_id, task.offset, END, exactly(proposal.reads), is_certain=False)
         return
-    for key, answers in session.answers.items():
-        answer = answers[0]
-        if answer.task_id != case.task_id or answer.reason in ("late", "unknown_task"):
+    seen: set[tuple[str, str]] = set()
+    answers = sorted((each for several in session.answers.values() for each in several), key=lambda told: told.offset)
+    for answer in answers:
+        if answer.task_id != case.task_id or answer.reason in NOT_READ:
             continue
-        proposals = proposals_for(session.proposals.get(key, ()), answer)
+        proposals = proposals_for(session.proposals.get(answer.key, ()), answer)
         for proposal in proposals:
             if not proposal.reads:
                 continue
             reads = exactly(proposal.reads)
-            # Either there was no room for the reads, or what they name is unknown for want of room.
-            is_taken = answer.reason != "session_full"
+            # Either there was no room for the reads, or what they name is unknown for want of room. What comes again
+            # states nothing, and of some reasons it is not told whether the task had ended.
+            is_again = (proposal.source, proposal.event_id) in seen
+            seen.add((proposal.source, proposal.event_id))
+            is_taken = answer.reason is None or (answer.reason == "stale" and bool(answer.differences))
+            is_taken = (is_taken or answer.reason in ("session_closed", "request_archived")) and not is_again
             if is_taken and len(proposals) == 1 and proposal.role == task.role:
                 at, there = answer.steps_offset, Place(answer.context_offset, answer.steps_offset)
                 if here is None or not here.is_before(there):
@@ -208,9 +217,13 @@ def _reads_of_effects(case: Case, here: Place | None) -> Iterator[Statement]:
                 yield Statement(case.task_id, task.offset, END, reads, is_certain=False)
 
 
+NOT_READ: Final = ("late", "unknown_task", "cancelled", "key_conflict", "duplicate_effect")
+"""Reasons of answers to proposals whose reads certainly did not join what their task depends on."""
+
+
 def proposals_for(proposals: Iterable[Proposal], answer: Answer) -> list[Proposal]:
-    """The proposals that the first answer to a key may be about: of one lane, the first."""
-    about = [each for each in proposals if (each.task_id, each.effect) == (answer.task_id, answer.effect)]
+    """The proposals that an answer may be about: one, or of those of an older version the first of each lane."""
+    about = [each for each in proposals if answer.is_about(each)]
     return about[:1] if len({each.role for each in about}) == 1 else about
 
 
@@ -308,12 +321,14 @@ def moved_along(
     session = case.session
     since = session.erased_before(context_offset)
     had_room = was_never_near(case)
-    changes = [
-        (offset, before, after, had_room and offset < mover.until)
-        for mover in movers
-        for offset, before, after in session.own[mover.task_id].get(name, ())
-        if since < offset < context_offset
-    ]
+    changes = []
+    for mover in movers:
+        forgotten, perhaps_forgotten = _forgotten_before_dispatch(case, mover.task_id)
+        changes += [
+            (offset, before, after, had_room and perhaps_forgotten <= offset < mover.until)
+            for offset, before, after in session.own[mover.task_id].get(name, ())
+            if since < offset < context_offset and offset >= forgotten
+        ]
     if not changes:
         return stated
     if len(changes) > _MAX_OWN_CHANGES:
@@ -326,6 +341,25 @@ def moved_along(
         later = _moved(frozenset((each,)), changes[1:])
         values |= later if later == {actual} else _moved(frozenset((each,)), changes) | (later & {actual})
     return values
+
+
+def _forgotten_before_dispatch(case: Case, task_id: str) -> tuple[int, int]:
+    """Own changes that came too long before the task's dispatch to count: surely, and perhaps, below these offsets.
+
+    They are kept for the grace from the last one on.
+    """
+    session, terms, task = case.session, case.terms, case.session.tasks.get(task_id)
+    if task is None:
+        return 0, 0
+    surely = perhaps = 0
+    earlier = [each for each in session.own_times.get(task_id, ()) if each[1] <= task.at_ms]
+    for number, (offset, at_ms) in enumerate(earlier, start=1):
+        next_ms = earlier[number][1] if number < len(earlier) else task.at_ms
+        if next_ms - at_ms > terms.grace_ms - terms.margin_ms:
+            perhaps = offset + 1
+            if number == len(earlier) and next_ms - at_ms > terms.grace_ms + terms.margin_ms:
+                surely = perhaps
+    return surely, perhaps
 
 
 def _moved(values: Expected, changes: list[tuple[int, Value, Value, bool]]) -> Expected:

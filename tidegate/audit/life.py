@@ -5,11 +5,19 @@ Where the topics' interleaving decides, and no verdict tells of it, nothing is h
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
+from schemas.fields import MAX_NAME_BYTES
+from tidegate.audit.after import queues
+from tidegate.audit.cancels import may_reach, must_reach
 from tidegate.audit.case import Case
+from tidegate.audit.clocks import Clock, clock_at
+from tidegate.audit.lineage import attempt_of, due_command
 from tidegate.audit.logs import NEVER, Redispatch, Status, Task
 from tidegate.audit.oracle import policy_of
+from tidegate.audit.parse import digest_of_dispatch
+from tidegate.audit.receipts import check_receipt
 from tidegate.audit.room import may_be_unknown
 
 STOPS: Final[dict[str, tuple[str, ...]]] = {
@@ -20,13 +28,13 @@ STOPS: Final[dict[str, tuple[str, ...]]] = {
     "stale": ("cancelled",),
     "deadline_passed": ("expired",),
     "heartbeat_missed": ("expired",),
+    "not_started": ("expired",),
     "unknown_parent": ("rejected",),
 }
 """Reasons to end an open task before its time, and the dispositions that go with them if nothing was delivered."""
 
+_STOPPING: Final = ("reject", "interrupt", "enqueue_latest")
 REJECTIONS: Final = ("slot_taken", "parent_ended", "unknown_parent", "session_full")
-MAX_CANCELS: Final = 32
-"""The gate remembers so many wishes to cancel tasks whose dispatch has not come."""
 
 
 def check_life(case: Case) -> None:
@@ -37,6 +45,7 @@ def check_life(case: Case) -> None:
     given = case.session.acknowledged.get(case.task_id, ())
     if status.acknowledged not in (None, *given) and not case.truncated("context"):
         case.note("acknowledgement_unfounded", str(status.acknowledged), "tasks", status.ended_offset)
+    _check_acknowledged_parts(case, status)
     is_stopped = _is_stopped(case, task, status)
     if is_stopped:
         _check_stop(case, task, status)
@@ -44,6 +53,7 @@ def check_life(case: Case) -> None:
         _check_rejection(case, task, status)
     elif case.disposition in ("cancelled", "expired"):
         _unfounded(case, status, f"ended {case.disposition}, reason {status.reason}")
+    _check_cut(case, task, status)
     _check_commands(case, status, is_stopped=is_stopped)
     _check_cancels(case, task)
     _check_scope(case, task, status)
@@ -51,6 +61,35 @@ def check_life(case: Case) -> None:
     if case.is_open and status.waiting_for is None:
         _check_time(case, task)
     _check_redispatch(case, task)
+
+
+def _check_acknowledged_parts(case: Case, status: Status) -> None:
+    """What the status says of single parts: that they were delivered, and that a consumer said so of them last."""
+    if case.outputs_truncated or case.truncated("context"):
+        return
+    delivered = {
+        part_id
+        for _, verdict in case.judged
+        for decision in verdict.decisions
+        for output in decision.delivered
+        for part_id, _ in output.carried
+    }
+    said: dict[str, str] = {}
+    for outcome, parts in case.session.outcomes.get(case.task_id, ()):
+        said |= dict.fromkeys(said if parts is None else parts, outcome)
+    for part_id, outcome in status.acknowledged_parts.items():
+        if part_id not in delivered:
+            detail = f"part {part_id} was not delivered"
+        elif said.get(part_id) != outcome:
+            detail = f"part {part_id} is {outcome}, should be {said.get(part_id)}"
+        else:
+            continue
+        case.note("acknowledgement_unfounded", detail, "tasks", status.ended_offset)
+    for offset, part_ids in case.session.unknown_parts.get(case.task_id, ()):
+        held = {part_id for _, verdict in case.judged for part_id in verdict.decisions[0].held}
+        later = {part.part_id for result, _ in case.judged for part in result.parts}
+        if set(part_ids) <= delivered and not held and len(case.judged) == 1 and later:
+            case.note("dlq_unfounded", f"parts {part_ids} were delivered", "dlq", offset)
 
 
 def _is_stopped(case: Case, task: Task, status: Status) -> bool:
@@ -63,15 +102,35 @@ def _is_stopped(case: Case, task: Task, status: Status) -> bool:
     return case.disposition in dispositions and case.disposition in ("cancelled", "expired")
 
 
+def _check_cut(case: Case, task: Task, status: Status) -> None:
+    """The cut that the status names: that it lies on the topics, and above what led to the end."""
+    judged, bounds = status.judged, case.bounds
+    if judged is None:
+        return
+
+    def note(kind: str, detail: str) -> None:
+        case.note(kind, f"{status.reason}: {detail}", "tasks", status.ended_offset)
+
+    if judged.partition != case.logs.partition:
+        note("verdict_inconsistent", f"judged on partition {judged.partition}")
+    elif judged.context_offset > bounds["context"].end or judged.steps_offset > bounds[judged.role].end:
+        note("judged_past_end", f"context {judged.context_offset}, steps {judged.steps_offset}")
+    elif status.reason == "cancelled":
+        asked = [each.offset for each in case.session.cancels if may_reach(case, task, each)]
+        if asked and min(asked) >= judged.context_offset and not case.truncated("context"):
+            note("judged_before_request", f"asked for at {min(asked)}, judged at context {judged.context_offset}")
+    elif case.disposition == "rejected" and status.ended_ms == task.at_ms and judged.role == task.role:
+        if judged.steps_offset > task.offset:
+            return
+        note("judged_before_dispatch", f"dispatched at {task.offset}, judged at {judged.steps_offset}")
+
+
 def _unfounded(case: Case, status: Status, detail: str) -> None:
     case.note("stopped_without_reason", detail, "tasks", status.ended_offset)
 
 
 def _check_stop(case: Case, task: Task, status: Status) -> None:
-    if status.receipt is None:
-        case.note("receipt_wrong", "there is none", "tasks", status.ended_offset)
-    else:
-        _check_receipt(case, task, status.receipt, status.ended_offset)
+    check_receipt(case, task, status)
     why_not = _why_not(case, task, status)
     if why_not is not None:
         _unfounded(case, status, f"{status.reason}: {why_not}")
@@ -82,10 +141,10 @@ def _why_not(case: Case, task: Task, status: Status) -> str | None:
     session, margin = case.session, case.terms.margin_ms
     ended_ms, reason = status.ended_ms, status.reason
     if reason == "cancelled":
-        asked = case.task_id in session.cancels or case.truncated("context")
-        return None if asked else "nobody asked for it"
+        asked = any(may_reach(case, task, request) for request in session.cancels)
+        return None if asked or case.truncated("context") else "nobody asked for it"
     if reason == "superseded":
-        newer = [each for each in case.rivals if _interrupts(each, task)]
+        newer = [each for each in case.rivals if _interrupts(each, case, task)]
         return None if newer and not task.protected else "no newer task of its slot interrupts it"
     if reason in ("parent_ended", "scope_closed", "unknown_parent"):
         return _why_not_scope(case, task, status)
@@ -94,18 +153,30 @@ def _why_not(case: Case, task: Task, status: Status) -> str | None:
             return "it goes on while stale"
         since = _stale_since(case, task)
         return None if since + task.while_stale_grace_ms <= ended_ms + margin else "its grace was not over"
-    if reason == "deadline_passed":
-        if task.deadline_ms is None or ended_ms + margin < task.deadline_ms:
-            return "its deadline had not passed"
-        return _why_not_expired(case, min(ended_ms, task.deadline_ms))
-    if reason == "heartbeat_missed":
-        if task.heartbeat_ms is None:
-            return "it sends no heartbeats"
-        heard = max([task.at_ms, *_signs(case, ended_ms)])
-        if heard + task.heartbeat_ms > ended_ms + margin:
-            return f"it was heard of {ended_ms - heard} ms before"
-        return _why_not_expired(case, ended_ms)
+    if reason in ("deadline_passed", "heartbeat_missed", "not_started"):
+        # What came in the very millisecond may have been folded before, or not.
+        found = [
+            _why_not_over(case, task, status, clock_at(case, task, ms)) for ms in (ended_ms - margin, ended_ms + 1)
+        ]
+        return None if None in found else found[0]
     return None
+
+
+def _why_not_over(case: Case, task: Task, status: Status, clock: Clock) -> str | None:
+    """What speaks against the end of a task whose clocks stood so."""
+    margin, ended_ms = case.terms.margin_ms, status.ended_ms
+    if status.reason == "deadline_passed":
+        if clock.waits_since is not None:
+            return "it waited for a person"
+        if clock.deadline_ms is None or ended_ms + margin < clock.deadline_ms:
+            return "its deadline had not passed"
+        return _why_not_expired(case, min(ended_ms, clock.deadline_ms))
+    due = clock.given_up_at(task)
+    if due is None or due[1] != status.reason:
+        return f"{due[1] if due is not None else 'nothing'} was due"
+    if due[0] > ended_ms + margin:
+        return f"it was heard of {ended_ms - clock.heard_ms} ms before"
+    return _why_not_expired(case, ended_ms)
 
 
 def _stale_since(case: Case, task: Task) -> int:
@@ -133,7 +204,7 @@ def _why_not_scope(case: Case, task: Task, status: Status) -> str | None:
         return "its parent is open" if above.is_open else None
     if status.reason == "scope_closed":
         grace = terms.scope_grace_ms if above.task.scope_grace_ms is None else above.task.scope_grace_ms
-        waited = min((result.at_ms for result in above.results), default=None)
+        waited = min((result.at_ms for result in above.results if result.final), default=None)
         if waited is None:
             return None if case.truncated("results", "results.cold") else "its parent has no result"
         return None if waited + grace <= ended_ms + terms.margin_ms else "its parent had not waited so long"
@@ -148,27 +219,23 @@ def _may_be_over(above: Case, task: Task) -> bool:
     return not above.is_open and above.task is not None and above.task.at_ms <= task.at_ms
 
 
-def _signs(case: Case, before_ms: int) -> list[int]:
-    """Signs of life that were on the topics well before the time; what was folded before the dispatch is none."""
-    task = case.task
-    if task is None:
-        return []
-    signs = case.session.signs.get(case.task_id, ())
-    before_ms -= case.terms.margin_ms
-    return [at_ms for role, at_ms in signs if role == task.role and task.at_ms < at_ms < before_ms]
-
-
 def _why_not_expired(case: Case, due_ms: int) -> str | None:
     """A result in time that was on the topics before the timer's barrier was asked for should have been judged."""
-    at_ms = min((result.at_ms for result in case.results if result.broker_time), default=due_ms)
+    at_ms = min((each.at_ms for each in case.results if each.broker_time and each.final), default=due_ms)
     if at_ms + case.terms.margin_ms >= due_ms:
         return None
     return f"its result had been there {due_ms - at_ms} ms before that"
 
 
-def _interrupts(newer: Case, task: Task) -> bool:
+def _interrupts(newer: Case, case: Case, task: Task) -> bool:
+    """Whether the newer task may have stopped this one: any that is older, or one that queues for the slot."""
     other = newer.task
-    return other is not None and other.on_newer == "interrupt" and task.is_older(other)
+    if other is None or not task.is_older(other):
+        return False
+    if other.on_newer == "interrupt":
+        return True
+    has_older = any(each.task is not None and each.task.is_older(task) for each in case.rivals)
+    return other.on_newer == "enqueue_latest" and queues(task) and has_older
 
 
 # ---- rejections
@@ -208,7 +275,7 @@ def _is_above_itself(case: Case) -> bool:
 def _may_be_open_at(older: Case, task: Task) -> bool:
     """Whether the older task may have been open when the newer one's dispatch was folded."""
     other = older.task
-    if other is None or not other.is_older(task):
+    if other is None or not other.is_older(task) or not _came_before(other, task):
         return False
     status = older.status
     if older.disposition == "rejected" and status is not None and not _is_stopped(older, other, status):
@@ -222,7 +289,7 @@ def _may_be_open_at(older: Case, task: Task) -> bool:
 def _was_open_at(older: Case, task: Task) -> bool:
     """Whether the older task surely was open then."""
     other = older.task
-    if other is None or not other.is_older(task) or other.role != task.role:
+    if other is None or not other.is_older(task) or other.role != task.role or not _came_before(other, task):
         return False
     if older.unsettled or older.given_up:
         return False
@@ -230,7 +297,12 @@ def _was_open_at(older: Case, task: Task) -> bool:
     return ended is not None and ended.steps_offset is not None and ended.steps_offset > task.offset
 
 
-# ---- commands and receipts
+def _came_before(one: Task, other: Task) -> bool:
+    """Whether its dispatch was folded before, as far as is known: an attempt stands before tasks dispatched earlier."""
+    return one.role != other.role or one.offset < other.offset
+
+
+# ---- commands
 
 
 def _check_commands(case: Case, status: Status, *, is_stopped: bool) -> None:
@@ -248,28 +320,13 @@ def _check_commands(case: Case, status: Status, *, is_stopped: bool) -> None:
             case.note("command_unfounded", detail, "commands", offset)
 
 
-def _check_receipt(case: Case, task: Task, receipt: dict[str, list[str]], offset: int) -> None:
-    """The steps a receipt names: that they are on the topic, and that each planned step is accounted for."""
-    if case.truncated("steps", "steps.cold"):
-        return
-    steps, problems = case.session.steps.get(case.task_id, set()), []
-    for name, status in (("done", "completed"), ("failed", "failed"), ("in_flight", "started")):
-        problems += [f"{name} {each}" for each in receipt.get(name, ()) if (each, status) not in steps]
-    begun = {step for name in ("done", "failed", "in_flight") for step in receipt.get(name, ())}
-    left = receipt.get("not_attempted", [])
-    if left != [step for step in task.plan if step not in begun]:
-        problems.append(f"not_attempted {left}")
-    if problems:
-        case.note("receipt_wrong", ", ".join(problems), "tasks", offset)
-
-
 # ---- what should have stopped it
 
 
 def _check_cancels(case: Case, task: Task) -> None:
     """A wish to cancel below the context that a verdict was given with stops the task before that."""
-    asked = case.session.cancels.get(case.task_id)
-    if not asked or len(case.session.cancels) > MAX_CANCELS or case.given_up:
+    asked = [request.offset for request in case.session.cancels if must_reach(case, task, request)]
+    if not asked or case.given_up:
         return
     first = asked[0]
     for _, verdict in case.judged:
@@ -328,7 +385,14 @@ def _is_watched(case: Case) -> bool:
 
 def _check_slot(case: Case, task: Task, status: Status) -> None:
     """What a newer task's policy does to the older ones of its slot, as far as the logs tell that they were open."""
-    if task.on_newer not in ("reject", "interrupt") or case.disposition == "rejected" or case.given_up:
+    if case.disposition == "rejected" or case.given_up:
+        return
+    if task.repeats is not None and not task.protected and status.reason not in ("superseded", "cancelled"):
+        newer = [each for each in case.rivals if _stops_all(each, task) and _was_there(each, task)]
+        if newer:
+            detail = f"an attempt, but the newer task {newer[0].task_id}, which interrupts it, was open"
+            case.note("slot_not_respected", detail, task.role, task.offset)
+    if task.on_newer not in _STOPPING:
         return
     if task.on_newer == "interrupt" and status.reason == "cancelled":
         return  # it was cancelled before it was dispatched, perhaps
@@ -336,22 +400,58 @@ def _check_slot(case: Case, task: Task, status: Status) -> None:
         other = older.task
         if other is None or not _was_open_at(older, task):
             continue
+        if task.on_newer == "enqueue_latest" and not (queues(other) and _has_open_before(case, other, task)):
+            continue
         if task.on_newer == "reject" or not other.protected:
             detail = f"{task.on_newer}, but the older task {older.task_id} was open and went on"
             case.note("slot_not_respected", detail, task.role, task.offset)
 
 
+def _stops_all(newer: Case, task: Task) -> bool:
+    """Whether the newer task interrupts every older one of its slot, which this one is."""
+    other = newer.task
+    return other is not None and other.on_newer == "interrupt" and task.is_older(other)
+
+
+def _was_there(newer: Case, task: Task) -> bool:
+    """Whether the newer task surely was open when the attempt's dispatch was folded."""
+    other, ended = newer.task, newer.ended_at
+    if other is None or other.role != task.role or newer.unsettled or newer.given_up or other.offset > task.offset:
+        return False
+    return ended is not None and ended.steps_offset is not None and ended.steps_offset > task.offset
+
+
+def _has_open_before(case: Case, other: Task, task: Task) -> bool:
+    """Whether a task older than the other one surely was open when this one was dispatched."""
+    return any(each.task is not None and each.task.is_older(other) and _was_open_at(each, task) for each in case.rivals)
+
+
 def _check_time(case: Case, task: Task) -> None:
     """An open task without a result is neither past its deadline nor silent for too long."""
-    if case.results or not case.handled(task.role, task.offset):
+    if any(result.final for result in case.results) or not case.handled(task.role, task.offset):
         return
-    due = [] if task.deadline_ms is None else [task.deadline_ms]
-    if task.heartbeat_ms is not None:
-        due.append(
-            max([task.at_ms, *(at_ms for _, at_ms in case.session.signs.get(case.task_id, ()))]) + task.heartbeat_ms
-        )
+    clock = clock_at(case, task, inf)
+    due = [] if clock.deadline_ms is None or clock.waits_since is not None else [clock.deadline_ms]
+    silent = clock.given_up_at(task)
+    if silent is not None and not (silent[1] == "not_started" and queues(task)):  # that counts from its turn on
+        due.append(silent[0])
+    abandoned = _abandoned_since(case, task)
+    if abandoned is not None and task.while_stale_grace_ms is not None:
+        due.append(max(abandoned, task.at_ms) + task.while_stale_grace_ms)
     if due and case.is_due(max(min(due), task.at_ms)):
         case.note("not_expired", f"due {case.terms.now_ms - min(due)} ms ago", task.role, task.offset)
+
+
+def _abandoned_since(case: Case, task: Task) -> int | None:
+    """Since when the request is archived or the session closed, by somebody who works for no task; None if neither."""
+    found = []
+    for name, value in (("session", "closed"), (f"request/{task.request_id}", "archived")):
+        if name != "session" and task.request_id is None:
+            continue
+        actual, givers, is_certain = case.session.value_at(name, case.bounds["context"].handled)
+        if is_certain and actual == value and all(event.cause is None for event in givers):
+            found.append(givers[-1].at_ms)
+    return min(found, default=None)
 
 
 # ---- redispatch
@@ -362,7 +462,7 @@ def _check_redispatch(case: Case, task: Task) -> None:
     causes = [
         verdict.decisions[index].first
         for result, verdict in case.judged
-        if verdict.was_first
+        if verdict.was_first and result.final
         for index, decision in enumerate(verdict.decisions)
         if decision.first.shadow is None
         for part, judged in ((part, judged) for part in result.parts for judged in decision.first.parts)
@@ -372,13 +472,14 @@ def _check_redispatch(case: Case, task: Task) -> None:
     ]
     sent = case.session.redispatches.get(case.task_id, [])
     case.counts["redispatches"] += len(sent)
-    has_attempts = task.attempt <= task.max_redispatches
+    due = due_command(case.task_id, task)
+    has_attempts = attempt_of(task) <= task.max_redispatches and len(due[0].encode()) <= MAX_NAME_BYTES
     for command in sent:
-        problem = _wrong_with(case, task, command)
+        problem = _wrong_with(task, due, command)
         if problem is None and not causes and not case.outputs_truncated:
             problem = "no part was withheld as stale that asks for it"
         if problem is None and not has_attempts:
-            problem = f"attempt {task.attempt}, at most {task.max_redispatches} redispatches"
+            problem = f"attempt {attempt_of(task)}, at most {task.max_redispatches} redispatches"
         if problem is None and len(sent) > 1:
             problem = f"it was commanded {len(sent)} times"
         if problem is not None:
@@ -390,13 +491,13 @@ def _check_redispatch(case: Case, task: Task) -> None:
         case.note_at("redispatch_missing", causes[0], "a part withheld as stale asks for it")
 
 
-def _wrong_with(case: Case, task: Task, command: Redispatch) -> str | None:
-    base = case.task_id
-    if task.attempt > 1:
-        base = base.removesuffix(f"~{task.attempt}")
-    due = (f"{base}~{task.attempt + 1}", task.attempt + 1)
+def _wrong_with(task: Task, due: tuple[str, int], command: Redispatch) -> str | None:
     told = (command.new_task_id, command.attempt)
-    return None if told == due else f"{told}, should be {due}"
+    if told != due:
+        return f"{told}, should be {due}"
+    if command.dispatch is not None and digest_of_dispatch(command.dispatch, task) != task.digest:
+        return f"its dispatch is {command.dispatch}, which is not what was dispatched at {task.offset}"
+    return None
 
 
 def _check_snapshot(case: Case, command: Redispatch, context_offset: int) -> None:

@@ -74,6 +74,26 @@ class Facet:
         return events
 
 
+MAX_RECENT: Final = 16
+"""Context events of a session, and steps and heartbeats of an open task, that are known when they come again."""
+
+
+class Recent:
+    """The last events of a session or a task, by source and event id."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: list[tuple[str, str]] = []
+
+    def is_repeat(self, source: str, event_id: str) -> bool:
+        """Whether the event is one of the last; if not, it is from now on."""
+        if (source, event_id) in self._known:
+            return True
+        self._known = [*self._known[1 - MAX_RECENT :], (source, event_id)]
+        return False
+
+
 @dataclass(slots=True)
 class Task:
     """The first dispatch of a task that is not in the DLQ."""
@@ -93,9 +113,14 @@ class Task:
     protected: bool
     parent: str | None
     independent: bool
+    detached_from: str | None
     while_stale_grace_ms: int | None
     """None: it goes on while stale."""
     deadline_ms: int | None
+    """As dispatched: the earlier one of two."""
+    start_ms: int | None
+    delivers_late: bool
+    watch_ms: int | None
     heartbeat_ms: int | None
     scope_grace_ms: int | None
     hold_ttl_ms: int | None
@@ -106,10 +131,25 @@ class Task:
     """Of the record's value."""
     again: bool = False
     """Whether there are more dispatches of it."""
+    recent: dict[str, Recent] = field(default_factory=dict)
+    """Its last steps, and its last heartbeats."""
+    repeats: Task | None = None
+    """Of a commanded attempt: the first task that it repeats, in whose place it stands."""
+    first_id: str = ""
+    """Its id."""
+    number: int = 0
+    """Of a commanded attempt."""
+    deadlines: tuple[str | None, float | None] = (None, None)
+    """`deadline_at` and `deadline_seconds`, as dispatched."""
+    commanded_at: int = 0
+    """The context offset with which it was commanded."""
+    above_it: list[str] = field(default_factory=list)
+    """Ids of the tasks that it repeats, the first one first."""
 
     def is_older(self, other: Task) -> bool:
         """Whether it was dispatched before: in the log of their lane; between lanes, by the broker's time."""
-        return self.offset < other.offset if self.role == other.role else self._order < other._order
+        one, two = self.repeats or self, other.repeats or other
+        return one.offset < two.offset if one.role == two.role else one._order < two._order
 
     @property
     def _order(self) -> tuple[int, int]:
@@ -140,6 +180,7 @@ class Result:
     parts: list[ResultPart]
     reads: Facets
     digest: int
+    final: bool
 
 
 @dataclass(slots=True)
@@ -179,6 +220,8 @@ class Output:
     at_ms: int
     """When it was judged, by the gate's clock."""
     parts: list[JudgedPart]
+    final: bool
+    late: bool
     shadow: tuple[str, str] | None
     """Decision and reason that the gate only watched, in shadow mode."""
 
@@ -193,11 +236,16 @@ class Proposal(NamedTuple):
     broker_time: bool
     effect: str
     reads: Facets
+    source: str
+    event_id: str
+    fingerprint: str | None
+    allow_duplicate: bool
 
 
 class Answer(NamedTuple):
     """One `effect.cleared` or `effect.refused`; `reason` is None where it was cleared."""
 
+    key: str
     task_id: str
     offset: int
     effect: str
@@ -206,11 +254,99 @@ class Answer(NamedTuple):
     partition: int
     context_offset: int
     steps_offset: int
+    proposal: tuple[str, str, int] | None
+    """Source, event id and offset of the proposal that is answered; older versions did not say."""
+    repeat: bool
+    first_cleared: tuple[int, int] | None
+    """Context and steps offsets with which it says that it had been cleared before."""
+    conflicts_with: dict[str, Any] | None
 
     @property
-    def told(self) -> tuple[str, str | None, int, int]:
-        """What every answer to the same key must agree in."""
-        return self.effect, self.reason, self.context_offset, self.steps_offset
+    def judged(self) -> tuple[int, int]:
+        """Context and steps offsets of its place."""
+        return self.context_offset, self.steps_offset
+
+    def is_about(self, proposal: Proposal) -> bool:
+        """Whether it answers the proposal."""
+        named = (proposal.task_id, proposal.effect) == (self.task_id, self.effect)
+        return named and self.proposal in (None, (proposal.source, proposal.event_id, proposal.offset))
+
+
+class CancelRequest(NamedTuple):
+    """One `task.cancel_requested`. Without any of the three it means every task of the session."""
+
+    offset: int
+    at_ms: int
+    broker_time: bool
+    source: str
+    event_id: str
+    task_id: str | None
+    request_id: str | None
+    slot: str | None
+
+    def names(self, task_id: str, task: Task) -> bool:
+        """Whether it means the task, whenever that was dispatched."""
+        if self.task_id is not None:
+            return self.task_id == task_id
+        return self.request_id in (None, task.request_id) and self.slot in (None, task.slot)
+
+
+class Unmatched(NamedTuple):
+    """One `task.cancel_unmatched`: its offset, and the request that it answers."""
+
+    offset: int
+    requested: int
+    source: str
+    event_id: str
+
+
+class StepTaken(NamedTuple):
+    """A step of a task. `role` is the topic of its lane."""
+
+    role: Role
+    offset: int
+    step_id: str
+    status: str
+
+
+class JudgedAt(NamedTuple):
+    """Where the logs stood when a task was stopped or rejected, as its status says. `role`: of which steps."""
+
+    partition: int
+    role: Role
+    context_offset: int
+    steps_offset: int
+
+
+class Sign(NamedTuple):
+    """A step, a heartbeat or an interim answer of a task, or an extension, which has a `deadline_ms`.
+
+    `role` is the steps topic of its lane. An interim answer is on another topic, and comes after every dispatch here.
+    """
+
+    role: Role
+    offset: float
+    at_ms: int
+    asks: bool = False
+    """Whether it waits for a person."""
+    deadline_ms: int | None = None
+
+
+class Lease(NamedTuple):
+    """A facet set for a time only, by an event of the context topic."""
+
+    until_ms: int
+    event: ContextEvent
+
+
+class Outdated(NamedTuple):
+    """One `result.outdated`: the result it is about, the parts, and the differences as they stand."""
+
+    offset: int
+    source: str
+    event_id: str
+    part_ids: list[str]
+    differences: list[dict[str, Any]]
 
 
 class Redispatch(NamedTuple):
@@ -220,6 +356,8 @@ class Redispatch(NamedTuple):
     new_task_id: str
     attempt: int
     snapshot: Facets
+    dispatch: dict[str, Any] | None
+    """What it says of the task's dispatch; older versions said nothing."""
 
 
 @dataclass(slots=True)
@@ -233,17 +371,22 @@ class Status:
     tombstone: bool = False
     seen: bool = False
     """Whether there is a record of it, not only a tombstone."""
+    queued: bool = False
+    """Whether its newest record says that it queues for its slot."""
     waiting_for: str | None = None
     """What its newest record says the result waits for."""
     reopened: bool = False
     """A record said running after one had said ended."""
     taken: Facets = field(default_factory=dict)
     reason: str | None = None
+    judged: JudgedAt | None = None
+    """Of an end without a verdict. None: written by an earlier version, or over by an acknowledgement."""
     detail: str = ""
     ended_ms: int = 0
     """`ended_at` of the newest record that says ended, 0 where it has none."""
     receipt: dict[str, list[str]] | None = None
     acknowledged: str | None = None
+    acknowledged_parts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -256,6 +399,8 @@ class Session:
     knew it, and took the change."""
     own: dict[str, dict[str, list[tuple[int, Value, Value]]]] = field(default_factory=dict)
     """Changes by tasks: task, facet, then (offset, value before, value after)."""
+    own_times: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """Changes by tasks: offset and time of each."""
     erased: list[int] = field(default_factory=list)
     """Offsets of `session.erased`."""
     tasks: dict[str, Task] = field(default_factory=dict)
@@ -267,13 +412,22 @@ class Session:
     """Results that the gate knew before it refused them, by task: for want of room."""
     outputs: dict[str, list[Output]] = field(default_factory=dict)
     statuses: dict[str, Status] = field(default_factory=dict)
-    cancels: dict[str, list[int]] = field(default_factory=dict)
-    """Offsets of `task.cancel_requested` by task."""
+    cancels: list[CancelRequest] = field(default_factory=list)
+    """In the order of the context topic."""
+    unmatched: list[Unmatched] = field(default_factory=list)
+    versions: dict[str, int] = field(default_factory=dict)
+    """By facet, the newest version stated so far."""
     acknowledged: dict[str, set[str]] = field(default_factory=dict)
-    signs: dict[str, list[tuple[Role, int]]] = field(default_factory=dict)
-    """Topics and times at which a task that has to send heartbeats sent one, or a step."""
-    steps: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
-    """Ids and statuses of the steps of a task."""
+    outcomes: dict[str, list[tuple[str, list[str] | None]]] = field(default_factory=dict)
+    """The acknowledgements of each task: outcome, and the parts meant, or None for all."""
+    unknown_parts: dict[str, list[tuple[int, list[str]]]] = field(default_factory=dict)
+    """Acknowledgements that were refused for a part that was not delivered, by task: offset in the DLQ, parts."""
+    signs: dict[str, list[Sign]] = field(default_factory=dict)
+    """Signs of life of tasks that have clocks, and what put their deadlines off."""
+    leases: dict[str, list[tuple[int, Lease | None]]] = field(default_factory=dict)
+    """By facet, the lease that each change of it set, or None where it set none, with the change's offset."""
+    steps: dict[str, list[StepTaken]] = field(default_factory=dict)
+    """The steps of a task, in the order of their topic."""
     proposals: dict[str, list[Proposal]] = field(default_factory=dict)
     """Proposed effects by idempotency key."""
     answers: dict[str, list[Answer]] = field(default_factory=dict)
@@ -281,6 +435,11 @@ class Session:
     stops: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     """`task.cancel` by task: reason, offset."""
     redispatches: dict[str, list[Redispatch]] = field(default_factory=dict)
+    recent: Recent = field(default_factory=Recent)
+    """Its last context events."""
+    starts: dict[str, list[int]] = field(default_factory=dict)
+    """Offsets of `task.start` by task."""
+    outdated: dict[str, list[Outdated]] = field(default_factory=dict)
     first_ms: int = 0
     last_ms: int = 0
     """Times of the oldest and the newest input."""
@@ -309,6 +468,25 @@ class Session:
         oldest = givers[-1].offset
         is_same = perhaps.at(oldest)[0] == value
         return value, [*givers, *(perhaps.givers(oldest) if is_same else ())], True
+
+    def values_at(
+        self, name: str, offset: int, sure_ms: float, may_ms: float
+    ) -> list[tuple[Value, list[ContextEvent], bool]]:
+        """As `value_at`, with leases considered: those that had run out by `sure_ms`, and perhaps those by `may_ms`.
+
+        More than one where that leaves open what the value is; none of them is certain then.
+        """
+        value, givers, is_certain = self.value_at(name, offset)
+        lease = next((each for at, each in reversed(self.leases.get(name, ())) if at < offset), None)
+        if lease is None or lease.until_ms > may_ms or (givers and givers[0].offset > lease.event.offset):
+            return [(value, givers, is_certain)]
+        expired: Value = "absent" if name.startswith("presence/") else None
+        giver = lease.event._replace(at_ms=lease.until_ms, cause=None)
+        if value == expired:
+            return [(value, [*givers, giver], is_certain)]
+        if lease.until_ms < sure_ms:
+            return [(expired, [giver], is_certain)]
+        return [(value, givers, False), (expired, [giver], False)]
 
     def heard_at(self, at_ms: int) -> None:
         """Note the time of an input."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from tidegate.audit.case import Case, Place
+from tidegate.audit.clocks import clock_at
 from tidegate.audit.expect import (
     ANYTHING,
     END,
@@ -27,8 +28,6 @@ from tidegate.audit.expect import (
 from tidegate.audit.logs import NEVER, ContextEvent, Result, ResultPart, Session, Task
 
 PRESENCE: Final = "presence/"
-MAX_SLOTS: Final = 64
-"""The gate knows the newest delivery of so many slots of a session."""
 _ROUNDING_MS: Final = 1
 
 
@@ -57,6 +56,8 @@ class Ruling:
     """Those, and the ones that may be."""
     expected: frozenset[str] = frozenset()
     """Every facet that the task may depend on."""
+    may_hold_for_user: bool = False
+    """The user may be absent, and the task asks to wait for their return."""
 
     @property
     def blocked(self) -> str | None:
@@ -64,18 +65,32 @@ class Ruling:
         return next((reason for reason, is_sure in self.blockers.items() if is_sure), None)
 
 
-def rule(case: Case, task: Task, at_ms: int, place: Place, cut: Cut, statements: Iterable[Statement]) -> Ruling:
+def rule(
+    case: Case,
+    task: Task,
+    at_ms: int,
+    place: Place,
+    cut: Cut,
+    statements: Iterable[Statement],
+    judged_ms: int,
+) -> Ruling:
     """The rules applied with exactly the context below the place's offset folded. `at_ms`: the time of what is judged.
 
-    `statements` are all that the task states, `cut` is where among the steps it is judged.
+    `statements` are all that the task states, `cut` is where among the steps it is judged, `judged_ms` when by the
+    gate's clock: leases that ran out between the two may count or not.
     """
     session, offset = case.session, place.context_offset
     stale: dict[str, Contradiction] = {}
     maybe: dict[str, Contradiction] = {}
     movers = movers_of(case, cut)
     stated_by = expected_at(statements, cut)
-    for (name, _reader), stated in stated_by.items():
-        actual, givers, is_certain = session.value_at(name, offset)
+    may_ms = judged_ms + case.terms.slack_ms
+    found = (
+        (name, stated, *value)
+        for (name, _reader), stated in stated_by.items()
+        for value in session.values_at(name, offset, at_ms, may_ms)
+    )
+    for name, stated, actual, givers, is_certain in found:
         if actual is NEVER:
             continue
         expected = moved_along(case, movers, name, stated, offset, actual) if movers else stated
@@ -84,12 +99,13 @@ def rule(case: Case, task: Task, at_ms: int, place: Place, cut: Cut, statements:
             maybe[name] = Contradiction(expected | of_others, actual, givers)
             if is_certain and (name in stale or expected.isdisjoint((actual, NOTHING, NEVER, ANYTHING))):
                 stale[name] = maybe[name]
-    is_absent = user_absent(session, offset) if task.when_absent != "deliver" else None
+    is_absent = user_absent(session, offset, at_ms, may_ms) if task.when_absent != "deliver" else None
     blockers = _blockers(case, task, at_ms, place, movers)
     if task.when_absent == "withhold" and is_absent is not None:
         blockers["user_absent"] = is_absent
     names = frozenset(name for name, _reader in stated_by)
-    return Ruling(blockers, task.when_absent == "hold" and bool(is_absent), stale, maybe, names)
+    holds = task.when_absent == "hold"
+    return Ruling(blockers, holds and bool(is_absent), stale, maybe, names, holds and is_absent is not None)
 
 
 def contradictions_of(part: ResultPart, contradictions: dict[str, Contradiction]) -> dict[str, Contradiction]:
@@ -114,8 +130,10 @@ def _blockers(case: Case, task: Task, at_ms: int, place: Place, movers: list[Mov
         archived = _set_by_another(session, f"request/{task.request_id}", "archived", case.task_id, offset, movers)
         if archived is not None:
             reasons["request_archived"] = archived
-    if task.deadline_ms is not None and at_ms > task.deadline_ms - _ROUNDING_MS:
-        reasons["deadline_passed"] = at_ms > task.deadline_ms + _ROUNDING_MS
+    if task.deadline_ms is not None:
+        clock = clock_at(case, task, at_ms)
+        if clock.waits_since is None and clock.deadline_ms is not None and at_ms > clock.deadline_ms - _ROUNDING_MS:
+            reasons["deadline_passed"] = at_ms > clock.deadline_ms + _ROUNDING_MS
     if (superseded := _superseded(case, task, place)) is not None:
         reasons["superseded"] = superseded
     return reasons
@@ -144,7 +162,7 @@ def _superseded(case: Case, task: Task, place: Place) -> bool | None:
                 here = place
             if here.is_before(there):
                 continue
-            settled = case.slots <= MAX_SLOTS and not case.unsettled and verdict.was_first
+            settled = not case.unsettled and verdict.was_first
             if settled and there.is_before(here):
                 return True
             found = False
@@ -169,14 +187,14 @@ def _set_by_another(
     return None if is_own else False
 
 
-def user_absent(session: Session, context_offset: int) -> bool | None:
+def user_absent(session: Session, context_offset: int, sure_ms: float, may_ms: float) -> bool | None:
     """Whether a client is known and every known one is absent: surely (True), perhaps (False), or not (None)."""
     known: dict[bool, list[bool]] = {True: [], False: []}
     for name in session.facets.keys() | session.perhaps.keys():
         if name.startswith(PRESENCE):
-            value, _, is_certain = session.value_at(name, context_offset)
-            if value is not NEVER:
-                known[is_certain].append(value in (None, "absent"))
+            for value, _, is_certain in session.values_at(name, context_offset, sure_ms, may_ms):
+                if value is not NEVER:
+                    known[is_certain].append(value in (None, "absent"))
     if not all(known[True]) or not (known[True] or any(known[False])):
         return None
     return bool(known[True]) and all(known[False])

@@ -6,12 +6,24 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-import orjson
-
 from schemas.events import TaskDispatched
 from schemas.fields import Part
 from schemas.topics import Role
-from tidegate.audit.logs import Answer, JudgedPart, Output, Proposal, Redispatch, Result, ResultPart, Task
+from tidegate.audit.json_equality import digest_of, load
+from tidegate.audit.logs import (
+    Answer,
+    CancelRequest,
+    JudgedPart,
+    Outdated,
+    Output,
+    Proposal,
+    Redispatch,
+    Result,
+    ResultPart,
+    Sign,
+    Task,
+    Unmatched,
+)
 
 _NOT_CONTENT: Final = ("type", "source", "event_id", "session_id", "occurred_at", "task_id")
 _CONTENT: Final = {
@@ -52,8 +64,8 @@ def completed(record: Record) -> Any:
     A field that the body states wins over the header.
     """
     try:
-        body = orjson.loads(record.value or b"")
-    except orjson.JSONDecodeError:
+        body = load(record.value or b"")
+    except ValueError:
         return None
     if isinstance(body, dict):
         for name, value in record.headers:
@@ -81,11 +93,16 @@ def _task_of(role: Role, record: Record, body: dict[str, Any]) -> Task | None:
     if type(body.get("task_id")) is not str or type(snapshot) is not dict or type(depends_on) is not list:
         return None
     said = {name: body.get(name, default) for name, default in _CONTENT.items()}
+    deadline_ms = _earlier(
+        None if said["deadline_at"] is None else instant_ms(said["deadline_at"]),
+        None if said["deadline_seconds"] is None else record.timestamp + (_ms(said["deadline_seconds"]) or 0),
+    )
     return Task(
         role=role,
         offset=record.offset,
         at_ms=record.timestamp,
-        digest=_digest([*said.values()]),
+        digest=_dispatch_digest(said),
+        deadlines=(said["deadline_at"], said["deadline_seconds"]),
         snapshot=snapshot,
         depends_on=depends_on,
         request_id=said["request_id"],
@@ -95,10 +112,14 @@ def _task_of(role: Role, record: Record, body: dict[str, Any]) -> Task | None:
         slot=said["slot"],
         on_newer=said["on_newer"],
         protected=said["protected"],
-        parent=said["parent_task_id"],
+        parent=None if said["detached"] else said["parent_task_id"],
         independent=said["independent"],
+        detached_from=said["parent_task_id"] if said["detached"] else None,
         while_stale_grace_ms=_ms(said["while_stale_grace_seconds"]) if said["while_stale"] == "cancel" else None,
-        deadline_ms=instant_ms(said["deadline_at"]) if said["deadline_at"] is not None else None,
+        deadline_ms=deadline_ms,
+        start_ms=_ms(said["start_timeout_seconds"]),
+        delivers_late=said["on_late"] == "deliver",
+        watch_ms=_ms(said["watch_seconds"]),
         heartbeat_ms=_ms(said["heartbeat_timeout_seconds"]),
         scope_grace_ms=_ms(said["scope_grace_seconds"]),
         hold_ttl_ms=_ms(said["hold_ttl_seconds"]),
@@ -114,16 +135,70 @@ def instant_ms(text: str) -> int:
     return round(datetime.fromisoformat(text.upper()).timestamp() * 1000)
 
 
+def _earlier(one: int | None, other: int | None) -> int | None:
+    return min((each for each in (one, other) if each is not None), default=None)
+
+
+def extension_of(role: Role, record: Record, body: dict[str, Any]) -> Sign | None:
+    """The new deadline in a `task.extended` event, or None if it does not say exactly one."""
+    at, seconds = body.get("deadline_at"), body.get("deadline_seconds")
+    if (at is None) == (seconds is None):
+        return None
+    deadline_ms = instant_ms(at) if at is not None else record.timestamp + (_ms(seconds) or 0)
+    return Sign(role, record.offset, record.timestamp, deadline_ms=deadline_ms)
+
+
 def _ms(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
 
-def _digest(content: Any) -> int:
-    return hash(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))
+_SECONDS: Final = (
+    "heartbeat_timeout_seconds",
+    "scope_grace_seconds",
+    "hold_ttl_seconds",
+    "while_stale_grace_seconds",
+    "deadline_seconds",
+    "start_timeout_seconds",
+    "watch_seconds",
+)
+
+
+def _dispatch_digest(said: dict[str, Any]) -> int:
+    """Of what two dispatches of one task must agree in: times to the millisecond."""
+    content = dict(said)
+    for name in _SECONDS:
+        content[name] = _ms(content[name])
+    if content["while_stale"] != "cancel":
+        content["while_stale_grace_seconds"] = None
+    for name in ("deadline_at", "valid_until"):
+        content[name] = None if content[name] is None else instant_ms(content[name])
+    content["metadata"] = _integers_as_such(content["metadata"])
+    return digest_of([*content.values()])
+
+
+def digest_of_dispatch(dispatch: dict[str, Any], task: Task) -> int:
+    """The digest of the task's dispatch as a command repeats it: with the attempt that the dispatch itself named.
+
+    A command states a deadline as a time. If it is the task's, it stands for what the dispatch said of it.
+    """
+    said = {name: dispatch.get(name, default) for name, default in _CONTENT.items()}
+    told = said["deadline_at"]
+    if told is not None and instant_ms(told) == task.deadline_ms:
+        said["deadline_at"], said["deadline_seconds"] = task.deadlines
+    return _dispatch_digest({**said, "attempt": task.attempt})
+
+
+def _integers_as_such(value: Any) -> Any:
+    """A JSON value in which 1.0 is 1: metadata is compared by value, as doubles."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, dict):
+        return {name: _integers_as_such(each) for name, each in value.items()}
+    return [_integers_as_such(each) for each in value] if isinstance(value, list) else value
 
 
 def _part_digest(part: dict[str, Any]) -> int:
-    return _digest([part.get(name, default) for name, default in _PART.items()])
+    return digest_of([part.get(name, default) for name, default in _PART.items()])
 
 
 def result_of(role: Role, record: Record, body: dict[str, Any]) -> Result | None:
@@ -134,7 +209,8 @@ def result_of(role: Role, record: Record, body: dict[str, Any]) -> Result | None
             for part in body["parts"]
         ]
         reads = body.get("reads") or {}
-        content = [body["outcome"], [part.digest for part in parts], reads, body.get("error")]
+        is_final = body.get("final", True) is not False
+        content = [body["outcome"], [part.digest for part in parts], reads, body.get("error"), is_final]
         if type(body["task_id"]) is not str or not parts:
             return None
         return Result(
@@ -147,7 +223,8 @@ def result_of(role: Role, record: Record, body: dict[str, Any]) -> Result | None
             outcome=body["outcome"],
             parts=parts,
             reads=reads,
-            digest=_digest(content),
+            digest=digest_of(content),
+            final=is_final,
         )
     except (LookupError, TypeError, AttributeError):
         return None
@@ -165,7 +242,7 @@ def output_of(role: Role, record: Record, body: dict[str, Any]) -> Output:
         result_offset=result["offset"],
         carried=[(part["part_id"], _part_digest(part)) for part in body["parts"]],
         snapshot=body.get("snapshot") or {},
-        digest=_digest(verdict),
+        digest=digest_of(verdict),
         decision=verdict["decision"],
         reason=verdict["reason"],
         disposition=verdict.get("disposition"),
@@ -184,6 +261,8 @@ def output_of(role: Role, record: Record, body: dict[str, Any]) -> Output:
             )
             for part in verdict["parts"]
         ],
+        final=body.get("final", True),
+        late=verdict.get("late", False),
         shadow=(body["shadow"]["decision"], body["shadow"]["reason"]) if body.get("shadow") else None,
     )
 
@@ -193,13 +272,26 @@ def proposal_of(role: Role, record: Record, body: dict[str, Any]) -> Proposal | 
     task_id, effect, reads = body.get("task_id"), body.get("effect"), body.get("reads") or {}
     if type(task_id) is not str or type(effect) is not str or type(reads) is not dict:
         return None
-    return Proposal(task_id, role, record.offset, record.timestamp, record.timestamp_type == 1, effect, reads)
+    return Proposal(
+        task_id,
+        role,
+        record.offset,
+        record.timestamp,
+        record.timestamp_type == 1,
+        effect,
+        reads,
+        body["source"],
+        body["event_id"],
+        body.get("fingerprint"),
+        body.get("allow_duplicate", False),
+    )
 
 
 def answer_of(record: Record, body: dict[str, Any]) -> Answer:
     """The answer in an `effect.cleared` or `effect.refused` event. LookupError, TypeError if neither."""
-    judged = body["judged"]
+    judged, proposal, first = body["judged"], body.get("proposal"), body.get("first_cleared")
     return Answer(
+        body["idempotency_key"],
         body["task_id"],
         record.offset,
         body["effect"],
@@ -208,9 +300,62 @@ def answer_of(record: Record, body: dict[str, Any]) -> Answer:
         judged["partition"],
         judged["context_offset"],
         judged["steps_offset"],
+        (proposal["source"], proposal["event_id"], proposal["offset"]) if proposal else None,
+        body.get("repeat", False),
+        (first["context_offset"], first["steps_offset"]) if first else None,
+        body.get("conflicts_with"),
     )
+
+
+def cancel_of(record: Record, body: dict[str, Any]) -> CancelRequest | None:
+    """The wish in a `task.cancel_requested` event, or None if it does not say exactly one thing."""
+    named = [body.get(name) for name in ("task_id", "request_id", "slot")]
+    if any(type(each) is not str for each in named if each is not None):
+        return None
+    if sum(each is not None for each in named) + bool(body.get("all", False)) != 1:
+        return None
+    is_broker_time = record.timestamp_type == 1
+    return CancelRequest(record.offset, record.timestamp, is_broker_time, body["source"], body["event_id"], *named)
+
+
+def unmatched_of(record: Record, body: dict[str, Any]) -> Unmatched:
+    """The answer in a `task.cancel_unmatched` event. LookupError if it is none."""
+    requested = body["requested"]
+    return Unmatched(record.offset, requested["offset"], requested["source"], requested["event_id"])
+
+
+def contradicts_itself(body: dict[str, Any]) -> bool:
+    """Whether an event of the contract's shape breaks a rule that is about several of its fields."""
+    if body["type"] == "task.cancel_requested":
+        named = [body.get(name) for name in ("task_id", "request_id", "slot")]
+        return sum(each is not None for each in named) + bool(body.get("all", False)) != 1
+    if body["type"] == "context.changed":
+        changed = {*body.get("set", {}), *body.get("unset", ())}
+        if not (set(body.get("versions", {})) <= changed and _leases(body) <= body.get("set", {}).keys()):
+            return True
+        return any(is_unknown_value(name, value) for name, value in body.get("set", {}).items())
+    if body["type"] == "task.extended":
+        return (body.get("deadline_at") is None) == (body.get("deadline_seconds") is None)
+    return False
+
+
+def _leases(body: dict[str, Any]) -> set[str]:
+    return set(body.get("expires_in_seconds", {}))
+
+
+def is_unknown_value(name: str, value: Any) -> bool:
+    """Whether a reserved facet has a value that the contract does not have."""
+    if name == "session":
+        return value not in ("open", "closed")
+    return name.startswith("presence/") and value not in ("present", "absent")
+
+
+def outdated_of(record: Record, body: dict[str, Any]) -> Outdated:
+    """What a `result.outdated` event tells. LookupError if it is none."""
+    result = body["result"]
+    return Outdated(record.offset, result["source"], result["event_id"], body["part_ids"], body["differences"])
 
 
 def redispatch_of(record: Record, body: dict[str, Any]) -> Redispatch:
     """The command in a `task.redispatch` event. LookupError if it is none."""
-    return Redispatch(record.offset, body["new_task_id"], body["attempt"], body["snapshot"])
+    return Redispatch(record.offset, body["new_task_id"], body["attempt"], body["snapshot"], body.get("dispatch"))

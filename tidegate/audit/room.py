@@ -132,7 +132,9 @@ def _work_bytes(case: Case) -> int:
         total += _TASK_BYTES + case.task.size_bytes
     steps = session.steps.get(task_id)
     if steps:
-        total += _TEXT_BYTES + min(_STEPS_BYTES, sum(_NAME_BYTES + len(step_id) for step_id, _ in steps))
+        total += _TEXT_BYTES + min(
+            _STEPS_BYTES, sum(_NAME_BYTES + len(step_id) for step_id, _ in {each[2:] for each in steps})
+        )
     return total + (_TEXT_BYTES if task_id in session.acknowledged else 0)
 
 

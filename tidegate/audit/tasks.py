@@ -44,6 +44,7 @@ def match(case: Case) -> None:
     for result in case.results:
         verdict = verdicts.pop((result.source, result.event_id, result.offset), None)
         if verdict is not None:
+            verdict.is_interim = not result.final
             case.judged.append((result, verdict))
     for (source, event_id, offset), verdict in verdicts.items():
         refused = [case.logs.refused.get((role, offset)) for role in STEPS_OF]
@@ -177,7 +178,8 @@ def _check_disposition(case: Case) -> None:
             case.note("status_without_dispatch", f"ended {disposition}" if disposition else "running", "tasks")
         return
     if status is None:
-        if case.handled(task.role, task.offset):
+        # What is forgotten is removed from the tasks topic, and compaction may have removed even that.
+        if case.handled(task.role, task.offset) and not case.unsettled:
             case.note("dispatch_without_status", "", task.role, task.offset)
         return
     held = next(((result, verdict) for result, verdict in case.judged if verdict.is_open), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from schemas.topics import Role
@@ -88,6 +89,8 @@ class DecisionCheck:
         decided = {part.decision for part in output.parts}
         if output.decision != ("delivered" if "delivered" in decided else "withheld"):
             self.note("verdict_inconsistent", f"decision {output.decision}, parts {sorted(decided)}")
+        if any(each.final != self._result.final for each in self._decision.all):
+            self.note("verdict_inconsistent", f"final {output.final}, but the result says {self._result.final}")
         if output.partition != case.logs.partition:
             self.note("verdict_inconsistent", f"judged on partition {output.partition}")
         whole = {part.part_id: part.digest for part in self._result.parts}
@@ -133,7 +136,9 @@ class DecisionCheck:
         task = self._case.task
         if not self._output.parts:
             return
-        if self._decision.only("unknown_task") and not self._is_rest:
+        if self._output.late:
+            self._check_late_but_complete(task)
+        elif self._decision.only("unknown_task") and not self._is_rest:
             self._check_unknown()
         elif self._decision.only("late"):
             self._check_late()
@@ -188,6 +193,11 @@ class DecisionCheck:
         if output.disposition is None and not self._is_rest:
             self._check_second()
             return
+        task = case.task
+        asks = task is not None and task.delivers_late and self._result.final and case.disposition == "expired"
+        was_delivered = any(verdict.is_late and verdict.delivers for _, verdict in case.judged)
+        if asks and not was_delivered and not self._is_rest:
+            self.note("policy_not_followed", "its task had expired, and asks for its result all the same")
         if case.deciding:
             first, ended = case.deciding[0][1].last, case.ended_at
             is_before = ended is not None and self._place.is_before(ended)
@@ -202,11 +212,24 @@ class DecisionCheck:
         if output.disposition != case.disposition or not without_verdict:
             self.note("late_without_end", f"{output.disposition}; the task's status says {case.disposition}")
 
+    def _check_late_but_complete(self, task: Task | None) -> None:
+        """A result of a task that had expired, and asks for it: all rules hold but that about ended tasks."""
+        case = self._case
+        if task is None or case.unsettled:
+            case.counts["unverifiable"] += 1
+            return
+        if not task.delivers_late or not self._result.final or case.disposition != "expired":
+            self.note("policy_not_followed", f"judged as late, but its task ended {case.disposition}")
+        elif case.session.reads.get(case.task_id):
+            case.counts["unverifiable"] += 1  # nothing says which of them came before its end
+        else:
+            self._check_judgement(task)
+
     def _check_second(self) -> None:
         """Late although its task had not ended: another result of it was there, and waited."""
         case, result = self._case, self._result
         for other in case.results:
-            if other is result or (other.role == result.role and other.offset > result.offset):
+            if other is result or not other.final or (other.role == result.role and other.offset > result.offset):
                 continue
             verdict = next((verdict for each, verdict in case.judged if each is other), None)
             if verdict is None:
@@ -228,7 +251,12 @@ class DecisionCheck:
         if task.role == STEPS_OF[result.role] and steps_offset is not None and task.offset >= steps_offset:
             self.note("judged_before_dispatch", f"dispatched at {task.offset}, judged at {steps_offset}")
         delivered = self._delivered_before or bool(self._decision.delivered)
-        due = None if self._decision.held else "delivered" if delivered else "withheld"
+        is_interim = self._verdict.is_interim
+        due = None if self._decision.held or is_interim else "delivered" if delivered else "withheld"
+        if output.late:
+            due = "expired"
+        if is_interim and self._decision.held:
+            self.note("policy_not_followed", "an interim answer waits")
         if output.disposition != due:
             self.note("verdict_inconsistent", f"disposition {output.disposition}, should be {due}")
         if output.shadow is not None:
@@ -248,13 +276,13 @@ class DecisionCheck:
         here = self._place if task.role == STEPS_OF[result.role] else None
         statements = statements_of(case, here, result, output)
         self._check_taken(task)
-        ruling = rule(case, task, result.at_ms, self._place, cut, statements)
+        ruling = rule(case, task, result.at_ms, self._place, cut, statements, output.at_ms)
         if ruling.maybe.keys() != ruling.stale.keys():
             case.counts["uncertain"] += 1
         parts = {part.part_id: part for part in result.parts}
         for judged in output.parts:
             self._check_part(task, parts[judged.part_id], judged, ruling)
-        if not all(part.reason in _BEFORE_WAITING for part in output.parts):
+        if not all(part.reason in _BEFORE_WAITING or part.reason in _INSTEAD_OF_WAITING for part in output.parts):
             self._check_waited(task)
 
     def _check_taken(self, task: Task) -> None:
@@ -280,8 +308,9 @@ class DecisionCheck:
         if task.role != STEPS_OF[self._result.role]:
             return
         folded = case.least_steps(self._result) if steps_offset is None else steps_offset
-        awaited = [(child, "scope_not_awaited") for child in case.children]
-        if task.on_newer == "enqueue":
+        ends_scope = not self._verdict.is_interim and not self._output.late
+        awaited = [(child, "scope_not_awaited") for child in case.children if ends_scope]
+        if task.on_newer.startswith("enqueue"):
             awaited += [(rival, "slot_not_awaited") for rival in case.rivals if _is_older(rival, task)]
         for other, kind in awaited:
             there = other.task
@@ -308,6 +337,20 @@ class DecisionCheck:
             place = f"judged at context {self._output.context_offset}, steps {self._output.steps_offset}"
             self.note(kind, f"part {part.part_id} of the result at {self._result.offset}, {place}: {detail}")
 
+        if self._output.late and (judged.decision, judged.reason) == ("delivered", "late"):
+            judged = replace(judged, reason="fresh")
+        if (self._verdict.is_interim or self._output.late) and judged.decision == "withheld":
+            if judged.reason == "user_absent" and task.when_absent == "hold":
+                if not ruling.may_hold_for_user and whole:
+                    note("reason_false", "user_absent does not hold")
+                return
+            if judged.reason in _INSTEAD_OF_WAITING:
+                why_not = self._why_not_instead(task, judged.reason)
+                if why_not is not None:
+                    note("reason_false", f"{judged.reason}: {why_not}")
+                return
+            if judged.reason == "stale" and policy == "hold":
+                policy = "withhold"
         if judged.reason in _BLOCKERS:
             if judged.decision != "withheld":
                 note("reason_unexpected", f"{judged.decision}, reason {judged.reason}")
@@ -346,6 +389,8 @@ class DecisionCheck:
                 note("reason_false", "the session had room for every change of what it depends on")
             if judged.differences:
                 note("difference_wrong", "a facet that is unknown has no difference")
+        elif judged.reason == "hold_expired" and ruling.may_hold_for_user and not judged.differences:
+            pass  # it waited for the user, whose lease has run out since the result came
         elif not maybe:
             if whole:
                 note(_UNFOUNDED[judged.decision, judged.reason], "nothing contradicts it")
@@ -357,6 +402,13 @@ class DecisionCheck:
             due = self._result.at_ms + (self._case.terms.hold_ttl_ms if task.hold_ttl_ms is None else task.hold_ttl_ms)
             if self._output.at_ms + self._case.terms.margin_ms < due:
                 note("hold_cut_short", f"{due - self._output.at_ms} ms before its time")
+
+    def _why_not_instead(self, task: Task, reason: str) -> str | None:
+        """What speaks against an interim answer that is withheld because a final one would wait."""
+        if reason == "slot_taken":
+            older = [rival for rival in self._case.rivals if _is_older(rival, task)]
+            return None if older and task.on_newer.startswith("enqueue") else "it does not queue for its slot"
+        return None if task.parent is not None else "it has no parent"
 
     def _implied(self, task: Task) -> list[str]:
         """The facets that every part of a result depends on, whatever it states."""
@@ -402,6 +454,8 @@ class DecisionCheck:
             self.note("difference_wrong", f"part {judged.part_id}: {'; '.join(problems)}")
 
 
+_INSTEAD_OF_WAITING: Final = ("slot_taken", "unknown_parent")
+"""Why an interim answer is withheld where a final one would wait for other tasks."""
 _REASONS: Final = {
     "delivered": ("fresh", "stale"),
     "withheld": ("stale", "hold_expired", "session_full"),

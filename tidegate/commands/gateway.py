@@ -63,6 +63,7 @@ def gateway_config(settings: Settings, *, unauthenticated: bool = False, page: b
             unauthenticated=unauthenticated,
             ticket_secret=ticket_secret.get_secret_value() if ticket_secret else None,
             query_secret=query_secret.get_secret_value() if query_secret else None,
+            query_tls=settings.query_tls(server=False),
             cors_origins=tuple(settings.gateway_cors_origins),
             limits=limits,
             heartbeat_seconds=settings.gateway_heartbeat_seconds,

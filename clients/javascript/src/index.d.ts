@@ -1,6 +1,7 @@
 export type Facets = Record<string, string | null>
 export type Lane = 'hot' | 'cold'
 export type OnStale = 'withhold' | 'annotate' | 'hold' | 'redispatch'
+export type Acknowledged = 'shown' | 'applied' | 'refused'
 export type Disposition = 'delivered' | 'withheld' | 'cancelled' | 'expired' | 'rejected'
 
 /** An answer of the gateway that is an error: problem details as in RFC 9457. */
@@ -21,7 +22,7 @@ export interface Dispatch {
   request_id?: string
   lane?: Lane
   slot?: string
-  on_newer?: 'allow' | 'enqueue' | 'reject' | 'interrupt'
+  on_newer?: 'allow' | 'enqueue' | 'enqueue_latest' | 'reject' | 'interrupt'
   protected?: boolean
   parent_task_id?: string
   independent?: boolean
@@ -38,6 +39,11 @@ export interface Dispatch {
   plan?: string[]
   attempt?: number
   valid_until?: string
+  detached?: boolean
+  deadline_seconds?: number
+  start_timeout_seconds?: number
+  on_late?: 'withhold' | 'deliver'
+  watch_seconds?: number
 }
 
 export interface Difference {
@@ -84,6 +90,8 @@ export interface JudgedResult extends TaskEcho {
   outcome: 'completed' | 'failed'
   parts: Part[]
   error?: { code: string; message: string } | null
+  /** False for an interim answer, after which the task goes on. */
+  final?: boolean
   result: { source: string; event_id: string; offset: number; at: string }
   verdict: {
     decision: 'delivered' | 'withheld'
@@ -91,6 +99,8 @@ export interface JudgedResult extends TaskEcho {
     parts: PartVerdict[]
     judged: { partition: number; context_offset: number; steps_offset: number; at: string }
     disposition?: Disposition | null
+    /** The task had expired, and asked for its result all the same. */
+    late?: boolean
   }
   snapshot?: Facets
   valid_until?: string | null
@@ -102,6 +112,17 @@ export interface Outdated extends TaskEcho {
   result: JudgedResult['result']
   part_ids: string[]
   differences: Difference[]
+}
+
+/** A request to cancel met no task within the grace. */
+export interface Unmatched {
+  event_id: string
+  task_id?: string | null
+  request_id?: string | null
+  slot?: string | null
+  all?: boolean
+  requested: JudgedResult['result']
+  occurred_at: string
 }
 
 export interface Receipt {
@@ -125,7 +146,13 @@ export interface TaskStatus extends Partial<TaskEcho> {
   steps_completed?: number
   stale?: boolean
   stale_facets?: string[]
-  acknowledged?: 'shown' | 'applied' | 'refused' | null
+  parent_task_id?: string | null
+  taken?: Facets
+  checkpoint?: unknown
+  queued?: boolean
+  input_required?: boolean
+  acknowledged?: Acknowledged | null
+  acknowledged_parts?: Record<string, Acknowledged>
   dispatched_at?: string | null
   ended_at?: string | null
 }
@@ -155,6 +182,7 @@ export type SessionEvent =
   | (At & { type: 'delivered' | 'withheld'; data: JudgedResult; released: boolean })
   | (At & { type: 'running' | 'stale' | 'held' | 'ended' | 'cancelled' | 'expired' | 'rejected'; data: TaskStatus })
   | (At & { type: 'outdated'; data: Outdated })
+  | (At & { type: 'unmatched'; data: Unmatched })
   | (At & { type: 'command'; data: TaskEcho & { type: string; [member: string]: unknown } })
   | { type: 'reset'; data: { reason: string }; snapshot: Snapshot; cursor?: string }
 
@@ -199,7 +227,7 @@ export class Session {
   }): Promise<string>
   acknowledge(
     delivery: Pick<JudgedResult, 'event_id' | 'task_id'>,
-    outcome: 'shown' | 'applied' | 'refused',
+    outcome: Acknowledged,
     options?: { parts?: string[]; reason?: string; signal?: AbortSignal },
   ): Promise<string>
   contradictions(
@@ -232,7 +260,7 @@ export class Task {
     wait?: number
     etag?: string
     signal?: AbortSignal
-  }): Promise<(TaskStatus & { etag: string; held?: Held }) | null>
+  }): Promise<(TaskStatus & { etag: string; held?: Held; results?: JudgedResult[] }) | null>
   cancel(options?: { reason?: string; wait?: number; signal?: AbortSignal }): Promise<{
     task_id: string
     position: string

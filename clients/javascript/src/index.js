@@ -38,8 +38,8 @@ export class Session {
 
   /**
    * Set and unset facets. Writes leave one at a time, in the order of the calls; each is repeated until Kafka has it.
-   * Resolves with the position, after which `context({ atLeast })` knows them. `versions` and `expiresInSeconds`, by
-   * facet, need a contract that has them.
+   * Resolves with the position, after which `context({ atLeast })` knows them. By facet, `versions`: only a newer one
+   * counts; `expiresInSeconds`: a lease, after which the facet is unset and presence becomes `absent`.
    */
   set(facets, { unset = [], versions, expiresInSeconds, signal } = {}) {
     const acknowledged = this._written.begin(facets, unset)
@@ -183,7 +183,12 @@ export class Session {
           if (event.type === 'delivered' || event.type === 'withheld') {
             event.released = held.delete(event.data.task_id)
           }
-          if (event.type === 'reset') event.snapshot = await this._snapshot(ended.signal)
+          if (event.type === 'reset') {
+            event.snapshot = await this._snapshot(ended.signal).catch((error) => {
+              if (!ended.signal.aborted) throw error
+            })
+            if (ended.signal.aborted) return
+          }
           yield event
         }
         if (failure) throw failure
@@ -219,7 +224,7 @@ export class Task {
     this._path = `${session._path}/tasks/${segment(id)}`
   }
 
-  /** Its status. With `wait` seconds and the `etag` of the last answer: once it has changed, or null. */
+  /** Its status; once it was delivered, with its `results`. With `wait` seconds and the `etag` of the last answer: once it has changed, or null. */
   async status({ wait = 0, etag, signal } = {}) {
     const headers = etag ? { 'If-None-Match': etag } : {}
     const found = await this.session._http.json('GET', `${this._path}${wait ? `?wait=${wait}` : ''}`, { headers, signal })

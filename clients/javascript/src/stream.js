@@ -1,7 +1,7 @@
 // One event stream of a session: resumes by itself, and is shared between the tabs of a browser.
 //
 // The tab that holds the lock keeps the connection and broadcasts; the others listen. When it closes, the next one gets
-// the lock and goes on at its own cursor. Each tab drops what it has had, so nothing is missed or repeated.
+// the lock and goes on at its own cursor. Each tab drops what it has had, and reads for itself what it has missed.
 
 import { isSeen, later } from './cursor.js'
 import { backoff, sleep, TidegateError } from './http.js'
@@ -52,56 +52,121 @@ function shownAgain(signal) {
 
 async function followWhileShown({ http, path, name, at, shared, signal, emit, onState, silenceMs = SILENCE_MS }) {
   const take = (event) => {
-    if (event.cursor && isSeen(event.cursor, at.cursor)) return false
-    at.cursor = later(event.cursor, at.cursor) // first argument wins where topics were created again
+    if (!at.isReset && isSeen(event.cursor, at.cursor)) return false
+    // After a reset the old cursor means nothing any more, even if it is further on.
+    at.cursor = at.isReset && event.cursor ? event.cursor : later(event.cursor, at.cursor)
+    at.isReset = event.type === 'reset' || (at.isReset && !event.cursor)
     if (event.type !== 'position') emit(event)
     return true
   }
-  if (!shared) {
-    await connect({ http, path, signal, silenceMs, cursorOf: () => at.cursor, onState, deliver: take })
-    return
-  }
+  const connection = { http, path, silenceMs, cursorOf: () => at.cursor }
+  if (shared) await followTogether({ connection, name, at, signal, take, onState })
+  else await connect({ ...connection, signal, onState, deliver: take })
+}
 
+/**
+ * Follow with the other tabs. A tab begins as `joining`: it keeps what is broadcast, until it knows where the leading tab
+ * stands and has read for itself what it has missed up to there. Then it is `following`, until it is `leading`.
+ */
+async function followTogether({ connection, name, at, signal, take, onState }) {
   const channel = new BroadcastChannel(name)
-  let waiting = [] // what is broadcast while this tab still fetches what it has missed
-  let leaderAt = null
-  const said = new Set()
+  let role = 'joining'
+  let kept = []
+  let leader = { cursor: null, connected: false }
+  let heard = () => {}
+  let stopCatchingUp = () => {}
+  const tell = (kind, fields) => channel.postMessage({ kind, ...fields })
+
   channel.onmessage = ({ data: message }) => {
-    if (message.kind === 'event') {
-      if (waiting) waiting.push(message.event)
-      else take(message.event)
-    } else if (message.kind === 'state' && !leading) {
-      onState({ connected: message.connected, leader: false })
-    } else if (message.kind === 'where' && leading) {
-      channel.postMessage({ kind: 'here', cursor: at.cursor, connected })
-    } else if (message.kind === 'here') {
-      leaderAt = message.cursor
-      if (!leading) onState({ connected: message.connected, leader: false })
-      said.forEach((resolve) => resolve())
+    if (message.kind === 'where' && role === 'leading') {
+      tell('here', { ...leader, cursor: at.cursor })
+    } else if (message.kind === 'event' && role === 'joining') {
+      kept.push(message.event)
+    } else if (message.kind === 'event' && role === 'following') {
+      take(message.event)
+    } else if (message.kind === 'here' && role !== 'leading') {
+      leader = { cursor: message.cursor, connected: message.connected }
+      // The channel keeps the order, so only a message that was lost with a closing tab can be missing here.
+      if (role === 'following' && message.cursor && !isSeen(message.cursor, at.cursor)) role = 'joining'
+      if (role === 'following') onState({ connected: leader.connected, leader: false })
+      heard()
     }
   }
-  let leading = false
-  let connected = false
 
   const lead = async () => {
-    leading = true
-    waiting?.forEach(take)
-    waiting = null
+    // What was kept is not taken: it may lie beyond a gap, and the connection brings it again.
+    if (!at.cursor && !leader.cursor) kept.forEach(take)
+    at.cursor ||= leader.cursor
+    role = 'leading'
+    kept = []
+    stopCatchingUp()
+    heard()
+    leader = { cursor: null, connected: false }
+    tell('here', { ...leader, cursor: at.cursor })
     await connect({
-      http,
-      path,
+      ...connection,
       signal,
-      silenceMs,
-      cursorOf: () => at.cursor,
-      onState: (state) => {
-        connected = state.connected
-        onState({ ...state, leader: true })
-        channel.postMessage({ kind: 'state', connected })
+      onState: ({ connected }) => {
+        leader.connected = connected
+        onState({ connected, leader: true })
+        tell('here', { ...leader, cursor: at.cursor })
       },
       deliver: (event) => {
-        if (take(event)) channel.postMessage({ kind: 'event', event })
+        if (take(event)) tell('event', { event })
       },
     })
+  }
+
+  const answer = (milliseconds) => {
+    const answered = new Promise((resolve) => (heard = resolve))
+    return milliseconds ? Promise.race([answered, sleep(milliseconds, signal).catch(() => {})]) : answered
+  }
+  const wake = () => heard()
+  signal.addEventListener('abort', wake, { once: true })
+
+  const join = async () => {
+    // Without the leading tab's position nothing can be taken: it is not known what lies before what is broadcast.
+    leader.cursor = null
+    for (let tries = 0; role === 'joining' && !leader.cursor && !signal.aborted; tries++) {
+      const answered = answer(tries < 20 ? 100 : 1000)
+      tell('where')
+      await answered
+      // a tab that is about to connect has no position yet, and answers at once
+      if (role === 'joining' && !leader.cursor) await sleep(20, signal).catch(() => {})
+    }
+    const goal = leader.cursor
+    if (role === 'joining' && at.cursor && !isSeen(goal, at.cursor)) await catchUp(goal)
+    if (role !== 'joining' || signal.aborted) return
+    at.cursor = later(goal, at.cursor)
+    kept.forEach(take)
+    kept = []
+    role = 'following'
+    onState({ connected: leader.connected, leader: false })
+  }
+
+  const catchUp = async (goal) => {
+    const reached = new AbortController()
+    stopCatchingUp = () => reached.abort()
+    signal.addEventListener('abort', stopCatchingUp, { once: true })
+    const deliver = (event) => {
+      take(event)
+      if (isSeen(goal, at.cursor)) reached.abort()
+    }
+    try {
+      await connect({ ...connection, signal: reached.signal, onState: () => {}, deliver })
+    } catch (error) {
+      if (!reached.signal.aborted) throw error
+    } finally {
+      signal.removeEventListener('abort', stopCatchingUp)
+    }
+  }
+
+  const listen = async () => {
+    await new Promise((resolve) => setTimeout(resolve, 0)) // a lock that nobody has is granted first
+    while (role !== 'leading' && !signal.aborted) {
+      if (role === 'joining') await join()
+      else await answer()
+    }
   }
 
   // The lock is asked for at once; until it is granted, another tab has it.
@@ -109,48 +174,9 @@ async function followWhileShown({ http, path, name, at, shared, signal, emit, on
     if (!signal.aborted) throw error
   })
   try {
-    const other = await Promise.race([
-      elected.then(() => 'over'),
-      (async () => {
-        await new Promise((resolve) => setTimeout(resolve, 0))
-        for (let tries = 0; tries < 20 && !leading && leaderAt === null; tries++) {
-          const answered = new Promise((resolve) => said.add(resolve))
-          channel.postMessage({ kind: 'where' })
-          await Promise.race([answered, sleep(100, signal).catch(() => {})])
-        }
-        return 'asked'
-      })(),
-    ])
-    if (other === 'asked' && !leading && waiting) {
-      // What this tab has missed before it came, by a connection of its own, up to where the others are.
-      if (at.cursor && leaderAt && !isSeen(leaderAt, at.cursor)) {
-        const own = new AbortController()
-        const stop = () => own.abort()
-        signal.addEventListener('abort', stop, { once: true })
-        const goal = leaderAt
-        await connect({
-          http,
-          path,
-          signal: own.signal,
-          silenceMs,
-          cursorOf: () => at.cursor,
-          onState: () => {},
-          deliver: (event) => {
-            take(event)
-            if (isSeen(goal, at.cursor) || leading) own.abort()
-          },
-        }).catch((error) => {
-          if (!own.signal.aborted) throw error
-        })
-        signal.removeEventListener('abort', stop)
-      } else {
-        at.cursor = later(leaderAt, at.cursor)
-      }
-      waiting?.forEach(take)
-      waiting = null
-    }
-    await elected
+    await Promise.all([elected, listen()])
   } finally {
+    signal.removeEventListener('abort', wake)
     channel.close()
   }
 }

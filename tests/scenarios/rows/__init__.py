@@ -1,6 +1,7 @@
 """The further rows: what the matrix does not vary, by subject."""
 
 from tests.scenarios.case import Case
+from tests.scenarios.rows.additions import ADDITIONS
 from tests.scenarios.rows.cancelling import CANCELLING
 from tests.scenarios.rows.effects import EFFECTS
 from tests.scenarios.rows.keeping import KEEPING
@@ -19,4 +20,5 @@ SUBJECTS: dict[str, tuple[Case, ...]] = {
     "waiting": WAITING,
     "effects": EFFECTS,
     "keeping": KEEPING,
+    "additions": ADDITIONS,
 }

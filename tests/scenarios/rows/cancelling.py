@@ -41,7 +41,7 @@ CANCELLING = (
     ),
     Case(
         "cancelled before its dispatch",
-        (cancels("book"), cancels("book"), dispatches("book"), returns("book")),
+        (Together((cancels("book"), cancels("book"))), dispatches("book"), returns("book")),
         {"book": ["cancel: cancelled", "end: cancelled, cancelled", "withheld: late"]},
     ),
     Case(

@@ -1,6 +1,6 @@
 """Effects that cannot be taken back, asked for before they happen."""
 
-from tests.scenarios.case import Case, Together, cancels, dispatches, proposes, returns, sets, writes
+from tests.scenarios.case import Case, Later, Together, cancels, dispatches, proposes, returns, sets, writes
 
 EFFECTS = (
     Case(
@@ -49,7 +49,7 @@ EFFECTS = (
         {"mail": ["effect send-1: refused, stale"]},
     ),
     Case(
-        "a second proposal with the key is told of the first",
+        "a second proposal with the key is judged again",
         (
             sets({"doc/42": "v1"}),
             dispatches("mail", {"doc/42": "v1"}),
@@ -58,10 +58,11 @@ EFFECTS = (
             proposes("mail", "send-1"),
             proposes("mail", "send-2"),
         ),
-        {"mail": ["effect send-1: cleared", "effect send-1: cleared", "effect send-2: refused, stale"]},
+        {"mail": ["effect send-1: cleared", "effect send-1: refused, stale", "effect send-2: refused, stale"]},
+        says=(("effect.refused", {"idempotency_key": "send-1", "reason": "stale"}),),
     ),
     Case(
-        "a key refused stays refused",
+        "a refusal does not stick to its key",
         (
             sets({"doc/42": "v1"}),
             dispatches("mail", {"doc/42": "v1"}),
@@ -70,22 +71,27 @@ EFFECTS = (
             sets({"doc/42": "v1"}),
             proposes("mail", "send-1"),
         ),
-        {"mail": ["effect send-1: refused, stale", "effect send-1: refused, stale"]},
+        {"mail": ["effect send-1: refused, stale", "effect send-1: cleared"]},
     ),
     Case(
-        "a key is one for the session",
+        "a key belongs to one task",
         (dispatches("mail"), dispatches("mail~2"), proposes("mail", "send-1"), proposes("mail~2", "send-1")),
-        {"mail": ["effect send-1: cleared"], "mail~2": ["effect send-1: cleared"]},
+        {"mail": ["effect send-1: cleared"], "mail~2": ["effect send-1: refused, key_conflict"]},
     ),
     Case(
         "an effect of a cancelled task",
         (dispatches("mail"), cancels("mail"), proposes("mail", "send-1")),
-        {"mail": ["cancel: cancelled", "end: cancelled, cancelled", "effect send-1: refused, late"]},
+        {"mail": ["cancel: cancelled", "end: cancelled, cancelled", "effect send-1: refused, cancelled"]},
     ),
     Case(
         "an effect of a task nobody knows",
-        (proposes("nobody's", "send-1"),),
+        (proposes("nobody's", "send-1"), Later(6)),
         {"nobody's": ["effect send-1: refused, unknown_task"]},
+    ),
+    Case(
+        "an effect that overtakes its dispatch",
+        (proposes("mail", "send-1"), dispatches("mail"), returns("mail")),
+        {"mail": ["effect send-1: cleared", "delivered: fresh", "end: delivered, fresh"]},
     ),
     Case(
         "an effect for a request that was archived",

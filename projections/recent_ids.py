@@ -1,0 +1,27 @@
+"""The identities of the last events of a session or a task: eight bytes each, one after the other, the oldest first.
+
+An identity that is found at an odd place is as unlikely as two events that have one digest.
+"""
+
+from typing import Final
+
+from schemas.identity import EVENT_DIGEST_BYTES
+
+MAX_RECENT: Final = 16
+"""Context events of a session, and steps and heartbeats of an open task, that are recognized when they come again."""
+
+RECENT_BYTES: Final = MAX_RECENT * EVENT_DIGEST_BYTES
+
+
+def has_event(recent: bytes, identity: bytes) -> bool:
+    """Whether the event is one of them.
+
+    As text of a character for each byte: compiled, this takes half the time of `in` for bytes, which tries first
+    whether they are a number (93 ns instead of 171 with 16 identities; `find` takes 106).
+    """
+    return identity.decode("latin-1") in recent.decode("latin-1")
+
+
+def with_event(recent: bytes, identity: bytes) -> bytes:
+    """The identities with one more event."""
+    return (recent + identity)[-RECENT_BYTES:]
