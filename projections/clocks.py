@@ -50,6 +50,17 @@ def given_up_at(task: Task) -> tuple[int, Reason] | None:
     return task.last_heartbeat + policy.heartbeat_timeout_ms, "heartbeat_missed"
 
 
+def has_run_out(task: Task, now_ms: int) -> bool:
+    """Whether a clock ran out before that time, so that no later sign of life can turn it back.
+
+    The task is open still: something on the cold lane's topics may have kept it from falling due.
+    """
+    if task.policy is None or task.wait is not None:
+        return False
+    deadline_ms, given_up = deadline_of(task), given_up_at(task)
+    return (deadline_ms is not None and deadline_ms < now_ms) or (given_up is not None and given_up[0] < now_ms)
+
+
 def minds_signs_of_life(task: Task) -> bool:
     """Whether it matters that the agent is alive."""
     policy = task.policy

@@ -292,7 +292,10 @@ def _is_known_task(session: Session, task_id: str) -> bool:
 
 
 def _cancelled(session: Session, task_ids: list[str], timestamp: int) -> list[Fact]:
-    """These tasks and the attempts after them are to be stopped; one that has not been dispatched is revoked."""
+    """These tasks and the attempts after them are to be stopped; one that has not been dispatched is revoked.
+
+    What is to be stopped already, because one above it is, ends for that reason: its agent may have been told.
+    """
     facts: list[Fact] = []
     noted = set(session.row.cancels)
     for task_id in task_ids:
@@ -301,7 +304,7 @@ def _cancelled(session: Session, task_ids: list[str], timestamp: int) -> list[Fa
             is_open = each in session.tasks
             ended = session.ended_task(each) if not is_open else None
             if is_open:
-                if each not in noted:
+                if each not in noted and session.pending_cancel(each) is None:
                     noted.add(each)
                     facts.append(CancelRequested(each, timestamp))
             elif ended is None:

@@ -93,7 +93,7 @@ def stop(
         readers[each] = [] if _is_independent(tasks[each]) else readers[parent_id]
     facts: list[Fact] = []
     for each in reversed(below):
-        if each in cancels and reason != "cancelled":
+        if each in cancels:
             facts.append(_stopped(each, tasks[each], "cancelled", "cancelled", cancels[each], readers[each]))
         else:
             facts.append(_stopped(each, tasks[each], "cancelled", "parent_ended", timestamp, readers[each]))

@@ -8,7 +8,7 @@ import orjson
 from projections import ended
 from projections.attempts import attempt_id
 from projections.cancelling import reaches
-from projections.clocks import awaits_first_sign, is_waiting_for_person
+from projections.clocks import awaits_first_sign, has_run_out, is_waiting_for_person
 from projections.ended import EndedTask
 from projections.expectation import ABSENT
 from projections.facets import Facets
@@ -593,7 +593,8 @@ def _step_taken(session: Session, fact: StepTaken) -> None:
         if step_id not in work.in_flight:
             task.steps_started += 1
             work.in_flight = [*work.in_flight, step_id][-MAX_STEPS:]
-        _clocks(task).waits_since = fact.timestamp
+        if not has_run_out(task, fact.timestamp):
+            _clocks(task).waits_since = fact.timestamp
         session.is_timed = True
     if fact.progress is not None:
         _work(task).progress = fact.progress
@@ -614,14 +615,16 @@ def _step_taken(session: Session, fact: StepTaken) -> None:
 def _heard_step(task: Task, timestamp: int) -> None:
     """The agent is alive, as one of its steps tells."""
     policy = task.policy
-    if task.clocks is not None or (policy is not None and policy.options is not None):
+    if task.clocks is not None or (
+        policy is not None and (policy.options is not None or policy.heartbeat_timeout_ms is not None)
+    ):
         _heard(task, timestamp)
-    elif policy is not None and policy.heartbeat_timeout_ms is not None:
-        task.last_heartbeat = timestamp
 
 
 def _heard(task: Task, timestamp: int) -> None:
-    """The agent is alive. If the task waited for a person, its clocks go on from here."""
+    """The agent is alive. If the task waited for a person, its clocks go on from here. One that has run out stands."""
+    if has_run_out(task, timestamp):
+        return
     if awaits_first_sign(task):
         _clocks(task).has_started = True
     policy, clocks = task.policy, task.clocks

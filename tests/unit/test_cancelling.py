@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from projections.cancelling import reached_by, reaches
@@ -66,3 +68,33 @@ def test_what_ends_a_task_that_is_to_be_cancelled_ends_it_for_that_reason() -> N
     feed.send("task.heartbeat", task_id="parent")
     ends = {each["task_id"]: each["reason"] for each in feed.take() if each.get("disposition")}
     assert ends == {"parent": "deadline_passed", "child": "cancelled"}
+
+
+@pytest.mark.parametrize(
+    ("requests", "reason"),
+    [
+        ([{"task_id": "child"}, {"task_id": "parent"}], "cancelled"),
+        ([{"task_id": "parent"}, {"task_id": "child"}], "parent_ended"),
+        ([{"task_id": "parent"}, {"all": True}], "parent_ended"),
+        ([{"all": True}], "cancelled"),
+        ([{"request_id": "r"}], "cancelled"),
+    ],
+)
+@pytest.mark.parametrize("asks_after", [1, 2])
+def test_a_task_ends_for_the_reason_that_its_agent_was_told(
+    requests: list[dict[str, Any]], reason: str, asks_after: int
+) -> None:
+    """The first request that reached it or one above it decides, whatever comes until a cut has been reached."""
+    feed = Feed()
+    feed.reaches_cuts = False
+    feed.dispatched("parent", request_id="r")
+    feed.dispatched("child", parent_task_id="parent", request_id="r")
+    for number, each in enumerate(requests, start=1):
+        feed.send("task.cancel_requested", **each)
+        if number == min(asks_after, len(requests)):
+            feed.send("task.effect_proposed", task_id="child", idempotency_key="k", effect="pay")
+    feed.partition.judge_ready(feed.position, feed.now_ms, context_fetched=feed.ends["context"])
+    outputs = feed.take()
+    (answer,) = [each for each in outputs if each["type"].startswith("effect.")]
+    ends = {each["task_id"]: each["reason"] for each in outputs if each.get("disposition")}
+    assert (answer["reason"], ends) == (reason, {"parent": "cancelled", "child": reason})

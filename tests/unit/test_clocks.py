@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from projections.clocks import awaits_first_sign, deadline_of, given_up_at, minds_signs_of_life
 from projections.rows import FORMAT, Clocks, Options, Policy, Task
 from projections.timers import due_ms
+from schemas.times import rfc3339
+from tests.unit.feeding import Feed
 
 
 def task(policy: Policy | None = None, clocks: Clocks | None = None) -> Task:
@@ -46,3 +52,33 @@ def test_nothing_falls_due_while_a_person_is_asked() -> None:
     assert (deadline_of(asking), given_up_at(asking), due_ms(asking)) == (None, None, None)
     assert minds_signs_of_life(asking)
     assert minds_signs_of_life(task(None, Clocks(waits_since=1000)))
+
+
+@pytest.mark.parametrize(
+    ("limit", "sign", "reason"),
+    [
+        (
+            {"deadline_seconds": 0.5},
+            {"kind": "task.step", "step_id": "ask", "status": "input_required"},
+            "deadline_passed",
+        ),
+        ({"heartbeat_timeout_seconds": 0.5}, {"kind": "task.heartbeat"}, "heartbeat_missed"),
+        (
+            {"heartbeat_timeout_seconds": 0.5},
+            {"kind": "task.step", "step_id": "look", "status": "started"},
+            "heartbeat_missed",
+        ),
+        ({"start_timeout_seconds": 0.5}, {"kind": "task.step", "step_id": "look", "status": "started"}, "not_started"),
+    ],
+)
+def test_a_clock_that_has_run_out_is_not_turned_back(limit: dict[str, Any], sign: dict[str, Any], reason: str) -> None:
+    """The task's parent may be on the cold lane, so it falls due with that one's cut: the hot lane may be further."""
+    feed = Feed()
+    feed.dispatched("t", parent_task_id="nobody", **limit)
+    began_ms = feed.now_ms
+    feed.send(task_id="t", **sign)
+    feed.send("task.step", task_id="t", step_id="think", status="started")
+    assert "t" in feed.row.tasks
+    feed.partition.act_on_due(feed.position, feed.now_ms)
+    (end,) = [each for each in feed.take() if each.get("disposition")]
+    assert (end["reason"], end["ended_at"]) == (reason, rfc3339(began_ms + 500))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 
 from tidegate.audit.case import Case, Place, Verdict
-from tidegate.audit.expect import cut_of, statements_of
+from tidegate.audit.expect import END, cut_of, statements_of
 from tidegate.audit.logs import NEVER, Outdated, Result, Task
 from tidegate.audit.oracle import rule
 
@@ -98,7 +99,9 @@ def _outdated_since(case: Case, task: Task, result: Result, verdict: Verdict) ->
     output = verdict.decisions[index].first
     fresh = {part.part_id for part in output.parts if part.decision == "delivered" and not part.annotated}
     parts = [part for part in result.parts if part.part_id in fresh]
-    place, cut = case.place_of(result, verdict, index), cut_of(case, result, output.steps_offset)
+    place = case.place_of(result, verdict, index)
+    # What those below it change counts as its own work, whenever they were dispatched.
+    cut = replace(cut_of(case, result, output.steps_offset), most=END)
     statements = statements_of(case, None, result, output)
     until_ms = result.at_ms + (task.watch_ms or 0)
     offsets = sorted(
