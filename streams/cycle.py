@@ -38,8 +38,6 @@ FOLDED_AT_ONCE: Final = 128
 batches of a backlog, too, cost 4 % of the throughput."""
 DECIDED_AT_ONCE: Final = 512
 """Hot steps and results of one partition before the next one has its turn, and the event loop."""
-DECIDED_IN_ALL: Final = 8192
-"""Hot steps and results of one transaction, about."""
 TURN_SECONDS: Final = 0.005
 """How long to work before the event loop has a turn: answers to cuts and fetches wait meanwhile."""
 CPU_SECONDS: Final = 2.0
@@ -282,29 +280,38 @@ class WorkerCycle:
             self._log.begin([TopicPartition(topic, number) for number in waiting for topic in topics])
 
     async def _decide_hot(self) -> bool:
-        """Decide hot steps and results, a piece of each partition's after the other. Returns whether there were any."""
-        left = DECIDED_IN_ALL
-        while left > 0:
-            before = left
+        """Decide hot steps and results, a piece of each partition's after the other. Returns whether there were any.
+
+        Goes on behind a backlog: a row that is written once for many events costs less.
+        """
+        until = self._clock.monotonic() + self._config.backlog_commit_seconds
+        decided, is_done = 0, False
+        while not (is_done or self._is_full or self._clock.monotonic() >= until):
+            before = decided
             for task in self._in_turn():
-                if left > 0 and task.is_running:
-                    left -= self._isolated(task, partial(task.decide, "hot", DECIDED_AT_ONCE), 1)
+                if task.is_running:
+                    decided += self._isolated(task, partial(task.decide, "hot", DECIDED_AT_ONCE), 1)
                 await self._turn()
-            if left == before:
-                break
-        return left < DECIDED_IN_ALL
+            is_done = decided == before
+        return decided > 0
 
     # Committing
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether the next transaction has all that one may have."""
+        running = self._running
+        records = sum(task.uncommitted_records for task in running)
+        seconds = sum(task.uncommitted_cpu_seconds for task in running)
+        return records >= self._config.cycle_max_records or seconds >= CPU_SECONDS
 
     def _due(self) -> list[PartitionTask]:
         """The partitions whose changes are to be written now; none while the group rebalances."""
         if not self._assignment.may_write.is_set():
             return []
         now, running = self._clock.monotonic(), self._running
-        records = sum(task.uncommitted_records for task in running)
         cold_records = sum(task.uncommitted_cold_records for task in running)
-        is_costly = sum(task.uncommitted_cpu_seconds for task in running) >= CPU_SECONDS
-        if is_costly or records >= self._config.cycle_max_records or cold_records >= self._config.cold_commit_records:
+        if self._is_full or cold_records >= self._config.cold_commit_records:
             return [task for task in running if task.has_changes]
         if any(task.wants_commit(now) for task in running):
             return [task for task in running if task.may_join_commit(now)]
