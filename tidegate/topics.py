@@ -19,22 +19,28 @@ from streams.handover import check_layout
 from tidegate.engine_config import engine_config
 from tidegate.errors import TidegateError
 from tidegate.partitions import progress
+from tidegate.placement import Replicas, placement, split_leaders
 from tidegate.refusals import unanswered
 from tidegate.settings import Settings
 
 _POLL_SECONDS = 0.02
 _STOPS_WORK = ("cleanup.policy", "message.timestamp.type", "nothing can be written")
 """In lines about what makes the gate lose events, or judge by producers' clocks."""
+_IS_THERE = (0, TopicAlreadyExistsError.errno)
 _AT_LEAST = frozenset({"max.message.bytes"})  # more than asked does no harm; everything else must be equal
 
 
 @dataclass(frozen=True, slots=True)
 class FoundTopic:
-    """What a broker says of one topic. `replication_factor` is that of its least replicated partition."""
+    """What a broker says of one topic.
+
+    `replication_factor` is that of its least replicated partition. `leaders`: broker ids by partition, -1 for none.
+    """
 
     partitions: int
     replication_factor: int
     config: Mapping[str, str]
+    leaders: tuple[int, ...] = ()
 
 
 async def create_topics(settings: Settings) -> dict[str, bool]:
@@ -46,16 +52,14 @@ async def create_topics(settings: Settings) -> dict[str, bool]:
     """
     wanted = topics(settings.topic_prefix)
     async with _admin(settings) as admin:
-        answer = await admin.create_topics(
-            [
-                NewTopic(topic.name, settings.partitions, settings.replication_factor, topic_configs=topic.config)
-                for topic in wanted
-            ]
-        )
+        codes = await _create(admin, wanted, settings, await _placement(admin, wanted, settings))
+        again = [topic for topic in wanted if codes[topic.name][0] not in _IS_THERE]
+        if again:  # some clusters choose the brokers themselves, and refuse whoever does
+            codes.update(await _create(admin, again, settings, None))
         refused = [
             f"  {name}: {message or for_code(code).__name__}"
-            for name, code, message in answer.topic_errors
-            if code not in {0, TopicAlreadyExistsError.errno}
+            for name, (code, message) in codes.items()
+            if code not in _IS_THERE
         ]
         if refused:
             raise TidegateError(
@@ -71,8 +75,35 @@ async def create_topics(settings: Settings) -> dict[str, bool]:
                 "The topics were created, but the broker does not show them to this user, or found no leader for them.",
                 "To see them, the user needs the right to read or describe them; else the broker's log may say more.",
             ) from error
-    created = {name for name, code, _ in answer.topic_errors if code == 0}
-    return {topic.name: topic.name in created for topic in wanted}
+    return {topic.name: codes[topic.name][0] == 0 for topic in wanted}
+
+
+async def _create(
+    admin: Any, wanted: Iterable[Topic], settings: Settings, replicas: Replicas | None
+) -> dict[str, tuple[int, str | None]]:
+    """Ask for the topics, the inputs on these brokers; per name the broker's error code (0: created) and message."""
+    answer = await admin.create_topics(
+        [
+            NewTopic(topic.name, -1, -1, replicas, topic_configs=topic.config)
+            if replicas is not None and topic.is_input
+            else NewTopic(topic.name, settings.partitions, settings.replication_factor, topic_configs=topic.config)
+            for topic in wanted
+        ]
+    )
+    return {name: (code, message) for name, code, message in answer.topic_errors}
+
+
+async def _placement(admin: Any, wanted: Iterable[Topic], settings: Settings) -> Replicas | None:
+    """Where the inputs go: to the brokers of one that is there, else evenly spread. None: where Kafka puts them."""
+    described = {topic["topic"]: topic["partitions"] for topic in await admin.describe_topics()}
+    for topic in wanted:
+        there = {each["partition"]: each["replicas"] for each in described.get(topic.name, ())}
+        is_alike = all(len(replicas) == settings.replication_factor for replicas in there.values())
+        if topic.is_input and len(there) == settings.partitions and is_alike:
+            return there
+    cluster = await admin.describe_cluster()
+    brokers = [(broker["node_id"], broker.get("rack")) for broker in cluster["brokers"]]
+    return placement(brokers, settings.partitions, settings.replication_factor)
 
 
 async def _until_led(admin: Any, names: set[str]) -> None:
@@ -85,15 +116,20 @@ async def _until_led(admin: Any, names: set[str]) -> None:
         await asyncio.sleep(_POLL_SECONDS)
 
 
-async def check_topics(settings: Settings) -> list[str]:
-    """One line per mismatch between the registry and the broker; empty if all is well.
+async def check_topics(settings: Settings) -> tuple[list[str], list[str]]:
+    """One line per mismatch between the registry and the broker, and one per partition whose inputs are led apart.
 
-    Raises `TidegateError` if the broker cannot be reached.
+    The latter is no mistake while a broker is away. Raises `TidegateError` if the broker cannot be reached.
     """
     wanted = topics(settings.topic_prefix)
     found = await describe_topics(settings, [topic.name for topic in wanted])
     lines = mismatches(wanted, found, settings.partitions, settings.replication_factor)
-    return [*lines, *(await _replaced(settings))] if len(found) == len(wanted) else lines
+    apart = split_leaders(
+        {each.name: found[each.name].leaders for each in wanted if each.is_input and each.name in found}
+    )
+    if len(found) == len(wanted):
+        lines += await _replaced(settings)
+    return lines, apart
 
 
 async def check_before_work(settings: Settings) -> tuple[list[str], list[str]]:
@@ -110,7 +146,8 @@ async def check_before_work(settings: Settings) -> tuple[list[str], list[str]]:
     partitions = found[there[0].name].partitions
     lines = mismatches(there, found, partitions, settings.replication_factor)
     stops = [line for line in lines if any(key in line for key in _STOPS_WORK)]
-    return stops, [line for line in lines if line not in stops]
+    apart = split_leaders({each.name: found[each.name].leaders for each in there if each.is_input})
+    return stops, [*(line for line in lines if line not in stops), *apart]
 
 
 async def _replaced(settings: Settings) -> list[str]:
@@ -150,6 +187,7 @@ async def describe_topics(settings: Settings, names: Iterable[str]) -> dict[str,
             len(topic["partitions"]),
             min((len(partition["replicas"]) for partition in topic["partitions"]), default=0),
             configs[name],
+            tuple(part["leader"] for part in sorted(topic["partitions"], key=lambda part: part["partition"])),
         )
         for name, topic in described.items()
     }

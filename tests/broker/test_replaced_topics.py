@@ -70,7 +70,7 @@ async def _recreated(make_settings: MakeSettings, tmp_path: Path) -> None:
         # as many records as there were: the committed offset would be a valid one
         await gate.send(*(changed("user", {"view": str(number)}) for number in range(5)))
         await _refuses(gate, "after", f"{name} was deleted and created again")
-        (line,) = await check_topics(gate.settings)
+        ((line,), _) = await check_topics(gate.settings)
         assert line.startswith(f"{name} was deleted and created again")
 
 
@@ -85,7 +85,7 @@ async def _grown(make_settings: MakeSettings, tmp_path: Path) -> None:
         names = [topic.name for topic in topics(gate.settings.topic_prefix)]
         await admin.create_partitions({name: NewPartitions(2) for name in names})
         await _refuses(gate, "after", "folded from topics with 1 partitions, and now there are 2")
-        lines = await check_topics(gate.settings)
+        lines, _ = await check_topics(gate.settings)
         assert any("folded from topics with 1 partitions" in line for line in lines)
 
 
@@ -117,7 +117,7 @@ def test_a_worker_has_no_broker_create_topics(make_settings: MakeSettings, tmp_p
             assert "topics are missing" in worker.log_text()
         finally:
             worker.kill()
-        lines = await check_topics(settings)
+        lines, _ = await check_topics(settings)
         assert lines == [f"{topic.name}: missing" for topic in topics(settings.topic_prefix)]
 
     creating = {"auto.create.topics.enable": "true"}

@@ -19,12 +19,20 @@ def create() -> None:
 
 
 def check() -> bool:
-    """Print a line per mismatch; whether there was none."""
+    """Print a line per mismatch, and one per partition whose inputs are led apart; whether there was no mismatch."""
     tell_once()
     settings = load_settings()
-    lines = asyncio.run(check_topics(settings))
+    lines, apart = asyncio.run(check_topics(settings))
     for line in lines:
         typer.echo(line)
+    for line in apart:
+        typer.echo(f"warning: {line}")
+    if apart:
+        typer.echo(
+            "Each verdict waits for the slowest of them, and steps and results are merged by two clocks. If no broker"
+            " is away, have the preferred leaders elected (kafka-leader-election.sh --election-type preferred), or"
+            " put these partitions on the same brokers (kafka-reassign-partitions.sh)."
+        )
     if not lines:
         typer.echo(f"all topics of {settings.topic_prefix} at {settings.bootstrap_servers} are as they should be")
     return not lines
