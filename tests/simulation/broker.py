@@ -51,6 +51,9 @@ class Log:
         self.entries: list[Entry] = []
         self.open: dict[int, int] = {}
         """The first offset of each producer's open transaction."""
+        self.lagging_from: int | None = None
+        """What a new leader shows until its followers have caught up: below this offset. None: everything."""
+        self._compacted: set[int] = set()
         self._aborted: list[tuple[int, int, int]] = []
         self._clock = clock
 
@@ -61,8 +64,9 @@ class Log:
 
     @property
     def stable_end(self) -> int:
-        """The last stable offset."""
-        return min(self.open.values(), default=self.end)
+        """The last stable offset, as far as the leader shows it."""
+        stable = min(self.open.values(), default=self.end)
+        return stable if self.lagging_from is None else min(stable, self.lagging_from)
 
     def append(self, records: Iterable[Record], producer_id: int | None = None) -> None:
         for key, value, headers in records:
@@ -81,8 +85,18 @@ class Log:
         return [
             entry
             for entry in self.entries[begin : min(end, self.stable_end)]
-            if entry.control is None and not self._is_aborted(entry)
+            if entry.control is None and entry.offset not in self._compacted and not self._is_aborted(entry)
         ]
+
+    def compact(self, end: int) -> int:
+        """Keep the last record of each key below `end`, as the cleaner does; how many are gone now."""
+        latest: dict[bytes | None, int] = {}
+        before = len(self._compacted)
+        for entry in self.committed(0, end):
+            if (older := latest.get(entry.key)) is not None:
+                self._compacted.add(older)
+            latest[entry.key] = entry.offset
+        return len(self._compacted) - before
 
     def _is_aborted(self, entry: Entry) -> bool:
         return any(
@@ -126,6 +140,19 @@ class Broker:
         if found is None:
             found = self.logs[tp] = Log(self.clock)
         return found
+
+    def move_leader(self, tp: TopicPartition, random: Random) -> None:
+        """Another replica leads: it has everything, and does not know yet how much of it is acknowledged."""
+        log = self.log(tp)
+        log.lagging_from = max(0, log.stable_end - random.randint(0, 20))
+
+    def caught_up(self, tp: TopicPartition) -> None:
+        """The followers of a new leader have everything."""
+        self.log(tp).lagging_from = None
+
+    def knows_its_end(self, tp: TopicPartition) -> bool:
+        """Whether the partition's leader can say where it ends: `OFFSET_NOT_AVAILABLE` while a new one catches up."""
+        return tp not in self.leaderless and self.log(tp).lagging_from is None
 
     async def led(self, tp: TopicPartition) -> None:
         """Wait until the partition has a leader."""

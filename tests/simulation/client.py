@@ -199,7 +199,7 @@ class SimulatedCluster:
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         wanted = list(partitions)
         return await self._network.ask(
-            lambda: {tp: self._broker.log(tp).end for tp in wanted if tp not in self._broker.leaderless}, retriable=True
+            lambda: {tp: self._broker.log(tp).end for tp in wanted if self._broker.knows_its_end(tp)}, retriable=True
         )
 
     async def stable_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
@@ -229,7 +229,7 @@ class SimulatedCluster:
         while position < end:
             begin = position
             await self._broker.led(tp)
-            position = await self._network.ask(lambda: log.stable_end)
+            position = max(begin, await self._network.ask(lambda: log.stable_end))
             for entry in log.committed(begin, position):
                 reader.read(entry.key or b"", entry.value)
             await asyncio.sleep(0.02)

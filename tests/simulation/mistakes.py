@@ -188,6 +188,21 @@ def asks_the_barrier_for_the_last_stable_offset() -> AbstractContextManager[Any]
     return patch.object(SimulatedCluster, "end_offsets", stable)
 
 
+def believes_a_leader_that_catches_up() -> AbstractContextManager[Any]:
+    """A new leader does not know at once how much was acknowledged before it: what it shows may end too early."""
+
+    async def early(cluster: SimulatedCluster, partitions: Any) -> Mapping[TopicPartition, int]:
+        wanted, broker = list(partitions), cluster._broker
+
+        def ends() -> dict[TopicPartition, int]:
+            logs = {tp: broker.log(tp) for tp in wanted if tp not in broker.leaderless}
+            return {tp: log.end if log.lagging_from is None else log.lagging_from for tp, log in logs.items()}
+
+        return await cluster._network.ask(ends, retriable=True)
+
+    return patch.object(SimulatedCluster, "end_offsets", early)
+
+
 def folds_whatever_comes() -> AbstractContextManager[Any]:
     """Batches are taken for a continuation of what is queued, whatever position they begin at."""
 
@@ -237,6 +252,7 @@ MISTAKES: Final[Mapping[str, Mistake]] = {
         (leaves_open_transactions_alone, 5),
         (judges_without_a_barrier, 1),
         (asks_the_barrier_for_the_last_stable_offset, 1),
+        (believes_a_leader_that_catches_up, 0),
         (folds_whatever_comes, 0),
         (forgets_to_seek_after_a_rebalance, 0),
     )

@@ -32,6 +32,8 @@ SECONDS: Final = 8.0
 SETTLE_SECONDS: Final = 120.0
 PREFIX: Final = "tidegate"
 RULES: Final = Rules()
+TROUBLED: Final = 1_000_000_007
+"""Keeps the brokers' troubles from changing what the same seed does to workers."""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,8 @@ class _Schedule:
         self._config = EngineConfig(
             {}, transaction_timeout_seconds=timeout_seconds, session_timeout_seconds=SESSION_SECONDS, rules=RULES
         )
+        self._troubles = Random(seed + TROUBLED)
+        """What happens to the brokers themselves, in a third of the schedules."""
         self._is_peaceful = self._random.random() < 0.15
         """Whether workers only come, and no marker is late: then no transaction may fail."""
         late_markers = 0.0 if self._is_peaceful else self._random.choice((0.03, 0.3))
@@ -80,7 +84,7 @@ class _Schedule:
         self._ends_at = self._broker.clock.monotonic() + SECONDS
         for _ in range(self._random.randint(1, 3)):
             self._join()
-        await asyncio.gather(self._write(), self._disturb())
+        await asyncio.gather(self._write(), self._disturb(), self._trouble())
         self._calm()
         if await self._is_settled():
             self._audit()
@@ -163,6 +167,37 @@ class _Schedule:
                 worker.network.lost_share = random.choice((0.02, 0.2))
                 asyncio.get_running_loop().call_later(random.uniform(0.1, 2.0), self._heal, worker)
 
+    async def _trouble(self) -> None:
+        """Leaders move, the cleaner compacts, a broker's clock jumps."""
+        random = self._troubles
+        if self._is_peaceful or random.random() > 1 / 3:
+            return
+        while self._broker.clock.monotonic() < self._ends_at:
+            await asyncio.sleep(random.expovariate(2.0))
+            choice = random.random()
+            if choice < 0.5:
+                self._move_leader()
+            elif choice < 0.8:
+                changelog = self._log("sessions.changelog", random.randrange(PARTITIONS))
+                self._outcome.faults["records compacted"] += changelog.compact(random.randint(0, changelog.stable_end))
+            else:
+                self._count("clock jumped")
+                self._broker.clock.jump_ms += random.choice((-2000, -50, 50, 2000, 20_000))
+
+    def _move_leader(self) -> None:
+        random, broker = self._troubles, self._broker
+        self._count("leader moved")
+        role = random.choice((*INPUT_ROLES, *OUTPUT_ROLES, "sessions.changelog"))
+        tp = TopicPartition(self._config.topic(role), random.randrange(PARTITIONS))
+        broker.leaderless.add(tp)
+
+        def lead() -> None:
+            broker.leaderless.discard(tp)
+            broker.move_leader(tp, random)
+            asyncio.get_running_loop().call_later(random.uniform(0.0, 1.0), broker.caught_up, tp)
+
+        asyncio.get_running_loop().call_later(random.uniform(0.0, 1.0), lead)
+
     def _strike(self, fault: str, worker: SimulatedWorker, strike: Callable[[SimulatedWorker], None]) -> None:
         """Now, or at some request of the worker's next transactions."""
         self._count(fault)
@@ -207,6 +242,8 @@ class _Schedule:
     def _calm(self) -> None:
         """No fault any more, and at least one worker."""
         self._broker.leaderless.clear()
+        for log in self._broker.logs.values():
+            log.lagging_from = None
         for worker in self._group.workers:
             self._heal(worker)
             worker.network.trap = None

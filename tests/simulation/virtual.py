@@ -42,10 +42,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock:
-    """What the engine asks for the time."""
+    """What the engine asks for the time. `jump_ms`: how far a broker's clock is ahead."""
+
+    def __init__(self) -> None:
+        self.jump_ms = 0
 
     def now_ms(self) -> int:
-        return BEGAN_MS + int(self.monotonic() * 1000)
+        return BEGAN_MS + int(self.monotonic() * 1000) + self.jump_ms
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time()

@@ -20,7 +20,7 @@ from tidegate.audit.check import PartitionCheck
 from tidegate.audit.collect import FORWARDED_HEADER, OUTPUT_ROLES, PartitionLogs
 from tidegate.audit.findings import HEADLINES, MAX_EXAMPLES, Example, Findings
 from tidegate.audit.forwarding import check_forwarding
-from tidegate.audit.logs import Bounds, Clock
+from tidegate.audit.logs import Bounds, Clock, Clocks
 from tidegate.audit.report import Report
 
 S = "s-3"  # at home on partition 0 of 2
@@ -1768,6 +1768,21 @@ def test_an_older_record_is_found_although_the_clock_was_set_back() -> None:
         clock.add(offset, at_ms)
 
     assert [clock.last_before(at_ms) for at_ms in (10, 11, 25, 40, 60, 61)] == [-1, 0, 2, 3, 3, 4]
+
+
+def test_of_times_between_which_a_clock_was_set_back_nothing_is_concluded() -> None:
+    """What came after the setting back is stamped earlier than what came before it, on any of the topics."""
+    clocks = Clocks(("context", "steps", "results"))
+    for offset, at_ms in enumerate([100, 4_000, 6_000, 11_000]):
+        clocks.add("context", offset, at_ms)
+    assert clocks.last_before("context", 9_000) == 2
+
+    clocks = Clocks(("context", "steps", "results"))
+    for offset, at_ms in enumerate([100, 4_000, 6_000, 11_000]):
+        clocks.add("context", offset, at_ms)
+    for offset, at_ms in enumerate([10_000, 5_500]):
+        clocks.add("results", offset, at_ms)
+    assert [clocks.last_before("context", at_ms) for at_ms in (4_500, 9_000, 10_000, 10_001, 12_000)] == [1, 1, 1, 2, 3]
 
 
 def test_a_repeat_is_forgiven_once_the_task_may_be_forgotten() -> None:

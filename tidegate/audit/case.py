@@ -258,8 +258,8 @@ class Case:
         """The steps offset of its lane that a result's barrier must have reached, whatever the verdict says."""
         least = self.task.offset + 1 if self.task is not None else 0
         if result.broker_time:
-            clock = self.logs.clocks[STEPS_OF[result.role]]
-            least = max(least, clock.last_before(result.at_ms - self.terms.margin_ms) + 1)
+            older = self.logs.clocks.last_before(STEPS_OF[result.role], result.at_ms - self.terms.margin_ms)
+            least = max(least, older + 1)
         return least
 
 

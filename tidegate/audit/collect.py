@@ -25,7 +25,7 @@ from tidegate.audit.json_equality import load
 from tidegate.audit.logs import (
     NEVER,
     Bounds,
-    Clock,
+    Clocks,
     ContextEvent,
     Facet,
     JudgedAt,
@@ -106,7 +106,7 @@ class PartitionLogs:
         self.findings = findings
         self.names = {topic.role: topic.name for topic in topics(prefix)}
         self.sessions: dict[str, Session] = {}
-        self.clocks: dict[Role, Clock] = {role: Clock() for role in INPUT_ROLES}
+        self.clocks = Clocks(INPUT_ROLES)
         self.counts: Counter[str] = Counter()
         self.waiting: Counter[Role] = Counter()
         """Inputs at or beyond the committed offset, per topic."""
@@ -171,7 +171,7 @@ class PartitionLogs:
         if not handled:
             self.waiting[role] += 1
         if record.timestamp_type == 1:
-            self.clocks[role].add(offset, record.timestamp)
+            self.clocks.add(role, offset, record.timestamp)
         refused = self.refused.get((role, offset))
         origin = self._origin(role, record) if record.headers else None
         body = self._parsed(role, record)

@@ -285,7 +285,7 @@ class EffectCheck:
         proposal, answer = self._proposal, self._answer
         if not proposal.broker_time:
             return
-        older = self._in.logs.clocks["context"].last_before(proposal.at_ms - self._in.terms.margin_ms)
+        older = self._in.logs.clocks.last_before("context", proposal.at_ms - self._in.terms.margin_ms)
         if older >= answer.context_offset:
             kind = "barrier_missed" if answer.reason is None else "barrier_missed_withheld"
             self._note(kind, f"context {older} is older than the proposal at {proposal.offset}")

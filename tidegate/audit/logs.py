@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
@@ -564,3 +565,42 @@ class Clock:
             self._least_from = least
         index = bisect_left(self._least_from, at_ms) - 1
         return self._offsets[index] if index >= 0 else -1
+
+    def set_back(self) -> list[tuple[int, int]]:
+        """From which time to which the broker's clock was set back, each time that it was; later ones last."""
+        found: list[tuple[int, int]] = []
+        latest = 0
+        for at_ms in self._times:
+            if at_ms < latest:
+                found.append((latest, at_ms))
+            latest = at_ms
+        return found
+
+
+SET_BACK_SLACK_MS: Final = 1000
+"""How much further than the next record shows a clock may have been set back: until then nobody wrote."""
+
+
+class Clocks:
+    """The clocks of a partition's inputs, to ask which records are surely older than a moment.
+
+    The broker that stamps them may set its clock back: of two times within such a fold nothing tells which came first.
+    """
+
+    def __init__(self, roles: Iterable[Role]) -> None:
+        self._by_role = {role: Clock() for role in roles}
+        self._folds: list[tuple[int, int]] | None = None
+
+    def add(self, role: Role, offset: int, at_ms: int) -> None:
+        """Note a record of a topic; offsets ascend."""
+        self._by_role[role].add(offset, at_ms)
+
+    def last_before(self, role: Role, at_ms: int) -> int:
+        """The offset of the topic's last record that is surely older than `at_ms`, or -1."""
+        if self._folds is None:
+            folds = [fold for clock in self._by_role.values() for fold in clock.set_back()]
+            self._folds = sorted(((low - SET_BACK_SLACK_MS, high) for high, low in folds), reverse=True)
+        for low, high in self._folds:
+            if low < at_ms <= high:
+                at_ms = low
+        return self._by_role[role].last_before(at_ms)

@@ -83,7 +83,7 @@ def _left_out(case: Case, task: Task, status: Status, judged: JudgedAt) -> list[
         return []
     # A result before it is decided in its place, and finds the task cancelled.
     until_ms = min([*(each.at_ms for each in asked), *(each.at_ms for each in case.results)])
-    older = case.logs.clocks[task.role].last_before(until_ms - case.terms.margin_ms)
+    older = case.logs.clocks.last_before(task.role, until_ms - case.terms.margin_ms)
     if older < judged.steps_offset:
         return []
     return [f"step {older} is older than the request, and above the cut at {judged.steps_offset}"]

@@ -124,7 +124,7 @@ class DecisionCheck:
             if not result.broker_time:
                 case.counts["barrier_unverifiable"] += 1
                 continue
-            older = case.logs.clocks[role].last_before(result.at_ms - case.terms.margin_ms)
+            older = case.logs.clocks.last_before(role, result.at_ms - case.terms.margin_ms)
             if older >= offset:
                 unmarked = any(part.decision == "delivered" and not part.annotated for part in output.parts)
                 self.note(
