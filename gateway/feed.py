@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import structlog
@@ -20,6 +21,7 @@ from gateway.config import GatewayConfig
 from gateway.cursor import STREAM_ROLES, Cursor, fingerprint_of
 from gateway.frames import frame, position_frame, session_of
 from gateway.metrics import Metrics
+from gateway.problems import Problem
 from gateway.subscriber import Reason, Subscriber
 from gateway.tail import Tail, replay
 from gateway.topic_ids import describe
@@ -372,3 +374,17 @@ def _fail(group: _CatchUp, error: Callable[[], BaseException]) -> None:
     for _, _, done in group.waiting:
         if not done.done():
             done.set_exception(error())
+
+
+@asynccontextmanager
+async def watching(feed: Feed, session_id: str, buffer_bytes: int) -> AsyncIterator[Subscriber]:
+    """Follow a session from now on, for a request that waits for something. Raises `Problem` if Kafka is away."""
+    watcher = Subscriber(session_id, buffer_bytes)
+    try:
+        await feed.subscribe(watcher, None)
+    except KafkaError as error:
+        raise Problem("kafka_unavailable", "Kafka does not answer", retry_after_seconds=1) from error
+    try:
+        yield watcher
+    finally:
+        feed.unsubscribe(watcher)
