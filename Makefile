@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-PACKAGES := schemas projections streams gateway tidegate
+PACKAGES := schemas projections streams gateway audit tidegate local
 READY := .venv/ready
 
 .PHONY: help setup demo demo-web test test-all lint format types unit simulation simulate broker-tests gateway-tests openapi scenarios chaos bench bench-check bench-baseline \

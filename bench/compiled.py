@@ -13,11 +13,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILDS = ROOT / ".build" / "core"
-PACKAGES = ("schemas", "projections", "streams", "tidegate")
+PACKAGES = ("schemas", "projections", "streams", "audit", "tidegate", "local")
 
 
 def compiled() -> Path:
-    """A directory to put first on the path: the four packages as built from the sources as they are now.
+    """A directory to put first on the path: the packages as built from the sources as they are now.
 
     Built once for each state of the sources, in half a minute. Where that fails (no C compiler), the sources as they
     are, with a warning: the figures then say that the core was not compiled.

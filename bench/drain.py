@@ -25,7 +25,7 @@ from bench.process import ROOT, Worker, environment, pin, until_ready
 from bench.produce import bulk_producer, write
 from bench.watching import Progress
 from bench.workload import Workload
-from tidegate.broker import LocalBroker
+from local.broker import LocalBroker
 from tidegate.settings import Settings, load_settings
 from tidegate.topics import create_topics
 

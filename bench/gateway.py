@@ -35,8 +35,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from bench.compiled import compiled
 from bench.process import ROOT, environment
+from local.broker import LocalBroker, free_port
 from schemas.topics import topic_name
-from tidegate.broker import LocalBroker, free_port
 from tidegate.settings import Settings, load_settings
 from tidegate.topics import create_topics
 

@@ -28,8 +28,8 @@ from bench.produce import bulk_producer, write
 from bench.report import milliseconds
 from bench.watching import COLD, Progress
 from bench.workload import Workload
+from local.broker import LocalBroker
 from schemas.topics import topic_name
-from tidegate.broker import LocalBroker
 from tidegate.settings import Settings, load_settings
 from tidegate.topics import create_topics
 

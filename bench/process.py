@@ -19,7 +19,7 @@ from typing import Any, Self
 import psutil
 from pydantic import SecretStr
 
-from tidegate.broker import free_port
+from local.broker import free_port
 from tidegate.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent

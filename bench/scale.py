@@ -26,7 +26,7 @@ from bench.process import Worker, until_ready
 from bench.produce import bulk_producer, write
 from bench.watching import Progress
 from bench.workload import Record, Workload, partition_of
-from tidegate.broker import LocalBroker
+from local.broker import LocalBroker
 from tidegate.settings import Settings, load_settings
 from tidegate.topics import create_topics
 

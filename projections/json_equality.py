@@ -1,7 +1,7 @@
 """When two payloads are the same JSON: equal values have equal canonical text, whatever bytes they came in.
 
 The definition is in docs/contract.md: the order of keys, blanks and escapes do not matter, of two equal keys the last
-counts, and numbers are compared by their exact decimal value. `tidegate.audit.json_equality` implements it again.
+counts, and numbers are compared by their exact decimal value. `audit.json_equality` implements it again.
 """
 
 from __future__ import annotations

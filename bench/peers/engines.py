@@ -11,8 +11,8 @@ from typing import NamedTuple
 from bench.peers import streams
 from bench.peers.environments import python_of
 from bench.peers.verdicts import JudgedAt
+from local.kafka_jars import KAFKA_VERSION
 from tidegate import __version__
-from tidegate.kafka_jars import KAFKA_VERSION
 
 GATE = "tidegate"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.broker import LocalBroker
+from local.broker import LocalBroker
 from tidegate.settings import Settings, load_settings
 from tidegate.topics import create_topics
 

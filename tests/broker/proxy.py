@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from tidegate.broker import HOST, LocalBroker, free_port
+from local.broker import HOST, LocalBroker, free_port
 
 FETCH: Final = 1
 END_TXN: Final = 26

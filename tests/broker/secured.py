@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from tidegate.broker import HOST, LocalBroker, free_port
-from tidegate.java import find_java
-from tidegate.kafka_jars import classpath
+from local.broker import HOST, LocalBroker, free_port
+from local.java import find_java
+from local.kafka_jars import classpath
 
 
 class SecuredBroker(LocalBroker):

@@ -16,10 +16,10 @@ import pytest
 
 from bench.process import until_ready
 from bench.workload import Workload
+from local.broker import LocalBroker
 from tests.broker.harness import Gate
 from tests.broker.load import Load, each_once
 from tests.broker.waiting import wait_for
-from tidegate.broker import LocalBroker
 from tidegate.settings import Settings
 
 AWAY_SECONDS: Final = 30.0

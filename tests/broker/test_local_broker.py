@@ -15,7 +15,7 @@ import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from tidegate.broker import LocalBroker, answers
+from local.broker import LocalBroker, answers
 from tidegate.errors import TidegateError
 from tidegate.settings import load_settings
 from tidegate.topics import create_topics
@@ -100,7 +100,7 @@ def test_a_broker_that_ends_while_starting_shows_the_end_of_its_log() -> None:
 
 def test_a_broker_does_not_outlive_the_process_that_started_it() -> None:
     script = (
-        "import time; from tidegate.broker import LocalBroker; b = LocalBroker(ephemeral=True); b.start();"
+        "import time; from local.broker import LocalBroker; b = LocalBroker(ephemeral=True); b.start();"
         "print(b.pid, b.directory, flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:

@@ -15,11 +15,11 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from bench.process import Worker
+from local.broker import LocalBroker
 from schemas.topics import topics
 from tests.broker.events import changed, dispatched, returned
 from tests.broker.harness import Gate
 from tests.broker.waiting import wait_for
-from tidegate.broker import LocalBroker
 from tidegate.settings import Settings
 from tidegate.topics import check_topics
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from local.replay.delays import parse
+from local.replay.plan import Options
+from local.replay.player import Played, Player, Start
+from local.replay.report import figures, is_sound
+from local.traffic import Load, Traffic
 from tests.broker.harness import Gate
 from tests.unit.recordings import called, conversation, said, user
 from tidegate.errors import TidegateError
-from tidegate.replay.delays import parse
-from tidegate.replay.plan import Options
-from tidegate.replay.player import Played, Player, Start
-from tidegate.replay.report import figures, is_sound
 from tidegate.settings import Settings, load_settings
-from tidegate.traffic import Load, Traffic
 
 SESSIONS = 30
 ANSWERS = 2

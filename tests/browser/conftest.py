@@ -21,8 +21,8 @@ from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
 from bench.process import Worker, environment, until_ready
+from local.broker import LocalBroker
 from tests.gateway.process import QUERY_SECRET, GatewayProcess, path
-from tidegate.broker import LocalBroker
 from tidegate.settings import Settings, load_settings
 from tidegate.topics import create_topics
 
@@ -99,7 +99,7 @@ def stage(broker: LocalBroker, tmp_path_factory: pytest.TempPathFactory) -> Iter
     gateway = GatewayProcess("gateway", settings, directory, "--unauthenticated", "--demo-page")
     agents_log = (directory / "agents.log").open("wb")
     agents = subprocess.Popen(
-        [sys.executable, "-m", "tidegate.demo.agents", PACE],
+        [sys.executable, "-m", "local.demo.agents", PACE],
         env=environment(settings),
         cwd=directory,
         stdin=subprocess.DEVNULL,

@@ -8,6 +8,11 @@ from typing import Final
 
 import orjson
 
+from audit.case import Terms
+from audit.check import PartitionCheck
+from audit.collect import OUTPUT_ROLES, PartitionLogs
+from audit.findings import Findings
+from audit.logs import Bounds
 from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.rules import Rules
@@ -15,11 +20,6 @@ from schemas.decode import Batch
 from schemas.topics import INPUT_ROLES, Role, topic_name
 from tests.cases.reading import SETTINGS, Case, record_of
 from tests.lives.memory import Rec
-from tidegate.audit.case import Terms
-from tidegate.audit.check import PartitionCheck
-from tidegate.audit.collect import OUTPUT_ROLES, PartitionLogs
-from tidegate.audit.findings import Findings
-from tidegate.audit.logs import Bounds
 
 BEGAN_MS: Final = 1_772_445_600_000
 STEP_MS: Final = 10

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
-from tidegate.broker import HOST, LocalBroker
+from local.broker import HOST, LocalBroker
 
 NODES = 3
 

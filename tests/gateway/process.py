@@ -20,8 +20,8 @@ import jwt
 
 from bench.process import environment
 from gateway.routing import encode_id
+from local.broker import free_port
 from tests.broker.waiting import wait_for
-from tidegate.broker import free_port
 from tidegate.settings import Settings
 
 SECRET: Final = "a secret of the tests, with more than 32 bytes"

@@ -13,12 +13,12 @@ import httpx
 import orjson
 import pytest
 
+from local.broker import LocalBroker
 from schemas.topics import Role
 from tests.broker.events import returned
 from tests.broker.harness import Gate
 from tests.broker.waiting import wait_for
 from tests.gateway.process import QUERY_SECRET, GatewayProcess, Listener, path, token
-from tidegate.broker import LocalBroker
 from tidegate.settings import Settings, load_settings
 
 SESSIONS: Final = 24

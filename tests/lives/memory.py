@@ -11,6 +11,11 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final, NamedTuple
 
+from audit.case import Terms
+from audit.check import PartitionCheck
+from audit.collect import OUTPUT_ROLES, PartitionLogs
+from audit.findings import Findings
+from audit.logs import Bounds
 from projections.log_position import LogPosition
 from projections.merge import LogQueue, next_run
 from projections.partition import Partition
@@ -21,11 +26,6 @@ from tests.lives.people import Lives
 from tests.lives.policies import SETTINGS
 from tests.lives.told import Told
 from tests.scenarios.case import SHADOWED
-from tidegate.audit.case import Terms
-from tidegate.audit.check import PartitionCheck
-from tidegate.audit.collect import OUTPUT_ROLES, PartitionLogs
-from tidegate.audit.findings import Findings
-from tidegate.audit.logs import Bounds
 from tidegate.orphans import Limits, OpenState, orphans_in
 
 BEGAN_MS: Final = 1_764_000_000_000

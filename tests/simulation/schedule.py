@@ -12,6 +12,11 @@ from typing import Final
 
 from aiokafka import TopicPartition
 
+from audit.case import Terms
+from audit.check import PartitionCheck
+from audit.collect import OUTPUT_ROLES, PartitionLogs
+from audit.findings import Findings
+from audit.logs import Bounds
 from bench.workload import Record, Workload, partition_of
 from projections.rules import Rules
 from schemas.topics import INPUT_ROLES, Role
@@ -21,11 +26,6 @@ from tests.simulation import poison, virtual
 from tests.simulation.broker import Broker, Log
 from tests.simulation.group import SESSION_SECONDS, Group
 from tests.simulation.worker import SimulatedWorker
-from tidegate.audit.case import Terms
-from tidegate.audit.check import PartitionCheck
-from tidegate.audit.collect import OUTPUT_ROLES, PartitionLogs
-from tidegate.audit.findings import Findings
-from tidegate.audit.logs import Bounds
 
 PARTITIONS: Final = 3
 SECONDS: Final = 8.0

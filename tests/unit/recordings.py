@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tidegate.replay.conversations import Conversation, read_conversations
+from local.replay.conversations import Conversation, read_conversations
 
 Message = dict[str, Any]
 

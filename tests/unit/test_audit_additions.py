@@ -9,11 +9,11 @@ from typing import Any, Final
 import orjson
 import pytest
 
+from audit.findings import KINDS
 from schemas.topics import Role
 from tests.cases.memory import MemoryRun
 from tests.cases.reading import cases
 from tests.unit.test_audit_oracle import CORRUPTIONS
-from tidegate.audit.findings import KINDS
 
 CASES: Final = {case.id: case for case in cases("additions.jsonl")}
 

@@ -12,16 +12,16 @@ from typing import Any
 import orjson
 import pytest
 
+from audit.case import Terms
+from audit.check import PartitionCheck
+from audit.collect import FORWARDED_HEADER, OUTPUT_ROLES, PartitionLogs
+from audit.findings import HEADLINES, MAX_EXAMPLES, Example, Findings
+from audit.forwarding import check_forwarding
+from audit.logs import Bounds, Clock, Clocks
+from audit.report import Report
 from schemas.events import INPUT_EVENTS
 from schemas.outputs import OUTPUT_EVENTS
 from schemas.topics import INPUT_ROLES, Role, topic_name
-from tidegate.audit.case import Terms
-from tidegate.audit.check import PartitionCheck
-from tidegate.audit.collect import FORWARDED_HEADER, OUTPUT_ROLES, PartitionLogs
-from tidegate.audit.findings import HEADLINES, MAX_EXAMPLES, Example, Findings
-from tidegate.audit.forwarding import check_forwarding
-from tidegate.audit.logs import Bounds, Clock, Clocks
-from tidegate.audit.report import Report
 
 S = "s-3"  # at home on partition 0 of 2
 T = "t-1"

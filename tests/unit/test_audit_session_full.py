@@ -10,10 +10,10 @@ from unittest.mock import patch
 
 import pytest
 
+from audit import room
 from tests.unit.event_logs import CUTS, Cut, Kinds, Op, full_rows, laid_out
 from tests.unit.test_audit_laws import Logged, within_the_horizon
 from tests.unit.test_audit_oracle import T, World, difference, stale
-from tidegate.audit import room
 
 FILLED_WITH = 192
 """Facets of 1,000 bytes: more than an eighth of the largest row."""

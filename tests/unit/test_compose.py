@@ -8,8 +8,8 @@ import pytest
 import typer
 import yaml
 
+from local.kafka_jars import KAFKA_VERSION
 from tidegate.cli import app
-from tidegate.kafka_jars import KAFKA_VERSION
 from tidegate.settings import ENV_PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -54,9 +54,13 @@ def test_image_is_pinned(name: str) -> None:
 
 def test_images_are_the_versions_the_project_speaks_of() -> None:
     assert SERVICES["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}"
-    assert {service["image"] for service in OURS.values()} == {f"tidegate:{VERSION}"}
-    build, run = dockerfile("FROM")
+    images = {name: service["image"] for name, service in OURS.items()}
+    assert images.pop("traffic") == f"tidegate-traffic:{VERSION}"
+    assert set(images.values()) == {f"tidegate:{VERSION}"}
+    build, gate, traffic, last = dockerfile("FROM")
+    run = gate.removesuffix(" AS gate")
     assert re.fullmatch(r"python:\d+\.\d+\.\d+-slim-\w+", run)
+    assert (traffic, last) == ("gate AS traffic", "gate"), "what a build without a target makes has no local package"
     assert build == f"{run.replace('-slim', '')} AS build", "what is compiled has to fit the interpreter it runs on"
 
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from local.demo.consumer import Heard
+from local.demo.life import LIFE, SILENCE_SECONDS, Episode, Hears, Says, Told, envelope
+from local.demo.producer import Listener
+from local.demo.story import STORY, Scenario, events, session_id
+from local.demo.table import life_surprises, life_table, load_table, outcome, story_table, surprises
+from local.demo.told import told as in_words
 from tests.unit.memory_gate import MemoryGate
-from tidegate.demo.consumer import Heard
-from tidegate.demo.life import LIFE, SILENCE_SECONDS, Episode, Hears, Says, Told, envelope
-from tidegate.demo.producer import Listener
-from tidegate.demo.story import STORY, Scenario, events, session_id
-from tidegate.demo.table import life_surprises, life_table, load_table, outcome, story_table, surprises
-from tidegate.demo.told import told as in_words
 
 
 def told(scenario: Scenario) -> dict[str, Any]:

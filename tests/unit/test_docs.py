@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 CONTRACT, OPERATIONS = DOCUMENTS["contract.md"], DOCUMENTS["operations.md"]
 LABELS = sample_labels(used_metrics())
-PACKAGES = ("schemas", "projections", "streams", "gateway", "tidegate")
+PACKAGES = ("schemas", "projections", "streams", "gateway", "audit", "tidegate", "local")
 SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
 MODELS = {event_type(model): model for model in (*INPUT_EVENTS, *OUTPUT_EVENTS)}
 

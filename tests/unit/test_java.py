@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate import java
+from local import java
 from tidegate.errors import TidegateError
 
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audit.json_equality import value_of
 from projections.json_equality import canonical
 from projections.rows import ResultDigests
 from schemas.identity import digest
 from tests.unit.feeding import Feed
-from tidegate.audit.json_equality import value_of
 
 EQUAL = [
     ['{"a":1,"b":2}', '{"b":2,"a":1}', ' { "a" : 1 ,\n"b":2 } ', '{"b":3,"a":1,"b":2}'],

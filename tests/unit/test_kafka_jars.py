@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate import kafka_jars
+from local import kafka_jars
 
 
 def cached(cache: Path, jars: dict[str, bytes]) -> None:

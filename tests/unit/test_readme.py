@@ -9,12 +9,12 @@ from xml.etree import ElementTree as ET
 import pytest
 import typer
 
+from local.demo.life import LIFE
+from local.demo.story import SNAPSHOT, STORY
 from schemas.topics import topics
 from tests.unit.test_compose import parse
 from tests.unit.test_docs import anchors, blocks
 from tidegate.cli import app
-from tidegate.demo.life import LIFE
-from tidegate.demo.story import SNAPSHOT, STORY
 from tidegate.settings import ENV_PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from local.replay.conversations import Call, read_conversations
 from tests.unit.recordings import called, conversation, said, user
 from tidegate.errors import TidegateError
-from tidegate.replay.conversations import Call, read_conversations
 
 TALK: dict[str, Any] = {
     "id": "a",

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from local.replay.delays import parse
 from tidegate.errors import TidegateError
-from tidegate.replay.delays import parse
 
 
 @pytest.mark.parametrize(

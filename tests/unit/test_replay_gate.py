@@ -9,13 +9,13 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from local.replay.conversations import Conversation
+from local.replay.delays import parse
+from local.replay.ledger import Ledger
+from local.replay.plan import Options, Plan, plan
+from local.replay.report import unexpected
 from tests.unit.memory_gate import MemoryGate
 from tests.unit.recordings import Message, called, conversation, said, user
-from tidegate.replay.conversations import Conversation
-from tidegate.replay.delays import parse
-from tidegate.replay.ledger import Ledger
-from tidegate.replay.plan import Options, Plan, plan
-from tidegate.replay.report import unexpected
 
 
 def played(planned: Plan) -> Ledger:

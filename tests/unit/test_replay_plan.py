@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from local.replay.conversations import Conversation
+from local.replay.delays import parse
+from local.replay.plan import Options, Plan, duration_seconds, inline, plan
+from local.replay.tools import digest
 from tests.unit.recordings import called, conversation, said, user
-from tidegate.replay.conversations import Conversation
-from tidegate.replay.delays import parse
-from tidegate.replay.plan import Options, Plan, duration_seconds, inline, plan
-from tidegate.replay.tools import digest
 
 
 def options(agent: str = "fixed:1", think: str = "fixed:10", **others: Any) -> Options:

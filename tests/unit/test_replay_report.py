@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tidegate.replay.ledger import Ledger
-from tidegate.replay.plan import Answer
-from tidegate.replay.player import Played
-from tidegate.replay.report import facet_kind, figures, is_sound, percentile, show, unexpected
+from local.replay.ledger import Ledger
+from local.replay.plan import Answer
+from local.replay.player import Played
+from local.replay.report import facet_kind, figures, is_sound, percentile, show, unexpected
 
 
 def answer(task: str, *stale: str, **others: Any) -> Answer:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from local.replay.store import Access, accesses
+from local.replay.tools import ToolRules, digest
 from tests.unit.recordings import Message, called, conversation, user
-from tidegate.replay.store import Access, accesses
-from tidegate.replay.tools import ToolRules, digest
 
 VIEW = "order/7/status"
 THING = "order/7"

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tidegate.replay.conversations import Call
-from tidegate.replay.tools import ToolRules, Touch, digest, words
+from local.replay.conversations import Call
+from local.replay.tools import ToolRules, Touch, digest, words
 
 RULES = ToolRules()
 

@@ -7,10 +7,10 @@ from typing import Any, get_args
 import orjson
 import pytest
 
+from local.traffic import EVENTS_PER_TASK, Happening, Load, Sent, Traffic, task_life
 from schemas.events import INPUT_EVENTS
 from tests.unit.memory_gate import MemoryGate
 from tidegate.settings import Settings
-from tidegate.traffic import EVENTS_PER_TASK, Happening, Load, Sent, Traffic, task_life
 
 HAPPENINGS: tuple[Happening, ...] = get_args(Happening)
 MODELS = {get_args(model.model_fields["type"].annotation)[0]: model for model in INPUT_EVENTS}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tidegate.broker import LocalBroker
+from local.broker import LocalBroker
 from tidegate.errors import TidegateError
 from tidegate.settings import load_settings
 

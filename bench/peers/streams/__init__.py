@@ -11,8 +11,8 @@ import subprocess
 from hashlib import sha256
 from pathlib import Path
 
-from tidegate.java import MINIMUM_JAVA, find_java
-from tidegate.kafka_jars import KAFKA_VERSION, classpath, extra_jar
+from local.java import MINIMUM_JAVA, find_java
+from local.kafka_jars import KAFKA_VERSION, classpath, extra_jar
 
 STREAMS = f"org.apache.kafka:kafka-streams:{KAFKA_VERSION}"
 ECLIPSE_COMPILER = "org.eclipse.jdt:ecj:3.45.0"
