@@ -25,7 +25,6 @@ from audit.logs import (
     Clocks,
     ContextEvent,
     Facet,
-    JudgedAt,
     Lease,
     Recent,
     Session,
@@ -43,6 +42,7 @@ from audit.parse import (
     extension_of,
     instant_ms,
     is_unknown_value,
+    judged_at_of,
     on_lane,
     outdated_of,
     output_of,
@@ -528,8 +528,7 @@ class PartitionLogs:
             ended_ms = 0 if ended_at is None else instant_ms(ended_at)
             judged = body.get("judged") if ended else None
             if judged is not None:
-                steps: Role = "steps.cold" if judged.get("lane") == "cold" else "steps"
-                status.judged = JudgedAt(judged["partition"], steps, judged["context_offset"], judged["steps_offset"])
+                status.judged = judged_at_of(judged)
         except (ValueError, LookupError, TypeError):
             self.note("output_unreadable", "not a task.status event", role, record.offset)
             return

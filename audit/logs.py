@@ -359,6 +359,9 @@ class Redispatch(NamedTuple):
     snapshot: Facets
     dispatch: dict[str, Any] | None
     """What it says of the task's dispatch; older versions said nothing."""
+    judged: JudgedAt | None = None
+    """Where the logs stood; older versions did not say."""
+    at_ms: int = 0
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ from audit.json_equality import digest_of, load
 from audit.logs import (
     Answer,
     CancelRequest,
+    JudgedAt,
     JudgedPart,
     Outdated,
     Output,
@@ -358,4 +359,19 @@ def outdated_of(record: Record, body: dict[str, Any]) -> Outdated:
 
 def redispatch_of(record: Record, body: dict[str, Any]) -> Redispatch:
     """The command in a `task.redispatch` event. LookupError if it is none."""
-    return Redispatch(record.offset, body["new_task_id"], body["attempt"], body["snapshot"], body.get("dispatch"))
+    judged = body.get("judged")
+    return Redispatch(
+        record.offset,
+        body["new_task_id"],
+        body["attempt"],
+        body["snapshot"],
+        body.get("dispatch"),
+        judged_at_of(judged) if judged is not None else None,
+        record.timestamp,
+    )
+
+
+def judged_at_of(judged: dict[str, Any]) -> JudgedAt:
+    """A `judged` that says of which lane it is. LookupError if it is none."""
+    steps: Role = "steps.cold" if judged.get("lane") == "cold" else "steps"
+    return JudgedAt(judged["partition"], steps, judged["context_offset"], judged["steps_offset"])
