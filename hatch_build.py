@@ -27,7 +27,6 @@ COMPILER = (
 )
 COMPILED = (
     "projections/*.py",
-    "schemas/decode.py",
     "schemas/envelope.py",
     "schemas/identity.py",
     "schemas/times.py",

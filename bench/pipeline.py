@@ -18,10 +18,10 @@ from typing import Any, Final
 from bench.watching import FOLDED
 from bench.workload import Record, Workload
 from projections.changes import Changes
+from projections.decode import Batch
 from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.rules import Rules
-from schemas.decode import Batch
 from schemas.topics import Role
 from streams.batches import BatchWriter, EnvelopeEncoder, writers_of
 

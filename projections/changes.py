@@ -4,10 +4,10 @@ from collections import Counter
 
 from mypy_extensions import mypyc_attr
 
+from projections.decode import Batch, Refusal
 from projections.facts import EventIgnored, EventRepeated, Fact, ResultAcknowledged, ResultJudged, TaskEnded
 from projections.gate import HELD
 from projections.publish import Output
-from schemas.decode import Batch, Refusal
 from schemas.topics import Role
 
 

@@ -8,7 +8,7 @@ answer of a task was there before the task that follows it, and what a task did 
 from collections import deque
 from typing import Final, NamedTuple
 
-from schemas.decode import Batch
+from projections.decode import Batch
 
 _DISPATCHED: Final = b"task.dispatched"
 _NEVER: Final = 1 << 62

@@ -47,6 +47,7 @@ from projections.decide_results import (
 )
 from projections.decide_steps import decide_extension, decide_heartbeat, decide_step
 from projections.decide_time import decide_due, decide_expiry, decide_extras
+from projections.decode import Batch, Decoder, Refusal
 from projections.due_queue import DueQueue
 from projections.ended import told_ids
 from projections.evolve import evolve, forget_replaced
@@ -76,7 +77,6 @@ from projections.session import Parked, Session
 from projections.store import Store
 from projections.timers import Due, dues_of, extras_dues
 from projections.waiting import Arrived, arrived, identity_of
-from schemas.decode import Batch, Decoder, Refusal
 from schemas.envelope import was_forwarded
 from schemas.events import (
     ContextChanged,

@@ -7,11 +7,11 @@ import msgspec
 import orjson
 from mypy_extensions import mypyc_attr
 
+from projections.decode import Batch, Decoder
 from projections.json_equality import canonical
 from projections.records import UnknownFormatError
 from projections.rows import FORMAT, ResultDigests
 from projections.text import quoted
-from schemas.decode import Batch, Decoder
 from schemas.envelope import Headers, traceparent_of
 from schemas.identity import digest
 from schemas.topics import Role

@@ -17,7 +17,7 @@ from faust.app import BootStrategy
 from faust.types import TP
 from yarl import URL
 
-from schemas.decode import Batch
+from projections.decode import Batch
 from streams.assignor import MemberAssignor
 from streams.config import HOT_ROLES, EngineConfig
 from streams.fetching import Flow

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from schemas.decode import Batch
+from projections.decode import Batch
 from streams.config import COLD_ROLES, EngineConfig
 from streams.errors import FatalError
 from streams.fetching import Flow, fetch_batches

@@ -9,8 +9,8 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from projections.decode import Batch
 from projections.partition import Partition
-from schemas.decode import Batch
 from schemas.topics import Role
 from streams.apart import Apart
 from streams.assignment import Assignment

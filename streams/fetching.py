@@ -17,7 +17,7 @@ from aiokafka.errors import (
     OffsetOutOfRangeError,
 )
 
-from schemas.decode import Batch
+from projections.decode import Batch
 from schemas.topics import Role
 from streams.config import COLD_ROLES, FOLDED_ROLES, EngineConfig
 from streams.errors import LostInputError

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import structlog
 from aiokafka import TopicPartition
 
+from projections.decode import Batch
 from projections.merge import LogQueue, Run, next_run
-from schemas.decode import Batch
 from schemas.fields import Lane
 from schemas.topics import Role
 from streams.config import RESULTS, STEPS

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import structlog
 from aiokafka import TopicPartition
 
+from projections.decode import Refusal
 from projections.partition import Partition
-from schemas.decode import Refusal
 from schemas.topics import Role
 from streams.config import FOLDED_ROLES
 from streams.context import WorkerContext

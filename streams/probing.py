@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, Literal
 
-from schemas.decode import Batch, Refusal
+from projections.decode import Batch, Refusal
 from schemas.topics import Role
 from streams.failure import Failure
 

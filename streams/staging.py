@@ -9,7 +9,7 @@ import structlog
 from aiokafka import TopicPartition
 
 from projections.changes import Changes
-from schemas.decode import Batch, Decoder, Refusal
+from projections.decode import Batch, Decoder, Refusal
 from schemas.envelope import FORWARDED_FROM, producers_headers
 from schemas.topics import Role, topics
 from streams.batches import (

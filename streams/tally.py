@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from projections.changes import Changes
+from projections.decode import Batch
 from projections.store import Store
-from schemas.decode import Batch
 from schemas.fields import Lane
 from schemas.topics import Role
 from schemas.wire import event_type

@@ -13,9 +13,9 @@ import structlog
 from aiokafka import TopicPartition
 
 from projections.changes import Changes
+from projections.decode import Batch
 from projections.log_position import LogPosition
 from projections.merge import Run
-from schemas.decode import Batch
 from schemas.fields import Lane
 from schemas.topics import Role
 from streams.config import HOT_ROLES, RESULTS, STEPS

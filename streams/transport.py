@@ -17,7 +17,7 @@ from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 
-from schemas.decode import Batch
+from projections.decode import Batch
 from streams.fetching import Flow, fetch_batches
 from streams.member import GroupMember
 

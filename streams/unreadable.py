@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas.decode import Batch, Refusal
+from projections.decode import Batch, Refusal
 from schemas.topics import Role
 
 

@@ -13,10 +13,10 @@ from audit.check import PartitionCheck
 from audit.collect import OUTPUT_ROLES, PartitionLogs
 from audit.findings import Findings
 from audit.logs import Bounds
+from projections.decode import Batch
 from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.rules import Rules
-from schemas.decode import Batch
 from schemas.topics import INPUT_ROLES, Role, topic_name
 from tests.cases.reading import SETTINGS, Case, record_of
 from tests.lives.memory import Rec

@@ -16,11 +16,11 @@ from audit.check import PartitionCheck
 from audit.collect import OUTPUT_ROLES, PartitionLogs
 from audit.findings import Findings
 from audit.logs import Bounds
+from projections.decode import Batch, Refusal
 from projections.log_position import LogPosition
 from projections.merge import LogQueue, next_run
 from projections.partition import Partition
 from projections.rules import Rules
-from schemas.decode import Batch, Refusal
 from schemas.topics import INPUT_ROLES, Role, topic_name
 from tests.lives.people import Lives
 from tests.lives.policies import SETTINGS

@@ -11,11 +11,11 @@ from typing import Any, Final
 import orjson
 
 from projections.changes import Changes
+from projections.decode import Batch
 from projections.log_position import LogPosition
 from projections.merge import LogQueue, next_run
 from projections.partition import Partition
 from projections.rules import Rules
-from schemas.decode import Batch
 from schemas.topics import Role
 from tests.scenarios.case import EVENT_SECONDS, RULES, Away, Case, Later, Moment, Together, moments
 from tests.scenarios.events import session_of, value_of

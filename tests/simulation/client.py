@@ -15,7 +15,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import ConcurrentTransactions, KafkaConnectionError, KafkaTimeoutError
 from aiokafka.record.memory_records import MemoryRecords
 
-from schemas.decode import Batch
+from projections.decode import Batch
 from schemas.topics import Role
 from streams.batches import RecordBatch
 from streams.changelog import ChangelogReader

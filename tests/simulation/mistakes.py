@@ -10,8 +10,8 @@ from unittest.mock import patch
 
 from aiokafka import TopicPartition
 
+from projections.decode import Batch
 from projections.partition import Partition
-from schemas.decode import Batch
 from streams.assignment import Assignment
 from streams.cut import PendingCut
 from streams.intake import Intake

@@ -9,6 +9,7 @@ from typing import Any, Final
 import orjson
 
 from projections.changes import Changes
+from projections.decode import Batch, Decoder, Refusal
 from projections.facets import Facets
 from projections.log_position import LogPosition
 from projections.partition import Partition
@@ -16,7 +17,6 @@ from projections.publish import Output
 from projections.records import row_from_bytes, row_to_bytes
 from projections.rows import SessionRow
 from projections.rules import Rules
-from schemas.decode import Batch, Decoder, Refusal
 from schemas.envelope import Headers
 from schemas.topics import Role
 

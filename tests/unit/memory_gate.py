@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
+from projections.decode import Batch
 from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.rules import Rules
-from schemas.decode import Batch
 from schemas.topics import Role
 
 

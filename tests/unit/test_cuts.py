@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projections.changes import Changes
+from projections.decode import Batch
 from projections.log_position import LogPosition
 from projections.merge import LogQueue, next_run
 from projections.partition import Partition
-from schemas.decode import Batch
 from tests.unit.event_logs import RULES, Kinds, Op, logs, restored
 from tests.unit.feeding import START_MS, make_batch
 

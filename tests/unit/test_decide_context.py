@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from projections.decide_context import decide_change
+from projections.decode import Decoder
 from projections.facts import EventRefused, EventTaken, FacetsChanged, FacetsLost
 from projections.records import change_to_bytes
 from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN, Facet
 from projections.rules import Rules
 from projections.session import Session
-from schemas.decode import Decoder
 from tests.unit.event_logs import full_rows
 from tests.unit.feeding import START_MS, Feed, make_batch, reason_of
 from tests.unit.test_budget import refused

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from projections.decide_dispatch import dispatch_digest
-from schemas.decode import Decoder
+from projections.decode import Decoder
 from tests.unit.feeding import START_MS, Feed, make_batch, reason_of
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.decode import MAX_DETAIL, Batch, Decoder, Refusal
+from projections.decode import MAX_DETAIL, Batch, Decoder, Refusal
 from schemas.envelope import Headers
 from schemas.fields import (
     MAX_EVENT_BYTES,

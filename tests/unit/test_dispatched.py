@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from projections.decode import MAX_DETAIL
 from projections.dispatched import MAX_KEPT_BYTES, differences, dispatched_fields
-from schemas.decode import MAX_DETAIL
 from schemas.events import TaskDispatched
 from tests.unit.feeding import Feed
 

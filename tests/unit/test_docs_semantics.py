@@ -12,11 +12,11 @@ import orjson
 import pytest
 
 from projections.changes import Changes
+from projections.decode import Batch
 from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.rules import Rules
 from schemas.asyncapi import event_type
-from schemas.decode import Batch
 from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS
 from schemas.outputs import OUTPUT_EVENTS
 from schemas.topics import Role, topic_name

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from schemas.decode import MAX_DETAIL, Batch, Decoder, Refusal
+from projections.decode import MAX_DETAIL, Batch, Decoder, Refusal
 from schemas.envelope import FORWARDED_FROM, producers_headers
 from schemas.topics import Role
 

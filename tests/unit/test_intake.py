@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 
-from schemas.decode import Batch
+from projections.decode import Batch
 from schemas.topics import Role
 from streams.intake import Intake
 

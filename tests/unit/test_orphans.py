@@ -10,13 +10,13 @@ import orjson
 import pytest
 from rich.console import Console
 
+from projections.decode import Batch
 from projections.ended import EndedTask
 from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.records import change_to_bytes, row_apart_to_bytes, row_to_bytes, task_to_bytes
 from projections.rows import FORMAT, Facet, Policy, Scope, Task, Wait, new_row
 from projections.rules import Rules
-from schemas.decode import Batch
 from schemas.topics import Role
 from tidegate.errors import TidegateError
 from tidegate.orphans import KINDS, Found, Limits, OpenState, Orphan, found_in, orphans_in, show

@@ -10,12 +10,12 @@ import orjson
 import pytest
 
 from projections import store
+from projections.decode import Batch
 from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.records import row_to_bytes
 from projections.rows import new_row
 from projections.rules import Rules
-from schemas.decode import Batch
 from schemas.envelope import FORWARDED_FROM, Headers
 from tests.unit.feeding import Feed, make_batch, reason_of
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from schemas.decode import Batch, Refusal
+from projections.decode import Batch, Refusal
 from streams.failure import Failure
 from streams.probing import Search
 

@@ -8,10 +8,10 @@ import orjson
 from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
+from projections.decode import Batch
 from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.rules import Rules
-from schemas.decode import Batch
 from schemas.queries import MAX_AGE_MS, PATH, SIGNATURE_HEADER, is_signature, sign_answer, sign_request
 from schemas.topics import Role
 from streams.queries import announced, application, state_of

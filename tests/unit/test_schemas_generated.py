@@ -9,9 +9,9 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError as SchemaError
 from pydantic import ValidationError
 
+from projections.decode import Batch, Decoder
 from schemas import generate
 from schemas.asyncapi import PRIVATE, UNDECODABLE, event_type
-from schemas.decode import Batch, Decoder
 from schemas.events import INPUT_EVENTS, Event
 from schemas.outputs import OUTPUT_EVENTS
 from schemas.topics import Role, Topic, topics

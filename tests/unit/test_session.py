@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from projections.decode import Decoder
 from projections.rows import FORMAT, DispatchOrder, Policy, ResultDigests, Scope, Task, new_row
 from projections.session import Parked, Session
 from projections.slot_order import is_older, order_of
 from projections.task_index import TaskIndex
 from projections.waiting import Arrived
-from schemas.decode import Decoder
 from tests.unit.test_waiting import result_value
 
 

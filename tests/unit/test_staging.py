@@ -10,7 +10,7 @@ from aiokafka import TopicPartition
 from aiokafka.record.memory_records import MemoryRecords
 
 from projections.changes import Changes
-from schemas.decode import Batch, Refusal
+from projections.decode import Batch, Refusal
 from schemas.topics import DLQ_MAX_MESSAGE_BYTES, MAX_INPUT_BYTES, Role
 from streams.config import EngineConfig
 from streams.home import partition_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from schemas.decode import Batch, Refusal
+from projections.decode import Batch, Refusal
 from streams.unreadable import refused_if_unreadable, unreadable
 
 

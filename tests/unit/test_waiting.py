@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from projections.decode import Decoder
 from projections.waiting import Arrived, WaitingFor, from_bytes, undecided_rest
-from schemas.decode import Decoder
 from schemas.envelope import Headers
 from schemas.topics import Role
 
