@@ -28,9 +28,9 @@ import orjson
 from bench.pipeline import Log, Run, garbage_out_of_the_way, logs_of
 from bench.reference import RECORDS, Reference
 from bench.report import RESULTS, ROOT, save
-from bench.workload import Workload
 from projections.partition import Partition
 from projections.rules import Rules
+from testing.workload import Workload
 
 LIMITS: Final[Mapping[str, float]] = {
     "instructions_per_event": 1.10,

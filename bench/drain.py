@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.compiled import compiled
-from bench.process import ROOT, Worker, environment, pin, until_ready
-from bench.produce import bulk_producer, write
-from bench.watching import Progress
-from bench.workload import Workload
 from local.broker import LocalBroker
+from testing.process import ROOT, Worker, environment, pin, until_ready
+from testing.produce import bulk_producer, write
+from testing.watching import Progress
+from testing.workload import Workload
 from tidegate.settings import Settings, load_settings
 from tidegate.topics import create_topics
 

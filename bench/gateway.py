@@ -34,9 +34,9 @@ from aiohttp import ClientSession, TCPConnector
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from bench.compiled import compiled
-from bench.process import ROOT, environment
 from local.broker import LocalBroker, free_port
 from schemas.topics import topic_name
+from testing.process import ROOT, environment
 from tidegate.settings import Settings, load_settings
 from tidegate.topics import create_topics
 

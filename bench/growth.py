@@ -23,11 +23,11 @@ import orjson
 import psutil
 
 from bench.pipeline import Run, garbage_out_of_the_way, logs_of
-from bench.workload import Record, Workload
 from projections.changes import Changes
 from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.rules import Rules
+from testing.workload import Record, Workload
 
 CYCLE_RECORDS: Final = 8_192
 SHORT_CYCLE_RECORDS: Final = 64

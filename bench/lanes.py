@@ -23,13 +23,13 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from bench.compiled import compiled
 from bench.drain import AUDITED, run_audit
-from bench.process import Worker, pin, until_ready
-from bench.produce import bulk_producer, write
 from bench.report import milliseconds
-from bench.watching import COLD, Progress
-from bench.workload import Workload
 from local.broker import LocalBroker
 from schemas.topics import topic_name
+from testing.process import Worker, pin, until_ready
+from testing.produce import bulk_producer, write
+from testing.watching import COLD, Progress
+from testing.workload import Workload
 from tidegate.settings import Settings, load_settings
 from tidegate.topics import create_topics
 

@@ -29,9 +29,9 @@ from rich.table import Table
 from bench.compiled import compiled
 from bench.openloop import Schedule
 from bench.peers.environments import PEERS, python_of
-from bench.process import ROOT, Worker, until_ready
 from local.broker import LocalBroker
 from schemas.topics import topic_name
+from testing.process import ROOT, Worker, until_ready
 from tidegate.settings import Settings, load_settings
 from tidegate.topics import create_topics
 

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import orjson
 from aiokafka import AIOKafkaProducer
 
-from bench.workload import Record, Workload
 from schemas.topics import topic_name
+from testing.workload import Record, Workload
 
 BUNCH_SECONDS = 0.005
 BATCH_BYTES = 512 * 1024

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from bench.watching import FOLDED
-from bench.workload import Record, Workload
 from projections.changes import Changes
 from projections.decode import Batch
 from projections.log_position import LogPosition
@@ -24,6 +22,8 @@ from projections.partition import Partition
 from projections.rules import Rules
 from schemas.topics import Role
 from streams.batches import BatchWriter, EnvelopeEncoder, writers_of
+from testing.watching import FOLDED
+from testing.workload import Record, Workload
 
 FETCHED: Final = 4096
 """Records of 1 MiB, the most that one fetch brings of a partition."""

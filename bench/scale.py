@@ -22,11 +22,11 @@ from typing import Any, Final
 
 from bench.compiled import compiled
 from bench.growth import IDLE_FACETS, IDLE_ID, idle_sessions, in_own_process, with_open_tasks, with_sessions
-from bench.process import Worker, until_ready
-from bench.produce import bulk_producer, write
-from bench.watching import Progress
-from bench.workload import Record, Workload, partition_of
 from local.broker import LocalBroker
+from testing.process import Worker, until_ready
+from testing.produce import bulk_producer, write
+from testing.watching import Progress
+from testing.workload import Record, Workload, partition_of
 from tidegate.settings import Settings, load_settings
 from tidegate.topics import create_topics
 

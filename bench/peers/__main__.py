@@ -12,8 +12,8 @@ import typer
 from bench.peers.comparing import cores_to_use, fill_inputs, run
 from bench.peers.engines import ENGINES, Engine, Start
 from bench.peers.summary import save, show, summarize
-from bench.process import pin
 from local.broker import LocalBroker
+from testing.process import pin
 from tidegate.settings import load_settings
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -17,10 +17,10 @@ from bench.peers.oracle import at_delivery, in_log_order
 from bench.peers.process import PeerProcess
 from bench.peers.topics import COMPACTED, create, delete, fill, remake_gate_outputs
 from bench.peers.verdicts import Oracle, held_against, of_gate, of_peer, read_committed
-from bench.process import Worker
-from bench.watching import Progress
-from bench.workload import Workload
 from schemas.topics import topic_name
+from testing.process import Worker
+from testing.watching import Progress
+from testing.workload import Workload
 from tidegate.settings import Settings
 
 

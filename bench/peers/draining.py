@@ -7,7 +7,7 @@ import time
 from typing import NamedTuple
 
 from bench.peers.process import EngineProcess
-from bench.watching import Progress
+from testing.watching import Progress
 
 POLL_SECONDS = 0.02
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from bench.workload import Record
+from testing.workload import Record
 
 TaskKey = tuple[str, str]
 """Session id and task id."""

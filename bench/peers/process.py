@@ -9,14 +9,14 @@ from typing import Protocol
 
 import psutil
 
-from bench.process import ROOT, environment, pin
+from testing.process import ROOT, environment, pin
 from tidegate.settings import Settings
 
 STOP_SECONDS = 10.0
 
 
 class EngineProcess(Protocol):
-    """What `bench.process.Worker` and `PeerProcess` have in common."""
+    """What `testing.process.Worker` and `PeerProcess` have in common."""
 
     @property
     def is_alive(self) -> bool:

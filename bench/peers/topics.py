@@ -11,10 +11,10 @@ from typing import Any
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import for_code
 
-from bench.produce import bulk_producer, write
-from bench.watching import FOLDED
-from bench.workload import Record
 from schemas.topics import topic_name, topics
+from testing.produce import bulk_producer, write
+from testing.watching import FOLDED
+from testing.workload import Record
 from tidegate.settings import Settings
 from tidegate.topics import create_topics
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from bench.workload import Record, partition_of
 from schemas.events import ContextChanged, Event, TaskDispatched, TaskResult, TaskStep
 from schemas.topics import Role
+from testing.workload import Record, partition_of
 
 _numbers = itertools.count(1)
 

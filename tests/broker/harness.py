@@ -17,12 +17,12 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from bench.process import Worker, environment, until_ready
-from bench.produce import bulk_producer, write
-from bench.watching import Progress
-from bench.workload import Record
 from schemas.events import Event
 from schemas.topics import Role, topic_name
+from testing.process import Worker, environment, until_ready
+from testing.produce import bulk_producer, write
+from testing.watching import Progress
+from testing.workload import Record
 from tests.broker.events import body, role_of
 from tests.broker.outputs import Outputs
 from tests.broker.waiting import wait_for

@@ -8,8 +8,8 @@ import time
 from types import TracebackType
 from typing import Any, Final, Self
 
-from bench.watching import COLD, FOLDED, Progress
 from schemas.topics import Role, topic_name
+from testing.watching import COLD, FOLDED, Progress
 from tests.broker.harness import Gate
 from tests.broker.outputs import Outputs
 from tests.broker.waiting import wait_for

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Self
 
-from bench.workload import Record, Workload
+from testing.workload import Record, Workload
 from tests.broker.harness import Gate
 from tests.broker.outputs import Outputs
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from bench.process import Worker
 from schemas.topics import Role
+from testing.process import Worker
 from tests.broker.events import backlog, body, changed, dispatched, returned, sessions_on
 from tests.broker.harness import Gate
 from tests.broker.outputs import Outputs

@@ -14,9 +14,9 @@ from typing import Final
 
 import pytest
 
-from bench.process import until_ready
-from bench.workload import Workload
 from local.broker import LocalBroker
+from testing.process import until_ready
+from testing.workload import Workload
 from tests.broker.harness import Gate
 from tests.broker.load import Load, each_once
 from tests.broker.waiting import wait_for

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.compiled import compiled, is_compiled
-from bench.process import ROOT
+from testing.process import ROOT
 from tests.broker.test_kill import lives_under_kills
 from tidegate.settings import Settings
 

@@ -18,7 +18,6 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.errors import KafkaError, ProducerFenced
 
-from bench.process import until_ready
 from schemas.topics import Role
 from streams.batches import NO_HEADERS, BatchWriter, RecordBatch
 from streams.changelog import PROGRESS_KEY
@@ -26,6 +25,7 @@ from streams.config import EngineConfig
 from streams.member import GroupMember
 from streams.sender import MEMBER_FENCED
 from streams.transaction import KafkaTransactionLog
+from testing.process import until_ready
 from tests.broker.events import changed, dispatched, returned
 from tests.broker.harness import Gate
 from tests.broker.waiting import wait_for

@@ -17,9 +17,9 @@ import cramjam
 import psutil
 import pytest
 
-from bench.process import Worker
 from schemas.topics import MAX_INPUT_BYTES, Role
 from streams.batches import BatchWriter, RecordBatch, header_block, varint
+from testing.process import Worker
 from tests.broker.events import body, changed, dispatched, returned, sessions_on
 from tests.broker.harness import Gate
 from tests.broker.outputs import Outputs

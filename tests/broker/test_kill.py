@@ -17,8 +17,8 @@ from typing import Final
 
 import pytest
 
-from bench.process import ROOT, Worker, until_ready
-from bench.workload import Workload
+from testing.process import ROOT, Worker, until_ready
+from testing.workload import Workload
 from tests.broker.harness import Gate
 from tests.broker.lives import Living
 from tests.broker.load import Load, each_once

@@ -14,9 +14,9 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from bench.process import Worker
 from local.broker import LocalBroker
 from schemas.topics import topics
+from testing.process import Worker
 from tests.broker.events import changed, dispatched, returned
 from tests.broker.harness import Gate
 from tests.broker.waiting import wait_for

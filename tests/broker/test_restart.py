@@ -19,8 +19,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from bench.process import ROOT, Worker, until_ready
-from bench.workload import Workload
+from testing.process import ROOT, Worker, until_ready
+from testing.workload import Workload
 from tests.broker.events import changed, dispatched, returned
 from tests.broker.harness import Gate
 from tests.broker.load import each_once

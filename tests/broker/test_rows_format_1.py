@@ -16,9 +16,9 @@ from typing import Any, Final
 import orjson
 import pytest
 
-from bench.process import ROOT
 from streams.changelog import PROGRESS_KEY
 from streams.config import FOLDED_ROLES
+from testing.process import ROOT
 from tests.broker.harness import Gate
 from tests.broker.waiting import wait_for
 from tidegate.settings import Settings

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import pytest
 
-from bench.process import ROOT, environment
+from testing.process import ROOT, environment
 from tests.broker.events import changed, dispatched, returned
 from tests.broker.harness import Gate
 from tests.broker.secured import SecuredBroker

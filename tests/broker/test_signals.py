@@ -13,7 +13,7 @@ from typing import Final
 
 import pytest
 
-from bench.workload import Workload
+from testing.workload import Workload
 from tests.broker.harness import Gate
 from tests.broker.load import Load, each_once
 from tests.broker.waiting import wait_for

@@ -16,8 +16,8 @@ from typing import Final
 
 import pytest
 
-from bench.process import Worker
-from bench.workload import Workload
+from testing.process import Worker
+from testing.workload import Workload
 from tests.broker.harness import Gate
 from tests.broker.load import each_once
 from tests.broker.proxy import END_TXN, Proxy, proxied_broker

@@ -17,8 +17,8 @@ from typing import Final
 
 import pytest
 
-from bench.process import Worker
-from bench.workload import Workload
+from testing.process import Worker
+from testing.workload import Workload
 from tests.broker.harness import Gate
 from tests.broker.load import Load, each_once
 from tidegate.settings import Settings

@@ -20,8 +20,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 
-from bench.process import Worker, environment, until_ready
 from local.broker import LocalBroker
+from testing.process import Worker, environment, until_ready
 from tests.gateway.process import QUERY_SECRET, GatewayProcess, path
 from tidegate.settings import Settings, load_settings
 from tidegate.topics import create_topics

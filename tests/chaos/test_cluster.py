@@ -13,8 +13,8 @@ from random import Random
 import pytest
 from aiokafka.admin import NewTopic
 
-from bench.process import until_ready
 from schemas.topics import topics
+from testing.process import until_ready
 from tests.broker.harness import Gate
 from tests.broker.test_kill import PARTITIONS, begin_load, hold_all_partitions, settle
 from tests.broker.test_topics import create_one

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.baseline import resolve, tree_of
-from bench.process import Worker, until_ready
+from testing.process import Worker, until_ready
 from tests.broker.harness import Gate
 from tests.broker.test_kill import PARTITIONS, MakeSettings, begin_load, hold_all_partitions, settle
 from tidegate.errors import TidegateError

@@ -18,9 +18,9 @@ from typing import Any, Final, Self
 import httpx
 import jwt
 
-from bench.process import environment
 from gateway.routing import encode_id
 from local.broker import free_port
+from testing.process import environment
 from tests.broker.waiting import wait_for
 from tidegate.settings import Settings
 

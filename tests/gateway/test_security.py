@@ -12,8 +12,8 @@ import httpx
 from aiohttp import ClientSession
 from yarl import URL
 
-from bench.workload import partition_of
 from gateway.routing import ROUTES, encode_id
+from testing.workload import partition_of
 from tests.broker.events import returned
 from tests.broker.harness import Gate
 from tests.broker.outputs import Outputs

@@ -13,7 +13,7 @@ import httpx
 import orjson
 from aiohttp import ClientSession, web
 
-from bench.workload import partition_of
+from testing.workload import partition_of
 from tests.broker.harness import Gate
 from tests.broker.waiting import wait_for
 from tests.gateway.process import GatewayProcess, Listener, listening, path, token

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import orjson
 
-from bench.workload import Record, partition_of
 from schemas.topics import Role
+from testing.workload import Record, partition_of
 from tests.lives.policies import BEAT_SECONDS, FACETS, PLAN, REQUEST, VALUES, Asked, ask, ask_child
 from tests.scenarios import case
 from tests.scenarios.case import Said

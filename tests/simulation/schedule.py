@@ -17,10 +17,10 @@ from audit.check import PartitionCheck
 from audit.collect import OUTPUT_ROLES, PartitionLogs
 from audit.findings import Findings
 from audit.logs import Bounds
-from bench.workload import Record, Workload, partition_of
 from projections.rules import Rules
 from schemas.topics import INPUT_ROLES, Role
 from streams.config import EngineConfig
+from testing.workload import Record, Workload, partition_of
 from tests.broker.events import body, changed, dispatched, role_of
 from tests.simulation import poison, virtual
 from tests.simulation.broker import Broker, Log

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = "schemas projections streams gateway audit tidegate local bench tests docs grafana"
+PACKAGES = "schemas projections streams gateway audit tidegate local bench testing tests docs grafana"
 OURS = set(PACKAGES.split())
 MAY_IMPORT = {
     "schemas": set(),

@@ -9,8 +9,8 @@ from bench.peers.merging import Merge
 from bench.peers.oracle import Expected, at_delivery, in_log_order
 from bench.peers.rules import CONTEXT, RESULTS, STEPS, TOPICS, Sessions
 from bench.peers.verdicts import Oracle, Verdict, held_against, of_gate
-from bench.workload import Record, Workload
 from schemas.topics import Role
+from testing.workload import Record, Workload
 
 SESSION = "user-1"
 KEY = (SESSION, "t")

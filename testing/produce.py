@@ -8,8 +8,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-from bench.workload import Record
 from schemas.topics import Role, topic_name
+from testing.workload import Record
 
 BATCH_BYTES = 256 * 1024
 IN_FLIGHT = 16

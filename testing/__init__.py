@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: processes of the gate, a workload and its records, writing and watching topics."""
