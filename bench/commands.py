@@ -17,6 +17,7 @@ from bench.drain import drain as run_drain
 from bench.gateway import gateway as run_gateway
 from bench.growth import idle_sessions
 from bench.lanes import lanes as run_lanes
+from bench.latency import ENGINES
 from bench.latency import latency as run_latency
 from bench.latency import show as show_latency
 from bench.pipeline import pipeline as run_pipeline
@@ -90,18 +91,31 @@ def drain(
 
 @app.command()
 def latency(
-    rates: Annotated[str, typer.Option(help="Events per second, after idle.")] = "1000,5000,20000,50000",
-    seconds: Annotated[float, typer.Option(help="How long to measure each.", min=1.0)] = 6.0,
-    partitions: Partitions = 4,
+    rates: Annotated[str, typer.Option(help="Events per second; 0 is idle.")] = "0,1000,5000,20000",
+    partitions: Annotated[str, typer.Option(help="Partitions of every topic, each in turn.")] = "1,4,12,48",
+    seconds: Annotated[float, typer.Option(help="How long to measure each.", min=1.0)] = 4.0,
+    engine: Annotated[
+        list[str] | None, typer.Option(help="Only these engines; nothing is saved then. All by default.")
+    ] = None,
     seed: Seed = 1,
     *,
     keep: Keep = True,
 ) -> None:
-    """From a result's intended sending to its verdict's receipt, idle and at each rate, beside an echo."""
-    asked = [int(rate) for rate in rates.split(",") if rate]
-    figures = asyncio.run(run_latency(rates=asked, seconds=seconds, partitions=partitions, seed=seed))
-    show_latency(figures["rates"])
-    if keep:
+    """From a result's intended sending to its verdict's receipt: the gate, two echoes and its peers, 20 minutes."""
+    known = [each.name for each in ENGINES]
+    if unknown := set(engine or ()) - set(known):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: engines are {', '.join(known)}")
+    figures = asyncio.run(
+        run_latency(
+            rates=[int(each) for each in rates.split(",")],
+            partitions=[int(each) for each in partitions.split(",")],
+            engines=engine or known,
+            seconds=seconds,
+            seed=seed,
+        )
+    )
+    show_latency(figures)
+    if keep and engine is None:
         print(f"saved: {save('latency', figures).name}")
 
 

@@ -11,6 +11,8 @@ from bench.report import RESULTS
 from bench.svg import DASHED, Panel, Picture, amount, decades, ticks_to
 
 OURS: Final = "tidegate"
+ECHO: Final = "echo-3-topics"
+SHOWN_PARTITIONS: Final = 4
 QUANTILES: Final = (("p50_ms", "p50"), ("p99_ms", "p99"), ("p99_9_ms", "p99.9"))
 ROW: Final = 34
 
@@ -44,34 +46,37 @@ def throughput(peers: Sequence[Mapping[str, Any]]) -> Picture:
     return picture
 
 
-def latency(figures: Mapping[str, Any]) -> Picture:
-    """Quantiles by rate, the gate's and those of the echo that is the floor."""
-    rates = figures["rates"]
+def latency(figures: Sequence[Mapping[str, Any]]) -> Picture:
+    """p50 and p99 by rate: the gate's, and those of the echo that writes as much."""
+    cells = {
+        (each["engine"], each["events_per_second"]): each for each in figures if each["partitions"] == SHOWN_PARTITIONS
+    }
+    rates = sorted({rate for engine, rate in cells if engine == OURS and (ECHO, rate) in cells})
     picture = Picture(
         900,
         470,
         "Latency by rate",
         "; ".join(
-            f"at {each['events_per_second']} events per second p50 {each['gate']['p50_ms']} ms, p99"
-            f" {each['gate']['p99_ms']} ms"
-            for each in rates
+            f"at {rate} events per second p50 {cells[OURS, rate]['p50_ms']} ms, p99 {cells[OURS, rate]['p99_ms']} ms"
+            for rate in rates
         ),
     )
     picture.text(24, 34, "Latency: from when a result was to be sent until its verdict is received", "title")
     panel = Panel(picture, 84, 62, 690, 320)
-    values = [each[who][name] for each in rates for who in ("gate", "floor") for name, _ in QUANTILES]
+    values = [cells[who, rate][name] for rate in rates for who in (OURS, ECHO) for name, _ in QUANTILES]
     up = panel.up(decades(min(values), max(values)), "milliseconds", logarithmic=True)
-    labels = [each["events_per_second"] for each in rates]
-    places = panel.along([label if isinstance(label, str) else amount(label) for label in labels], "events per second")
+    places = panel.along([amount(rate) if rate else "idle" for rate in rates], "events per second")
     ends: list[tuple[float, str, str]] = []
-    for who, colour, style, called in (("floor", "b", DASHED, "echo"), ("gate", "a", "", "gate")):
+    for who, colour, style, called in ((ECHO, "b", DASHED, "echo"), (OURS, "a", "", "gate")):
         for name, label in QUANTILES:
-            points = [(x, up(each[who][name])) for x, each in zip(places, rates, strict=True)]
+            points = [(x, up(cells[who, rate][name])) for x, rate in zip(places, rates, strict=True)]
             picture.curve(points, colour, style)
-            ends.append((points[-1][1], f"{called} {label}", "head" if who == "gate" else "note"))
+            ends.append((points[-1][1], f"{called} {label}", "head" if who == OURS else "note"))
     for y, words, kind in _apart(ends, 15):
         picture.text(places[-1] + 14, y + 4, words, kind)
-    picture.text(24, 452, f"{_caption(figures)}. Echo: same run, no state.", "note")
+    picture.text(
+        24, 452, f"{_caption(figures[0])}. {SHOWN_PARTITIONS} partitions. Echo: as many writes, no state.", "note"
+    )
     return picture
 
 
@@ -173,5 +178,4 @@ def draw_all(directory: Path = RESULTS) -> list[Path]:
 
 
 def _has_curve(figures: Any) -> bool:
-    """Latency was once measured idle only: one point is no curve."""
-    return isinstance(figures, list) or "rates" in figures or "workers" in figures
+    return bool(figures) and (isinstance(figures, list) or "workers" in figures)

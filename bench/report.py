@@ -45,12 +45,17 @@ def commit() -> str:
     return found + ("+" if changed else "")
 
 
-def save(name: str, figures: dict[str, Any]) -> Path:
-    """Write `bench/results/<name>.json`; returns the file."""
+def about() -> dict[str, Any]:
+    """What every file of figures says of the run: machine, date and commit."""
+    return {"machine": machine(), "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "commit": commit()}
+
+
+def save(name: str, figures: dict[str, Any] | list[dict[str, Any]]) -> Path:
+    """Write `bench/results/<name>.json`; returns the file. The objects of a list say of themselves what they are."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     file = RESULTS / f"{name}.json"
-    about = {"machine": machine(), "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "commit": commit()}
-    file.write_text(json.dumps({**figures, **about}, indent=2) + "\n")
+    whole = figures if isinstance(figures, list) else {**figures, **about()}
+    file.write_text(json.dumps(whole, indent=2) + "\n")
     return file
 
 

@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
-from bench.aims import RATIOS, aims
+from bench.aims import ECHO, GATE, RATIOS, aims
 from bench.estimate import Assumptions, Load, estimate
 from bench.report import RESULTS
 
 NOT_YET: Final = "Not measured yet.\n"
+SHOWN_RATES: Final = (0, 20_000)
+SHOWN_PARTITIONS: Final = 4
+"""What the README shows of the latencies."""
+CPU_RATE: Final = 5000
 
 
 def headlines() -> str:
@@ -27,13 +31,17 @@ def headlines() -> str:
         ]
         if pipeline:
             rows.append(("the same work in memory, without Kafka", f"{pipeline['cpu_us_per_event']:.1f} µs"))
-    for each in latency.get("rates", ()) if latency else ():
-        if each["events_per_second"] in {"idle", 20_000}:
-            rate = "idle" if each["events_per_second"] == "idle" else f"at {each['events_per_second']:,} events/s"
-            gate, floor = each["gate"], each["floor"]
+    found = {(each["engine"], each["partitions"], each["events_per_second"]): each for each in latency}
+    for rate in SHOWN_RATES:
+        gate, floor = (found.get((engine, SHOWN_PARTITIONS, rate)) for engine in (GATE, ECHO))
+        if gate and floor:
+            named = f"at {rate:,} events/s" if rate else "idle"
             echo = f"an echo without state: {floor['p50_ms']:.1f} and {floor['p99_ms']:.1f} ms"
             rows.append(
-                (f"result to verdict, {rate}", f"**p50 {gate['p50_ms']:.1f} ms, p99 {gate['p99_ms']:.1f} ms** ({echo})")
+                (
+                    f"result to verdict, {named}",
+                    f"**p50 {gate['p50_ms']:.1f} ms, p99 {gate['p99_ms']:.1f} ms** ({echo})",
+                )
             )
     if lanes:
         flooded = f"p99 {lanes['p99_flood_ms']:.1f} ms, without {lanes['p99_ms']:.1f} ms"
@@ -45,7 +53,9 @@ def headlines() -> str:
         rows.append(("throughput beside others, in one run", ", ".join(others)))
     if not rows:
         return NOT_YET
-    return table(("", ""), rows).replace("---:", "---") + _about({"backlog": drain, "latency": latency})
+    return table(("", ""), rows).replace("---:", "---") + _about(
+        {"backlog": drain, "latency": latency[0] if latency else {}}
+    )
 
 
 def aimed() -> str:
@@ -117,25 +127,34 @@ def peers() -> str:
 
 
 def latency() -> str:
-    """The gate and the echo beside it, by rate."""
+    """Every engine's p50 and p99 by rate, and what an event costs it, for each number of partitions."""
     found = figures("latency")
-    if "rates" not in found:
+    if not found:
         return NOT_YET
-    names = ("p50", "p99", "p99_9", "max")
-    rows = [
-        (
-            str(each["events_per_second"]),
-            *(f"{each['gate'][f'{name}_ms']:.1f}" for name in names),
-            *(f"{each['floor'][f'{name}_ms']:.1f}" for name in names[:3]),
-        )
-        for each in found["rates"]
-    ]
-    heads = (
-        "events/s",
-        *(name.replace("_", ".") for name in names),
-        *(f"echo {name}" for name in ("p50", "p99", "p99.9")),
-    )
-    return table(heads, rows) + _about({"": found})
+    rates = sorted({each["events_per_second"] for each in found})
+    heads = ("engine", *(f"{rate:,} events/s" if rate else "idle" for rate in rates), f"CPU µs at {CPU_RATE:,}")
+    blocks = []
+    for partitions in sorted({each["partitions"] for each in found}):
+        cells = {
+            (each["engine"], each["events_per_second"]): each for each in found if each["partitions"] == partitions
+        }
+        rows = [
+            (
+                f"**{engine}**" if engine == GATE else engine,
+                *(_p50_and_p99(cells.get((engine, rate))) for rate in rates),
+                f"{cells[engine, CPU_RATE]['cpu_us_per_event']:.0f}" if (engine, CPU_RATE) in cells else "",
+            )
+            for engine in dict.fromkeys(name for name, _ in cells)
+        ]
+        blocks.append(f"With {partitions} partition{'s' * (partitions > 1)}:\n\n{table(heads, rows)}")
+    return "\n".join(blocks) + _about({"": found[0]})
+
+
+def _p50_and_p99(each: Mapping[str, Any] | None) -> str:
+    if each is None:
+        return ""
+    shown = f"{each['p50_ms']:.1f} / {each['p99_ms']:.1f}"
+    return shown if each["kept_up"] else f"{shown} (fell behind)"
 
 
 def gateway() -> str:

@@ -14,4 +14,6 @@ def parse_arguments(description: str) -> Namespace:
     parser.add_argument("--group", required=True)
     parser.add_argument("--partitions", required=True, type=int)
     parser.add_argument("--aligned", action="store_true", help="process the topics in the order of their timestamps")
+    parser.add_argument("--wait-ms", type=int, default=100, help="the longest that a fetch waits for a full batch")
+    parser.add_argument("--batch-records", type=int, default=50_000, help="records of a full batch")
     return parser.parse_args()

@@ -57,15 +57,17 @@ class Engine:
         return self.passes or (Pass(self.name),)
 
 
+def python_peer(environment: str) -> list[str]:
+    """The words that start a peer of `bench.peers` in its environment, which is made first if need be."""
+    return [str(python_of(environment)), "-m", f"bench.peers.{environment}"]
+
+
 def _python(environment: str, distribution: str, *arguments: str) -> Callable[[], Start]:
     """A package of `bench.peers`, run in the environment of its name."""
 
     def prepare() -> Start:
-        python = str(python_of(environment))
-        return Start(
-            [python, "-m", f"bench.peers.{environment}", *arguments],
-            f"{distribution} {_version(python, distribution)}",
-        )
+        words = python_peer(environment)
+        return Start([*words, *arguments], f"{distribution} {_version(words[0], distribution)}")
 
     return prepare
 

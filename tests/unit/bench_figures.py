@@ -34,28 +34,30 @@ PEERS = [
 ]
 
 
-def _quantiles(p50: float, p99: float, p99_9: float) -> dict[str, float]:
-    return {"p50_ms": p50, "p99_ms": p99, "p99_9_ms": p99_9, "max_ms": p99_9 * 2}
+def _latency(engine: str, rate: int, p50: float, p99: float, partitions: int = 4) -> dict[str, Any]:
+    return {
+        "engine": engine,
+        "partitions": partitions,
+        "events_per_second": rate,
+        "p50_ms": p50,
+        "p99_ms": p99,
+        "p99_9_ms": p99 * 2,
+        "cpu_us_per_event": 30.0,
+        "kept_up": True,
+        **ABOUT,
+    }
 
 
-LATENCY: dict[str, Any] = {
-    "rates": [
-        {
-            "events_per_second": rate,
-            "gate": _quantiles(*gate),
-            "floor": _quantiles(*floor),
-            "ratio_p50": round(gate[0] / floor[0], 2),
-            "ratio_p99": round(gate[1] / floor[1], 2),
-        }
-        for rate, gate, floor in (
-            ("idle", (5.2, 12.0, 21.0), (4.2, 7.5, 9.0)),
-            (1_000, (6.1, 14.0, 25.0), (4.4, 8.0, 12.0)),
-            (20_000, (9.3, 41.0, 80.0), (6.0, 15.0, 30.0)),
-            (50_000, (30.0, 120.0, 200.0), (9.0, 30.0, 60.0)),
-        )
-    ],
-    **ABOUT,
-}
+LATENCY: list[dict[str, Any]] = [
+    _latency(engine, rate, *quantiles)
+    for rate, of_rate in {
+        0: ((5.2, 12.0), (4.2, 7.5), (6.0, 20.0)),
+        1_000: ((6.1, 14.0), (4.4, 8.0), (7.0, 30.0)),
+        5_000: ((7.1, 18.0), (5.0, 9.0), (9.0, 50.0)),
+        20_000: ((9.3, 41.0), (6.0, 15.0), (30.0, 90.0)),
+    }.items()
+    for engine, quantiles in zip(("tidegate", "echo-3-topics", "kafka-streams-10ms"), of_rate, strict=True)
+] + [_latency("tidegate", 5_000, 8.0, 20.0, 12), _latency("tidegate", 5_000, 5.0, 15.0, 1)]
 
 LANES: dict[str, Any] = {"p99_ms": 20.0, "p99_flood_ms": 28.0, "ratio_p99": 1.4, "cold_events": 500_000, **ABOUT}
 

@@ -39,7 +39,7 @@ def test_same_figures_same_bytes_and_other_figures_others(name: str, tmp_path: P
 
 
 def test_figures_that_are_no_curve_are_not_drawn(tmp_path: Path) -> None:
-    (tmp_path / "latency.json").write_bytes(b'{"p50_ms": 16.0}')
+    (tmp_path / "latency.json").write_bytes(b"[]")
     assert drawn(tmp_path) == {}
 
 

@@ -20,7 +20,6 @@ from bench.peers.arguments import parse_arguments
 from bench.peers.merging import Entry, Merge
 from bench.peers.rules import CONTEXT, STEPS, TOPICS, Sessions
 
-BATCH_RECORDS = 50_000
 WAIT_MS = 100
 BATCH_BYTES = 512 * 1024
 
@@ -59,8 +58,11 @@ class Loop:
         self._consumer.assign(self._all_partitions(self._inputs))
         take: Callable[[Fetched], Awaitable[dict[int, list[Entry]]]]
         take = self._in_order if self._arguments.aligned else self._as_they_come
+        arguments = self._arguments
         while not self._stopping:
-            by_partition = await take(await self._consumer.getmany(timeout_ms=WAIT_MS, max_records=BATCH_RECORDS))
+            by_partition = await take(
+                await self._consumer.getmany(timeout_ms=arguments.wait_ms, max_records=arguments.batch_records)
+            )
             if any(by_partition.values()):
                 await self._transact(by_partition)
         await self._consumer.stop()

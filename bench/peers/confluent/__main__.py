@@ -19,8 +19,8 @@ from bench.peers.arguments import parse_arguments
 from bench.peers.merging import Entry, Merge
 from bench.peers.rules import CONTEXT, STEPS, TOPICS, Sessions
 
-BATCH_RECORDS = 50_000
-WAIT_SECONDS = 0.1
+RESTORED_RECORDS = 50_000
+RESTORE_SECONDS = 0.1
 
 
 class Loop:
@@ -58,7 +58,7 @@ class Loop:
         self._consumer.assign(self._all_partitions(self._inputs))
         take = self._in_order if self._arguments.aligned else self._as_they_come
         while not self._stopping:
-            messages = self._consumer.consume(BATCH_RECORDS, WAIT_SECONDS)
+            messages = self._consumer.consume(self._arguments.batch_records, self._arguments.wait_ms / 1000)
             by_partition = take(messages)
             if any(by_partition.values()):
                 self._transact(by_partition)
@@ -124,7 +124,7 @@ class Loop:
         consumer.assign(self._all_partitions([self._changelog], OFFSET_BEGINNING))
         unread = self._arguments.partitions
         while unread:
-            for message in consumer.consume(BATCH_RECORDS, WAIT_SECONDS):
+            for message in consumer.consume(RESTORED_RECORDS, RESTORE_SECONDS):
                 error = message.error()
                 if error is None:
                     self._sessions.restore(message.key().decode(), message.value())
