@@ -24,7 +24,7 @@ from gateway import openapi
 from gateway.metrics import Metrics as GatewayMetrics
 from gateway.problems import TITLES
 from schemas import fields, outputs
-from schemas.asyncapi import event_type
+from schemas.asyncapi import type_of
 from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS, Event
 from schemas.outputs import OUTPUT_EVENTS, JudgedResult, TaskEcho
 from schemas.topics import topics
@@ -94,8 +94,7 @@ def event_sections(models: tuple[type[Event], ...]) -> Callable[[], str]:
 
     def render() -> str:
         return "\n".join(
-            f"### `{event_type(model)}`\n\n{_sentence(model)}\n\n{_inherited(model)}{_fields(model)}"
-            for model in models
+            f"### `{type_of(model)}`\n\n{_sentence(model)}\n\n{_inherited(model)}{_fields(model)}" for model in models
         )
 
     return render

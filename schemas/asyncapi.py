@@ -85,7 +85,7 @@ _TASK_KEY: Final = {
 }
 
 
-def event_type(model: type[Event]) -> str:
+def type_of(model: type[Event]) -> str:
     """The value of the model's `type` field: `task.result`."""
     (value,) = get_args(model.model_fields["type"].annotation)
     return str(value)
@@ -108,7 +108,7 @@ def document(examples: Mapping[str, Any]) -> dict[str, Any]:
         "operations": {f"{_action(topic)}.{topic.role}": _operation(topic) for topic in public},
         "components": {
             "messages": {
-                **{event_type(model): _message(model, examples) for model in (*INPUT_EVENTS, *OUTPUT_EVENTS)},
+                **{type_of(model): _message(model, examples) for model in (*INPUT_EVENTS, *OUTPUT_EVENTS)},
                 UNDECODABLE: _undecodable(),
             },
             "schemas": {"Headers": _HEADERS, "DlqHeaders": _DLQ_HEADERS, **_schemas()},
@@ -143,7 +143,7 @@ def _operation(topic: Topic) -> dict[str, Any]:
 
 
 def _message(model: type[Event], examples: Mapping[str, Any]) -> dict[str, Any]:
-    name = event_type(model)
+    name = type_of(model)
     key = _TASK_KEY if name == "task.status" else _KEY
     message: dict[str, Any] = {
         "name": name,

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from schemas.asyncapi import document, event_type
+from schemas.asyncapi import document, type_of
 from schemas.events import INPUT_EVENTS, Event
 from schemas.fields import MAX_EVENT_BYTES
 from schemas.outputs import OUTPUT_EVENTS
@@ -29,7 +29,7 @@ COMMENT: Final = (
 
 def json_schema(model: type[Event]) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of one event type, complete in itself."""
-    name = event_type(model)
+    name = type_of(model)
     schema = model.model_json_schema()
     return {
         "$schema": DIALECT,
@@ -43,7 +43,7 @@ def json_schema(model: type[Event]) -> dict[str, Any]:
 def files() -> dict[Path, bytes]:
     """Every generated file with its content, by path."""
     contents = {
-        DIRECTORY / "json" / f"{event_type(model)}.v1.json": json_schema(model)
+        DIRECTORY / "json" / f"{type_of(model)}.v1.json": json_schema(model)
         for model in (*INPUT_EVENTS, *OUTPUT_EVENTS)
     }
     contents[DIRECTORY / "asyncapi.v1.json"] = document(examples())

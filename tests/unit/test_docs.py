@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from docs import generate
-from schemas.asyncapi import event_type
+from schemas.asyncapi import type_of
 from schemas.events import INPUT_EVENTS
 from schemas.outputs import OUTPUT_EVENTS
 from schemas.topics import topics
@@ -24,7 +24,7 @@ CONTRACT, OPERATIONS = DOCUMENTS["contract.md"], DOCUMENTS["operations.md"]
 LABELS = sample_labels(used_metrics())
 PACKAGES = ("schemas", "projections", "streams", "gateway", "audit", "tidegate", "local")
 SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-MODELS = {event_type(model): model for model in (*INPUT_EVENTS, *OUTPUT_EVENTS)}
+MODELS = {type_of(model): model for model in (*INPUT_EVENTS, *OUTPUT_EVENTS)}
 
 every_document = pytest.mark.parametrize("name", sorted(DOCUMENTS))
 

@@ -16,7 +16,7 @@ from projections.decode import Batch
 from projections.log_position import LogPosition
 from projections.partition import Partition
 from projections.rules import Rules
-from schemas.asyncapi import event_type
+from schemas.asyncapi import type_of
 from schemas.events import CONTEXT_EVENTS, RESULT_EVENTS, STEP_EVENTS
 from schemas.outputs import OUTPUT_EVENTS
 from schemas.topics import Role, topic_name
@@ -26,14 +26,14 @@ SEMANTICS: Final = (Path(__file__).parents[2] / "docs" / "semantics.md").read_te
 BEGIN: Final = datetime(2026, 3, 2, 10, tzinfo=UTC)
 SESSION: Final = "acme/user-7"
 ROLES: Final[dict[str, Role]] = {
-    **{event_type(model): "context" for model in CONTEXT_EVENTS},
-    **{event_type(model): "steps" for model in STEP_EVENTS},
-    **{event_type(model): "results" for model in RESULT_EVENTS},
+    **{type_of(model): "context" for model in CONTEXT_EVENTS},
+    **{type_of(model): "steps" for model in STEP_EVENTS},
+    **{type_of(model): "results" for model in RESULT_EVENTS},
 }
 TOPICS: Final[dict[str, Role]] = {
     topic_name(role): role for role in ("context", "steps", "results", "steps.cold", "results.cold")
 }
-MODELS: Final = {event_type(model): model for model in OUTPUT_EVENTS}
+MODELS: Final = {type_of(model): model for model in OUTPUT_EVENTS}
 
 
 class Example(NamedTuple):

@@ -14,15 +14,15 @@ from jsonschema import Draft202012Validator
 from projections import publish
 from projections.publish import MAX_OUTPUT_BYTES, MAX_STATUS_GROWTH, Output
 from projections.rules import Rules
-from schemas.asyncapi import event_type
+from schemas.asyncapi import type_of
 from schemas.fields import MAX_INLINE_PART_BYTES
 from schemas.generate import json_schema
 from schemas.outputs import OUTPUT_EVENTS
 from schemas.topics import topics
 from tests.unit.feeding import Feed, make_batch
 
-MODELS = {event_type(model): model for model in OUTPUT_EVENTS}
-VALIDATORS = {event_type(model): Draft202012Validator(json_schema(model)) for model in OUTPUT_EVENTS}
+MODELS = {type_of(model): model for model in OUTPUT_EVENTS}
+VALIDATORS = {type_of(model): Draft202012Validator(json_schema(model)) for model in OUTPUT_EVENTS}
 ALLOWED_ON = {topic.role: topic.event_types for topic in topics()}
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 EVERYTHING: dict[str, Any] = {

@@ -11,13 +11,13 @@ from pydantic import ValidationError
 
 from projections.decode import Batch, Decoder
 from schemas import generate
-from schemas.asyncapi import PRIVATE, UNDECODABLE, event_type
+from schemas.asyncapi import PRIVATE, UNDECODABLE, type_of
 from schemas.events import INPUT_EVENTS, Event
 from schemas.outputs import OUTPUT_EVENTS
 from schemas.topics import Role, Topic, topics
-from schemas.wire import event_type as wire_event_type
+from schemas.wire import event_type
 
-MODELS: dict[str, type[Event]] = {event_type(model): model for model in (*INPUT_EVENTS, *OUTPUT_EVENTS)}
+MODELS: dict[str, type[Event]] = {type_of(model): model for model in (*INPUT_EVENTS, *OUTPUT_EVENTS)}
 EXAMPLES = generate.examples()
 ASYNCAPI: dict[str, Any] = orjson.loads((generate.DIRECTORY / "asyncapi.v1.json").read_bytes())
 
@@ -156,7 +156,7 @@ def decoded(role: Role, bodies: Sequence[Any]) -> list[str | None]:
     keys: list[bytes | None] = [str(body.get("session_id")).encode() for body in bodies]
     batch = Batch(role, 0, 0, count, list(range(count)), [0] * count, keys, values, [()] * count)
     events = Decoder(role).decode(batch, [])
-    return [None if event is None else wire_event_type(type(event)) for event in events]
+    return [None if event is None else event_type(type(event)) for event in events]
 
 
 @every_input
