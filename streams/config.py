@@ -19,7 +19,7 @@ FOLDED_ROLES: tuple[Role, ...] = (*HOT_ROLES, *COLD_ROLES)
 STEPS: dict[Lane, Role] = {"hot": "steps", "cold": "steps.cold"}
 RESULTS: dict[Lane, Role] = {"hot": "results", "cold": "results.cold"}
 LANE: dict[Role, Lane] = {role: "cold" if role in COLD_ROLES else "hot" for role in FOLDED_ROLES}
-DELIVERED: dict[Lane, Role] = {"hot": "delivered", "cold": "delivered.cold"}
+DELIVERED_ROLES: dict[Lane, Role] = {"hot": "delivered", "cold": "delivered.cold"}
 
 
 @dataclass(frozen=True, slots=True)

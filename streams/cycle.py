@@ -19,7 +19,7 @@ from schemas.fields import Lane
 from schemas.topics import Role
 from streams.assignment import Assignment
 from streams.batches import RecordBatch
-from streams.config import DELIVERED
+from streams.config import DELIVERED_ROLES
 from streams.context import WorkerContext
 from streams.cut import PendingCut
 from streams.failure import Failure
@@ -271,7 +271,7 @@ class WorkerCycle:
 
         Where it then delivers nothing, its marker is all that the topic of deliveries gets.
         """
-        roles: tuple[Role, ...] = ("sessions.changelog", "tasks", DELIVERED["hot"])
+        roles: tuple[Role, ...] = ("sessions.changelog", "tasks", DELIVERED_ROLES["hot"])
         waiting = [task.number for task in self._running if task.waits_for_hot_cut]
         if self._clock.monotonic() < self._early_again_at:
             return  # a marker on a partition that takes none would keep the next transaction from beginning
