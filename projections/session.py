@@ -276,15 +276,16 @@ class Session:
         """
         if self.index is not None:
             return self.index.first_due(now_ms, hot_only=hot_only)
-        first: str | None = None
-        first_ms = now_ms + 1
+        first: tuple[int, str] | None = None
         for task_id, task in self.tasks.items():
             if task.policy is None and task.wait is None and task.scope is None:
                 continue
             due = due_ms(task)
-            if due is not None and due < first_ms and not (hot_only and awaits_both_lanes(self.tasks, task)):
-                first, first_ms = task_id, due
-        return first
+            if due is None or due > now_ms or (hot_only and awaits_both_lanes(self.tasks, task)):
+                continue
+            if first is None or (due, task_id) < first:  # as the index has it: of two at one time, by their ids
+                first = due, task_id
+        return None if first is None else first[1]
 
     # Finding tasks
 

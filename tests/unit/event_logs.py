@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 from unittest.mock import patch
@@ -379,7 +380,8 @@ def full_rows(limit: int) -> Iterator[None]:
 
 def feed_ops(partition: Partition, ops: Sequence[Op]) -> None:
     """Feed ops that one fetch could have brought, as one batch."""
-    last = ops[-1]
+    # The partition moves a position along: those of the ops are for the next run as well.
+    last = ops[-1]._replace(position=copy(ops[-1].position))
     if last.role == "barrier":
         partition.judge_ready(last.position, START_MS)
         return

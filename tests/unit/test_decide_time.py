@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.unit.feeding import START_MS, Feed, reason_of
+from tests.unit.session_checks import tasks_inside
 
 
 def verdicts(feed: Feed) -> list[tuple[str, tuple[str, str]]]:
@@ -57,3 +60,15 @@ def test_what_the_cold_lane_cannot_keep_from_falling_due_does_not_wait_for_it() 
         "orphan": "unknown_parent",
     }
     assert feed.partition.next_due_ms() is None
+
+
+@pytest.mark.parametrize("inside", [0, 8])
+def test_tasks_that_fall_due_together_end_in_the_order_of_their_ids(inside: int) -> None:
+    """Whether their session has an index or not: where a task is written decides nothing."""
+    with tasks_inside(inside):
+        feed = Feed()
+        for task_id in ("b", "a", "c"):
+            feed.dispatched(task_id, deadline_at="2025-11-24T16:01:00Z")
+        feed.wait(120)
+        ended = [body["task_id"] for body in feed.take() if body.get("disposition") == "expired"]
+    assert ended == ["a", "b", "c"]
