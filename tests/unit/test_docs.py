@@ -20,7 +20,7 @@ from tidegate.settings import ENV_PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = {path.name: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
-CONTRACT, OPERATIONS = DOCUMENTS["contract.md"], DOCUMENTS["operations.md"]
+CONTRACT, OPERATIONS, SETTINGS = (DOCUMENTS[f"{name}.md"] for name in ("contract", "operations", "settings"))
 LABELS = sample_labels(used_metrics())
 PACKAGES = ("schemas", "projections", "streams", "gateway", "audit", "tidegate", "local")
 SOURCES = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
@@ -126,9 +126,9 @@ def test_operations_say_what_to_do_about_every_alert() -> None:
     assert sorted(explained) == sorted(rule["alert"] for rule in rules)
 
 
-def test_operations_speak_of_every_setting_and_of_no_other() -> None:
+def test_documents_speak_of_every_setting_and_of_no_other() -> None:
     settings = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
-    table = section(OPERATIONS, "Settings")
+    table = section(SETTINGS, "Settings")
     assert set(re.findall(r"^\| `(TIDEGATE_\w+)` \|", table, re.MULTILINE)) == settings
     for text in DOCUMENTS.values():
         assert set(re.findall(rf"{ENV_PREFIX}[A-Z_]+", text)) <= settings | {"TIDEGATE_CONFIG"}
@@ -137,7 +137,7 @@ def test_operations_speak_of_every_setting_and_of_no_other() -> None:
 def test_no_default_of_a_setting_is_this_machine_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/somewhere/else")
     assert "/somewhere" not in generate.settings_table()
-    assert str(Path.home()) not in OPERATIONS
+    assert str(Path.home()) not in SETTINGS
 
 
 @every_document

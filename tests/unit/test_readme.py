@@ -1,3 +1,4 @@
+import json
 import re
 import shlex
 import tomllib
@@ -12,35 +13,50 @@ import typer
 from local.demo.life import LIFE
 from local.demo.story import SNAPSHOT, STORY
 from schemas.topics import topics
+from tests.unit import test_docs_semantics as semantics
 from tests.unit.test_compose import parse
-from tests.unit.test_docs import anchors, blocks
+from tests.unit.test_docs import anchors, blocks, section
 from tidegate.cli import app
 from tidegate.settings import ENV_PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+DEMO, REPLAY, SETTINGS = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("demo", "replay", "settings"))
+PAGES = {"README.md": README, "CONTRIBUTING.md": CONTRIBUTING, "demo": DEMO, "replay": REPLAY, "settings": SETTINGS}
+LINKING = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs" / "decisions").glob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
-SPANS = re.findall(r"`([^`\n]+)`", README)
+SPANS = [span for text in PAGES.values() for span in re.findall(r"`([^`\n]+)`", text)]
 
 
-def marked(name: str) -> str:
+def marked(text: str, name: str) -> str:
     """What stands between `<!-- NAME -->` and the next `<!-- end -->`."""
-    found = re.findall(rf"<!-- {name} -->\n(.*?)<!-- end -->", README, re.DOTALL)
+    found = re.findall(rf"<!-- {name} -->\n(.*?)<!-- end -->", text, re.DOTALL)
     assert len(found) == 1, name
     return str(found[0])
 
 
 def commands() -> Iterator[list[str]]:
     """Every command line: in blocks to type, between backquotes in the text, and in the reports after a `$`."""
-    typed = [line for block in blocks(README, "sh") for line in block.splitlines()]
-    reported = re.findall(r"^\$ (.+)$", README, re.MULTILINE)
+    typed = [line for text in PAGES.values() for block in blocks(text, "sh") for line in block.splitlines()]
+    reported = re.findall(r"^\$ (.+)$", REPLAY, re.MULTILINE)
     for line in (*typed, *SPANS, *reported):
         words = shlex.split(line, comments=True)
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
             words.pop(0)
         if words:
             yield words
+
+
+def values(block: str) -> list[dict[str, Any]]:
+    """The JSON objects of a block; an object may span lines."""
+    found, rest = [], block.strip()
+    while rest:
+        value, end = json.JSONDecoder().raw_decode(rest)
+        found.append(value)
+        rest = rest[end:].lstrip()
+    return found
 
 
 def cli_commands() -> set[str]:
@@ -53,17 +69,17 @@ def cli_commands() -> set[str]:
     return found
 
 
-def table(heading: str) -> list[list[str]]:
+def table(text: str, heading: str) -> list[list[str]]:
     """The rows of the table below a heading."""
-    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    lines = section(text, heading).splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
     return rows[2:]
 
 
 def test_commands_are_real_ones() -> None:
     ours, made = [], []
     for words in commands():
-        if words[0] == "tidegate":
+        if words[0] == "tidegate" and words[1:]:
             ours.append(words)
             parse(words[1:])
         if words[0] == "make" and len(words) > 1:
@@ -74,7 +90,7 @@ def test_commands_are_real_ones() -> None:
 
 
 def test_every_command_is_told_of() -> None:
-    told = {re.sub("^tidegate | FILE$| 3$", "", row[0].strip("`")) for row in table("Commands")}
+    told = {re.sub("^tidegate | FILE$| 3$", "", row[0].strip("`")) for row in table(SETTINGS, "Commands")}
     assert told == cli_commands()
 
 
@@ -98,16 +114,17 @@ def test_values_in_the_commands_are_valid(monkeypatch: pytest.MonkeyPatch, tmp_p
     Settings.model_validate({name.lower(): value for name, value in given})
 
 
-def test_links_lead_somewhere() -> None:
-    targets = re.findall(r"\]\(([^)\s]+)\)", README)
-    assert len(targets) > 20
-    for target in targets:
+@pytest.mark.parametrize("path", LINKING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    text = path.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith("https://"):
             continue
         file, _, anchor = target.partition("#")
-        assert (ROOT / file).exists(), target
+        other = path.parent / file if file else path
+        assert other.exists(), target
         if anchor:
-            assert anchor in anchors((ROOT / file).read_text() if file else README), target
+            assert anchor in anchors(other.read_text()), target
 
 
 def test_files_between_backquotes_exist() -> None:
@@ -117,16 +134,22 @@ def test_files_between_backquotes_exist() -> None:
     assert len(named) > 5
 
 
-def test_examples_are_those_of_the_docs() -> None:
-    shown = blocks(README, "python")
-    assert shown == [(ROOT / "docs" / "examples" / name).read_text() for name in ("produce.py", "consume.py")]
+def test_example_comes_out_as_shown() -> None:
+    events, outputs = (values(block) for block in blocks(README, "jsonl"))
+    semantics.test_example(semantics.Example("README", events, outputs))
+    (withheld,) = (output for output in outputs if output["type"] == "result.withheld")
+    assert withheld["verdict"]["parts"][0]["differences"]
 
 
-def test_what_is_typed_to_try_them_is_what_the_contract_says() -> None:
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_what_is_typed_to_try_the_examples_is_what_the_contract_says() -> None:
     # where it is checked against the models, and run against a real gate
     contract = (ROOT / "docs" / "contract.md").read_text()
     (there,) = (block for block in blocks(contract, "sh") if block.startswith("python produce.py"))
-    (here,) = (block for block in blocks(README, "sh") if "python produce.py" in block)
+    (here,) = (block for block in blocks(DEMO, "sh") if "python produce.py" in block)
     assert there in here
 
 
@@ -149,15 +172,15 @@ def test_picture_names_real_topics() -> None:
 
 
 def test_layout_names_every_folder() -> None:
-    named = {re.sub(r"\[(\w+)/\].*", r"\1", row[0]) for row in table("Layout")}
+    named = {re.sub(r"\[(\w+)/\].*", r"\1", row[0]) for row in table(CONTRIBUTING, "Layout")}
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["packages"]
     assert named == {*packages, "clients"}
-    (tests,) = (row[1] for row in table("Layout") if row[0].startswith("[tests/]"))
+    (tests,) = (row[1] for row in table(CONTRIBUTING, "Layout") if row[0].startswith("[tests/]"))
     assert set(re.findall(r"`(\w+)`", tests)) == {file.parent.name for file in (ROOT / "tests").glob("*/__init__.py")}
 
 
 def test_story_shown_is_the_story_told() -> None:
-    shown = marked("demo output")
+    shown = marked(DEMO, "demo output")
     for name, value in SNAPSHOT.items():
         assert f'{name} = "{value}"' in shown
     verdicts = re.findall(r" (?:message|booking) {2,}(delivered, marked|delivered|withheld) ", shown)
@@ -169,7 +192,7 @@ def test_story_shown_is_the_story_told() -> None:
 
 
 def test_life_shown_is_the_life_told() -> None:
-    shown = marked("demo output").split("\nThe life of a task.")[1].split("\nA load.")[0]
+    shown = marked(DEMO, "demo output").split("\nThe life of a task.")[1].split("\nA load.")[0]
     words = sorted({each.says for episode in LIFE for each in episode.expected}, key=len, reverse=True)
     ids = {each.task_id for episode in LIFE for each in episode.expected}
     rows = re.findall(rf" ({'|'.join(map(re.escape, sorted(ids, reverse=True)))}) +({'|'.join(words)}) ", shown)
@@ -177,7 +200,7 @@ def test_life_shown_is_the_life_told() -> None:
 
 
 def test_replays_shown_were_sound() -> None:
-    plain, strict, interfered, audit = marked("replay report").split("$ ")[1:]
+    plain, strict, interfered, audit = marked(REPLAY, "replay report").split("$ ")[1:]
     assert " withheld," not in plain.replace("\n", " ")
     assert "--strict" in strict
     assert "--interfere" in interfered
