@@ -44,7 +44,7 @@ def room_for(session: Session, added_bytes: int, *, adds_names: bool) -> int:
         return estimate
     limit = MAX_ROW_BYTES if adds_names else MAX_FULL_ROW_BYTES
     if estimate > limit:
-        estimate = measured_bytes(session.row_to_write()) + added_bytes
+        estimate = measured_bytes(session.row()) + added_bytes
     return estimate if estimate <= limit else NO_ROOM
 
 

@@ -1,6 +1,6 @@
 """Which tasks a request to cancel means. Changes nothing."""
 
-from projections.rows import CancelRequest, SessionRow, Task
+from projections.rows import CancelRequest, Task
 from projections.session import Session
 
 
@@ -22,12 +22,12 @@ def reaches(request: CancelRequest, task_id: str, task: Task, grace_ms: int) -> 
     return task.dispatched_at <= request.timestamp
 
 
-def cancelled_by(row: SessionRow, task_id: str, task: Task, grace_ms: int) -> tuple[int, int] | None:
+def cancelled_by(session: Session, task_id: str, task: Task, grace_ms: int) -> tuple[int, int] | None:
     """The first request that means this task, whose dispatch is being folded: when it came (ms), and its offset.
 
     None if there is none.
     """
-    extras, at_ms = row.extras, row.cancels.get(task_id)
+    extras, at_ms = session.extras, session.cancels.get(task_id)
     found = None if at_ms is None else (at_ms, 0)
     if extras is not None:
         for request in extras.cancels:

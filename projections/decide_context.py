@@ -39,12 +39,20 @@ from projections.text import json_of, quoted
 from schemas import events
 from schemas.fields import Reason
 from schemas.identity import event_digest
-from schemas.wire import event_type, fields_of, picker
+from schemas.wire import event_type, fields_in_order
 
-_Fields = tuple[str, str, dict[str, str | None], list[str], Any, dict[str, int], dict[str, float]]
-_fields_of: Final = fields_of
-_picked: Final[Any] = picker(
-    events.ContextChanged, "source", "event_id", "set", "unset", "cause", "versions", "expires_in_seconds"
+_Fields = tuple[str, str, object, object, dict[str, str | None], list[str], Any, dict[str, int], dict[str, float]]
+_fields_of: Final[Any] = fields_in_order(
+    events.ContextChanged,
+    "source",
+    "event_id",
+    "session_id",
+    "occurred_at",
+    "set",
+    "unset",
+    "cause",
+    "versions",
+    "expires_in_seconds",
 )
 
 
@@ -56,8 +64,8 @@ def decide_change(
     session: Session, event: events.ContextChanged, size_bytes: int, offset: int, timestamp: int
 ) -> list[Fact]:
     """Facets are set and unset. `size_bytes`: of the record's value."""
-    fields: _Fields = _picked(_fields_of(event))
-    source, event_id, values, unset, caused_by, versions, expires = fields
+    fields: _Fields = _fields_of(event)
+    source, event_id, _, _, values, unset, caused_by, versions, expires = fields
     identity = event_digest(source, event_id)
     if has_event(session.context_ids, identity):
         return [EventRepeated("context.changed")]
@@ -297,7 +305,7 @@ def _cancelled(session: Session, task_ids: list[str], timestamp: int) -> list[Fa
     What is to be stopped already, because one above it is, ends for that reason: its agent may have been told.
     """
     facts: list[Fact] = []
-    noted = set(session.row.cancels)
+    noted = set(session.cancels)
     for task_id in task_ids:
         each: str | None = task_id
         while each is not None:

@@ -33,11 +33,11 @@ from projections.slot_order import order_of
 from projections.task_index import is_protected
 from projections.text import json_of, quoted
 from schemas.envelope import Headers, traceparent_of
-from schemas.events import Event, TaskDispatched
+from schemas.events import TaskDispatched
 from schemas.fields import Reason
 from schemas.identity import digest
 from schemas.topics import topic_name
-from schemas.wire import fields_of, picker
+from schemas.wire import fields_of, struct_of
 
 _fields_of: Final = fields_of
 _replace: Final[Any] = msgspec.structs.replace
@@ -158,7 +158,7 @@ def ended_at_once(
         dispatch=kept_of_dispatch(_task_of(session, event, content, 0, timestamp, (), Rules())),
     )
     holder: str | None = None
-    if task_id in session.row.undispatched:
+    if task_id in session.undispatched:
         above = session.nearest_open_ancestor(task_id, parent_id)
         holder = above if above in session.tasks else None
     return TaskEnded(task_id, ended, None, [], holder=holder)
@@ -234,7 +234,7 @@ def _reason_to_reject(
         if found is not None:
             order = DispatchOrder(found.lineage.timestamp, found.lineage.offset, found.lineage.is_cold)
         taken_by = session.first_older_in_slot(task_id, event.slot, order)
-        if taken_by is not None and session.row.cancels:
+        if taken_by is not None and session.cancels:
             older = session.older_in_slot(task_id, event.slot, order)
             taken_by = next((each for each in older if session.pending_cancel(each) is None), None)
         if taken_by is not None:
@@ -316,7 +316,7 @@ def _task_of(
 
 def _policy_of(event: TaskDispatched, timestamp: int) -> Policy | None:
     """The policies and limits of a dispatch; None if it has only defaults."""
-    if _policies_of(_fields_of(event)) == _NO_POLICIES:
+    if _fields_of(event)[_FIRST_POLICY:] == _NO_POLICIES:
         return None
     policy = Policy(
         event.on_stale,
@@ -341,26 +341,11 @@ def _policy_of(event: TaskDispatched, timestamp: int) -> Policy | None:
     return None if policy == DEFAULT_POLICY else policy
 
 
-_NO_POLICY: Final = frozenset(
-    (
-        *Event.model_fields,
-        "type",
-        "task_id",
-        "task_type",
-        "snapshot",
-        "depends_on",
-        "destination",
-        "metadata",
-        "request_id",
-        "lane",
-        "slot",
-        "parent_task_id",
-    )
-)
-_POLICY_FIELDS: Final = [name for name in TaskDispatched.model_fields if name not in _NO_POLICY]
-_policies_of: Final[Any] = picker(TaskDispatched, *_POLICY_FIELDS)
-_NO_POLICIES: Final = tuple([TaskDispatched.model_fields[name].default for name in _POLICY_FIELDS])
-"""Most dispatches have none, and comparing these values costs much less than making a `Policy` from them."""
+_FIELDS: Final = struct_of(TaskDispatched).__struct_fields__
+_FIRST_POLICY: Final = _FIELDS.index("on_newer")
+_NO_POLICIES: Final = tuple([TaskDispatched.model_fields[name].default for name in _FIELDS[_FIRST_POLICY:]])
+"""Most dispatches have none, nor a parent, which stands among them, and comparing these values costs much less than
+making a `Policy`."""
 
 
 def _deadline_of(event: TaskDispatched, timestamp: int) -> int | None:
@@ -407,7 +392,7 @@ def _added_bytes(session: Session, event: TaskDispatched, size_bytes: int) -> in
         below = child.scope.below if child.scope is not None else {}
         joining += added_above(child_id, len(child.expected), len(json_of((child.expected, below))))
         joining += own_bytes(child) + size
-    own = session.row.undispatched.get(task_id)
+    own = session.undispatched.get(task_id)
     if own is not None and depth:
         for changes in own.values():
             joining += sum(32 + 4 * len(each.before or "") + 4 * len(each.after or "") for each in changes)

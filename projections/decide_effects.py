@@ -92,7 +92,7 @@ class _Answer:
         self.task = task
         self.judged = judged
         self.differences = ""
-        self.known = session.row.effects.get(self.event.idempotency_key)
+        self.known = session.effects.get(self.event.idempotency_key)
         self.family = family_of(self.event.task_id, task)
 
     @property
@@ -112,7 +112,7 @@ class _Answer:
         event = self.event
         if event.fingerprint is None or event.allow_duplicate:
             return None
-        for key, each in self.session.row.effects.items():
+        for key, each in self.session.effects.items():
             if each.cleared and each.fingerprint == event.fingerprint and key != event.idempotency_key:
                 return key
         return None
@@ -156,7 +156,7 @@ class _Answer:
 
     def _other(self, reason: Reason) -> str:
         key = self.event.idempotency_key if reason == "key_conflict" else self.duplicate_key or ""
-        other = self.session.row.effects[key]
+        other = self.session.effects[key]
         task = f'"task_id":{quoted(other.owner)},' if other.owner else ""
         return f'{{"idempotency_key":{quoted(key)},{task}"effect":{quoted(effect_of(other))}}}'
 
@@ -169,7 +169,7 @@ class _Answer:
 
     def _room(self, remembered: EffectAnswer, added: int) -> tuple[int, str | None]:
         """The new size estimate and the key to forget; `NO_ROOM` if the session cannot remember one more."""
-        effects, key = self.session.row.effects, self.event.idempotency_key
+        effects, key = self.session.effects, self.event.idempotency_key
         forgotten: str | None = None
         if key not in effects and len(effects) >= MAX_EFFECTS:
             forgotten = _oldest_of_ended(self.session)
@@ -234,7 +234,7 @@ def _reason_of_end(session: Session, task_id: str) -> Reason:
 def _oldest_of_ended(session: Session) -> str | None:
     """The oldest key of a task of which no attempt is open."""
     tasks = session.tasks
-    for key, answer in session.row.effects.items():
+    for key, answer in session.effects.items():
         owner = answer.owner
         attempts = [attempt_id(owner, number) for number in range(2, MAX_ATTEMPTS + 1)]
         if owner not in tasks and tasks.keys().isdisjoint(attempts):

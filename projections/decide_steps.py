@@ -19,19 +19,33 @@ from projections.refusing import session_full
 from projections.session import Session
 from schemas.events import TaskExtended, TaskHeartbeat, TaskStep
 from schemas.identity import event_digest
-from schemas.wire import fields_of, picker
+from schemas.wire import fields_in_order
 
-_Fields = tuple[str, str, str, str, str, float | None, str | None, dict[str, str | None], Any]
-_fields_of: Final = fields_of
-_picked: Final[Any] = picker(
-    TaskStep, "source", "event_id", "task_id", "step_id", "status", "progress", "message", "reads", "checkpoint"
+_Fields = tuple[
+    str, str, object, object, str, str, object, object, str, float | None, str | None, dict[str, str | None], Any
+]
+_fields_of: Final[Any] = fields_in_order(
+    TaskStep,
+    "source",
+    "event_id",
+    "session_id",
+    "occurred_at",
+    "task_id",
+    "step_id",
+    "kind",
+    "name",
+    "status",
+    "progress",
+    "message",
+    "reads",
+    "checkpoint",
 )
 
 
 def decide_step(session: Session, event: TaskStep, size_bytes: int, timestamp: int) -> list[Fact]:
     """A step of an open task. `size_bytes`: of the record's value."""
-    fields: _Fields = _picked(_fields_of(event))
-    source, event_id, task_id, step_id, status, progress, message, reads, checkpoint = fields
+    fields: _Fields = _fields_of(event)
+    source, event_id, _, _, task_id, step_id, _, _, status, progress, message, reads, checkpoint = fields
     task = session.tasks.get(task_id)
     if task is None:
         return [EventIgnored("task.step")]

@@ -81,7 +81,7 @@ def stop(
     `outside`: the tasks that keep what they depended on, if it is not all above the task. Whatever else stops them,
     those that are to be cancelled end for that reason: their agents may have been refused an effect for it.
     """
-    tasks, cancels = session.tasks, session.row.cancels
+    tasks, cancels = session.tasks, session.cancels
     root = tasks[task_id]
     if outside is None:
         outside = [above_id for above_id, _ in session.readers_above(root)]

@@ -71,7 +71,6 @@ from projections.rows import (
     Task,
     Wait,
     Work,
-    new_row,
 )
 from projections.rules import Rules
 from projections.session import MAX_TASKS_INSIDE, Noted, Parked, Session
@@ -151,7 +150,7 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
     elif isinstance(fact, WaitExpired):
         _wait_expired(session, fact)
     elif isinstance(fact, CancelRequested):
-        session.row.cancels[fact.task_id] = fact.timestamp
+        session.cancels[fact.task_id] = fact.timestamp
         _row_changed(session, fact.timestamp)
     elif isinstance(fact, CancelRemembered):
         session.size_estimate = fact.size_estimate
@@ -163,7 +162,7 @@ def evolve(session: Session, fact: Fact, rules: Rules) -> bool:
     elif isinstance(fact, FacetsLost):
         _facets_lost(session, fact)
     elif isinstance(fact, ForwardedOnce):
-        session.row.forwarded = [*session.row.forwarded, fact.identity][-MAX_FORWARDED:]
+        session.forwarded = [*session.forwarded, fact.identity][-MAX_FORWARDED:]
         session.is_changed = True
     elif isinstance(fact, SessionForgotten):
         _forget_waiting(session)
@@ -221,7 +220,7 @@ def _evolve_rare(session: Session, fact: Fact, rules: Rules) -> bool:
         extras.cancels = [each for each in extras.cancels if each.offset != fact.request.offset]
         _trim_extras(session)
     elif isinstance(fact, UndispatchedForgotten):
-        session.row.undispatched.pop(fact.task_id, None)
+        session.undispatched.pop(fact.task_id, None)
         _extras(session).undispatched_since.pop(fact.task_id, None)
         _trim_extras(session)
     else:
@@ -382,7 +381,7 @@ def _free_by_facet(session: Session, name: str) -> None:
 
 
 def _remember_undispatched(session: Session, task_id: str, name: str, change: OwnChange, timestamp: int) -> None:
-    undispatched, since = session.row.undispatched, _extras(session).undispatched_since
+    undispatched, since = session.undispatched, _extras(session).undispatched_since
     since[task_id] = max(timestamp, since.get(task_id, timestamp))
     _insert(undispatched.setdefault(task_id, {}), name, change, ABSENT)
 
@@ -417,7 +416,7 @@ def _extras(session: Session) -> Extras:
     """What few sessions have, to be changed."""
     extras = session.extras
     if extras is None:
-        extras = session.extras = session.row.extras = Extras()
+        extras = session.extras = Extras()
     return extras
 
 
@@ -425,13 +424,13 @@ def _trim_extras(session: Session) -> None:
     """After something has been removed from them."""
     extras = session.extras
     if extras is not None and extras == _NO_EXTRAS:
-        session.extras = session.row.extras = None
+        session.extras = None
     session.is_changed = True
 
 
 def _undispatched(session: Session, task_id: str, timestamp: int, rules: Rules) -> OwnChanges | None:
     """The own changes of a task that came before its dispatch, of this time: None if they came too long before."""
-    own = session.row.undispatched.pop(task_id, None)
+    own = session.undispatched.pop(task_id, None)
     extras = session.extras
     since = extras.undispatched_since.get(task_id) if extras is not None else None
     return own if since is None or timestamp <= since + rules.unknown_task_grace_ms else None
@@ -458,11 +457,11 @@ def _dispatched(session: Session, task_id: str, task: Task | None, rules: Rules)
 
 
 def _task_opened(session: Session, fact: TaskOpened, rules: Rules) -> None:
-    row, task_id, task = session.row, fact.task_id, fact.task
+    task_id, task = fact.task_id, fact.task
     assert task_id not in session.tasks, "the task is open already"
     session.size_estimate = fact.size_estimate
     own: OwnChanges | None = None
-    if task_id in row.undispatched:
+    if task_id in session.undispatched:
         own = _undispatched(session, task_id, task.dispatched_at, rules)
     if session.extras is not None:
         _dispatched(session, task_id, task, rules)
@@ -683,9 +682,9 @@ def _reads_stated(session: Session, task_id: str, task: Task, reads: dict[str, s
 
 
 def _task_ended(session: Session, fact: TaskEnded, rules: Rules) -> None:
-    row, task_id, task, end = session.row, fact.task_id, fact.task, fact.ended
-    own = _undispatched(session, task_id, end.ended_at, rules) if task_id in row.undispatched else None
-    row.cancels.pop(task_id, None)
+    task_id, task, end = fact.task_id, fact.task, fact.ended
+    own = _undispatched(session, task_id, end.ended_at, rules) if task_id in session.undispatched else None
+    session.cancels.pop(task_id, None)
     if task is None:
         _dispatched(session, task_id, None, rules)
         if own is not None and fact.holder is not None:  # as if the changes had come after the dispatch
@@ -702,10 +701,10 @@ def _task_ended(session: Session, fact: TaskEnded, rules: Rules) -> None:
 def _revoke_next(session: Session, end: EndedTask) -> None:
     """A request to cancel the attempt after the task is kept with the task from now on."""
     following = end.next
-    if following is None or not session.row.cancels:
+    if following is None or not session.cancels:
         return
     next_id = attempt_id(following.lineage.first, following.attempt)
-    if next_id not in session.tasks and session.row.cancels.pop(next_id, None) is not None:
+    if next_id not in session.tasks and session.cancels.pop(next_id, None) is not None:
         end.next = NextAttempt(following.lineage, following.attempt, is_revoked=True)
 
 
@@ -753,7 +752,7 @@ def _close(session: Session, fact: TaskEnded, task: Task, rules: Rules) -> None:
 
 
 def _take_slot(session: Session, task: Task, timestamp: int, rules: Rules) -> None:
-    slots, slot = session.row.slots, task.slot
+    slots, slot = session.slots, task.slot
     if slot is None:
         return
     newest, order = slots.pop(slot, None), order_of(task)
@@ -890,7 +889,7 @@ def _effect_answered(session: Session, fact: EffectAnswered) -> None:
             _status_due(session, above_id)
     if fact.remembered is None:
         return
-    effects = session.row.effects
+    effects = session.effects
     session.size_estimate = fact.size_estimate
     if fact.forgotten is not None:
         del effects[fact.forgotten]
@@ -1005,7 +1004,7 @@ def _free_by_dispatch(session: Session, task: Task) -> None:
 
 def _free_superseded(session: Session, slot: str) -> None:
     """Waiting results that came too late for the slot now."""
-    newest = session.row.slots.get(slot)
+    newest = session.slots.get(slot)
     if newest is not None and session.waiting:
         _free(session, session.older_in_slot("", slot, newest, protected=False))
 
@@ -1072,9 +1071,9 @@ def _session_forgotten(session: Session) -> None:
     for task_id in ended.task_ids(session.ended):
         _records(session)[ended_record_key(session.id, task_id)] = None
     _tasks_to_write(session, list(session.tasks))
-    session.row = row = new_row()
-    session.facets, session.tasks, session.replaced = Facets(row.facets), row.tasks, row.replaced
-    session.extras = row.extras
+    session.facets, session.tasks, session.undispatched = Facets({}), {}, {}
+    session.slots, session.cancels, session.effects, session.forwarded = {}, {}, {}, []
+    session.replaced, session.extras = [], None
     session.is_timed = False
     session.size_estimate = session.last_event_at = session.replaced_until = 0
     session.ended = b""

@@ -191,7 +191,7 @@ def reason_for_all(session: Session, task_id: str, task: Task, at_ms: int) -> Re
         if deadline_ms is not None and at_ms > deadline_ms:
             return "deadline_passed"
     if slot is not None and not (policy is not None and policy.protected):
-        newest = session.row.slots.get(slot)
+        newest = session.slots.get(slot)
         if newest is not None and is_older(order_of(task), newest):
             return "superseded"
     return None

@@ -261,7 +261,7 @@ class Partition:
         self._queue_what_waits()
 
     def _note_cancels(self, session: Session) -> None:
-        for task_id in session.row.cancels:
+        for task_id in session.cancels:
             if task_id in session.tasks:
                 self._cancels[session.id, task_id] = 0
 
@@ -372,7 +372,7 @@ class Partition:
                 opened = facts[0]
                 if isinstance(opened, TaskOpened):
                     grace_ms = self._rules.unknown_task_grace_ms
-                    request = cancelled_by(session.row, event.task_id, opened.task, grace_ms)
+                    request = cancelled_by(session, event.task_id, opened.task, grace_ms)
             elif kind is _HEARTBEAT:
                 facts = decide_heartbeat(session, event, timestamp)
             elif kind is _EXTENDED:
@@ -412,7 +412,7 @@ class Partition:
                 self._apply(session, [CancelRequested(task_id, max(request[0], dispatched_at))], None, 0, _NOTHING)
             elif "~" in task_id and is_revoked(session, task_id):
                 self._apply(session, [CancelRequested(task_id, dispatched_at)], None, 0, _NOTHING)
-            if task_id in session.row.cancels:
+            if task_id in session.cancels:
                 folded = self._publisher.context_offset - 1
                 self._cancels.setdefault((session.id, task_id), folded if request is None else request[1])
             after = decide_after_opening(session, opened)
@@ -450,7 +450,7 @@ class Partition:
         if session is None or not headers or not was_forwarded(headers):
             return session
         identity = identity_of(event)
-        if identity in session.row.forwarded:
+        if identity in session.forwarded:
             self._apply(session, [EventRepeated(event_type(type(event)))], batch, index, _NOTHING)
             return None
         self._apply(session, [ForwardedOnce(identity)], batch, index, _NOTHING)
@@ -580,7 +580,7 @@ class Partition:
             self._pending.pop((session.id, task_id), None)
         for task_id in session.parked:
             self._unset_grace(session.id, task_id)
-        for task_id in session.row.cancels:
+        for task_id in session.cancels:
             self._cancels.pop((session.id, task_id), None)
         self._timers.set(session.id, None)
         self._cold_timers.set(session.id, None)
@@ -629,7 +629,7 @@ class Partition:
             if self._cancels[name] < context_fetched and (cold is None or self._is_cold(name) == cold):
                 del self._cancels[name]
                 session = self.store.session(name[0])
-                cancelled_at = session.row.cancels.get(name[1])
+                cancelled_at = session.cancels.get(name[1])
                 if cancelled_at is not None and name[1] in session.tasks:
                     facts = decide_stop(session, name[1], cancelled_at)
                     self._apply(session, facts, None, 0, _NOTHING)
@@ -690,7 +690,7 @@ class Partition:
         """
         pending, self._pending = self._pending, {}
         for session_id, task_id in pending:
-            task = self.store.session(session_id).row.tasks.get(task_id)
+            task = self.store.session(session_id).tasks.get(task_id)
             if task is not None:
                 heapq.heappush(self._round, (task.dispatched_at, task.offset, task.is_cold, session_id, task_id))
                 self._in_round.add((session_id, task_id))

@@ -16,10 +16,10 @@ RECENT_BYTES: Final = MAX_RECENT * EVENT_DIGEST_BYTES
 def has_event(recent: bytes, identity: bytes) -> bool:
     """Whether the event is one of them.
 
-    As text of a character for each byte: compiled, this takes half the time of `in` for bytes, which tries first
-    whether they are a number (93 ns instead of 171 with 16 identities; `find` takes 106).
+    `partition` looks for bytes at once, and copies nothing if they are not there; `in` tries first whether they are a
+    number (46 ns instead of 146 with 16 identities; `find` takes 73, as text 110).
     """
-    return identity.decode("latin-1") in recent.decode("latin-1")
+    return len(recent.partition(identity)[1]) > 0
 
 
 def with_event(recent: bytes, identity: bytes) -> bytes:

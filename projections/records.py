@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from projections import format_1
-from projections.rows import FORMAT, Change, Facet, RowHead, SessionRow, Task, new_row
+from projections.rows import FORMAT, Change, Facet, RowFields, RowHead, SessionRow, Task, new_row
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode_row: Final = msgspec.msgpack.Decoder(SessionRow).decode
@@ -24,18 +24,9 @@ class UnknownFormatError(ValueError):
     """A record was written by a version of the gate that this one does not know."""
 
 
-def row_to_bytes(row: SessionRow) -> bytes:
-    """The row with the tasks inside it. Equal rows that the same events built in the same order are equal bytes."""
+def row_to_bytes(row: SessionRow | RowFields) -> bytes:
+    """The row, or one with these fields. Equal rows that the same events built in the same order are equal bytes."""
     return _encode(row)
-
-
-def row_apart_to_bytes(row: SessionRow) -> bytes:
-    """The row without its tasks, which have records of their own."""
-    tasks, row.tasks = row.tasks, {}
-    try:
-        return _encode(row)
-    finally:
-        row.tasks = tasks
 
 
 def task_to_bytes(task: Task) -> bytes:

@@ -384,6 +384,25 @@ class SessionRow(msgspec.Struct, array_like=True, gc=False):
     extras: Extras | None = None
 
 
+RowFields = tuple[
+    int,
+    int,
+    int,
+    int,
+    dict[str, StoredFacet],
+    dict[str, Task],
+    dict[str, OwnChanges],
+    dict[str, DispatchOrder],
+    dict[str, int],
+    dict[str, EffectAnswer],
+    list[str],
+    list[Replaced],
+    bytes,
+    Extras | None,
+]
+"""The fields of a `SessionRow`, in their order. Encoded they are the same bytes."""
+
+
 class RowHead(msgspec.Struct, array_like=True, gc=False, frozen=True):
     """Of a `SessionRow`, what finds idle sessions and those with timers. The rest of the row is not decoded."""
 

@@ -11,13 +11,26 @@ from projections import ended
 from projections.ended import EndedTask
 from projections.expectation import is_unknown
 from projections.facets import Facets
-from projections.rows import KNOWN, UNKNOWN, UNSEEN, DispatchOrder, ResultDigests, SessionRow, Task
+from projections.rows import (
+    FORMAT,
+    KNOWN,
+    UNKNOWN,
+    UNSEEN,
+    DispatchOrder,
+    ResultDigests,
+    RowFields,
+    SessionRow,
+    Task,
+)
 from projections.slot_order import is_older, order_of
 from projections.task_index import TaskIndex
 from projections.text import quoted
 from projections.timers import awaits_both_lanes, due_ms, is_timed
 from projections.waiting import Arrived
 from schemas.fields import Reason
+from schemas.wire import fields_of
+
+_fields_of: Final = fields_of
 
 MAX_TASKS_INSIDE = 8
 """Open tasks that are part of the row's own record. When there are more, each has a record of its own until none is
@@ -61,6 +74,8 @@ class Parked:
 _NO_WAITING: Final[dict[str, Arrived]] = {}
 _NO_PARKED: Final[dict[str, Parked]] = {}
 _NO_TASKS: Final[set[str]] = set()
+_NONE_INSIDE: Final[dict[str, Task]] = {}
+"""Of a row whose tasks have records of their own."""
 _NO_QUEUED: Final[dict[bytes, Arrived]] = {}
 """Of a session without events that wait. `evolve` changes copies only, see `Session.owns_waiting`."""
 
@@ -85,21 +100,26 @@ class Session:
         self.id = session_id
         self.key = session_id.encode()
         self._json = ""
-        self.row = row
-        self.facets = Facets(row.facets)
-        self.tasks = row.tasks
+        fields: RowFields = _fields_of(row)
+        _, last, _, size, facets, tasks, undispatched, slots, cancels, effects, sent_on, replaced, ids, extras = fields
+        # What the row says stands here from now on: reading a native attribute costs a tenth.
+        self.last_event_at = last
+        self.size_estimate = size
+        self.facets = Facets(facets)
+        self.tasks = tasks
         """The open tasks, in the order in which their dispatches were folded."""
-        self.size_estimate = row.size_estimate
-        self.last_event_at = row.last_event_at
-        self.context_ids = row.context_ids
-        """These three stand in the row only once it is to be written: reading a native attribute is ten times
-        cheaper."""
-        self.replaced = row.replaced
+        self.undispatched = undispatched
+        self.slots = slots
+        self.cancels = cancels
+        self.effects = effects
+        self.forwarded = sent_on
+        self.replaced = replaced
         """Values that facets had before: the row's own list."""
         self.replaced_until = 0
         """When the last of them was replaced."""
-        self.extras = row.extras
-        """What few sessions have, as it stands in the row."""
+        self.context_ids = ids
+        self.extras = extras
+        """What few sessions have."""
         self.is_timed = False
         """Whether an open task can fall due, or could when it was opened: if not, none of them is asked for it."""
         self.ended = b""
@@ -160,13 +180,29 @@ class Session:
         """How a task ended; None if it has not, or longer ago than the horizon."""
         return ended.find(self.ended, task_id) if self.ended else None
 
-    def row_to_write(self) -> SessionRow:
-        """The row, with everything in it."""
-        row = self.row
-        row.size_estimate = self.size_estimate
-        row.last_event_at = self.last_event_at
-        row.context_ids = self.context_ids
-        row.open_tasks = len(self.tasks)
+    def fields_to_write(self) -> RowFields:
+        """The fields of its row, with everything in them; without the tasks if they have records of their own."""
+        return (
+            FORMAT,
+            self.last_event_at,
+            len(self.tasks),
+            self.size_estimate,
+            self.facets.stored,
+            self.tasks if self.index is None else _NONE_INSIDE,
+            self.undispatched,
+            self.slots,
+            self.cancels,
+            self.effects,
+            self.forwarded,
+            self.replaced,
+            self.context_ids,
+            self.extras,
+        )
+
+    def row(self) -> SessionRow:
+        """Its row, with all of its tasks."""
+        row = SessionRow(*self.fields_to_write())
+        row.tasks = self.tasks
         return row
 
     def value_at(self, name: str, timestamp: int) -> tuple[str | None, int]:
@@ -248,7 +284,7 @@ class Session:
 
     def pending_cancel(self, task_id: str) -> tuple[Reason, int] | None:
         """Why and since when an open task is to be stopped: it was cancelled, or one above it was; None if neither."""
-        cancels, tasks = self.row.cancels, self.tasks
+        cancels, tasks = self.cancels, self.tasks
         if not cancels:
             return None
         at = cancels.get(task_id)

@@ -20,7 +20,6 @@ from projections.keys import (
 )
 from projections.records import (
     head_from_bytes,
-    row_apart_to_bytes,
     row_from_bytes,
     row_to_bytes,
     task_to_bytes,
@@ -180,8 +179,7 @@ class Store:
         if session.changed_tasks is not None:
             self._write_tasks(session, session.changed_tasks, records)
         if session.is_changed:
-            row_now = session.row_to_write()
-            raw = row_to_bytes(row_now) if session.index is None else row_apart_to_bytes(row_now)
+            raw = row_to_bytes(session.fields_to_write())
             assert len(raw) <= MAX_RECORD_BYTES, "a row never exceeds its bound"
             if raw != row:
                 self._rows[session_id] = session.raw = raw

@@ -3,7 +3,7 @@
 from typing import Final, Literal
 
 from projections.clocks import deadline_of, given_up_at
-from projections.rows import Extras, Task
+from projections.rows import Extras, Policy, Task
 
 Due = tuple[int | None, int | None]
 """When the first of a session's tasks falls due: of those that no record of the cold lane can keep from it, and of the
@@ -92,9 +92,20 @@ def keeps_session(extras: Extras) -> bool:
 
 def is_timed(task: Task) -> bool:
     """Whether anything of the task can fall due, or stands still. Only a result that waits can add to it later."""
-    if task.policy is not None or task.wait is not None or task.clocks is not None:
+    policy = task.policy
+    if task.wait is not None or task.clocks is not None or (policy is not None and _has_times(policy)):
         return True
     return task.scope is not None and task.scope.parentless_until is not None
+
+
+def _has_times(policy: Policy) -> bool:
+    """Whether the policy says when something is to happen. Most say only what becomes of a stale result."""
+    return (
+        policy.deadline_ms is not None
+        or policy.heartbeat_timeout_ms is not None
+        or policy.while_stale_grace_ms is not None
+        or policy.options is not None
+    )
 
 
 def dues_of(tasks: dict[str, Task]) -> Due:

@@ -313,7 +313,7 @@ class Written:
         for key, value in dict(self.changelog).items():
             store.restore(key, value)
         store.settle()
-        found = {session_id: store.session(session_id).row_to_write() for session_id in store.session_ids()}
+        found = {session_id: store.session(session_id).row() for session_id in store.session_ids()}
         for row in found.values():
             for task in row.tasks.values():
                 task.position = 0

@@ -219,7 +219,7 @@ class Feed:
     @property
     def row(self) -> SessionRow:
         """A copy of the session's row, as it stands."""
-        return row_from_bytes(row_to_bytes(self.partition.store.session(self.session).row_to_write()))
+        return row_from_bytes(row_to_bytes(self.partition.store.session(self.session).row()))
 
 
 def reason_of(body: dict[str, Any]) -> tuple[str, str]:

@@ -48,12 +48,12 @@ def test_room_is_measured_when_the_count_runs_out_and_does_not_depend_on_writing
         name = f"doc/{taken}"
         session.facets[name] = Facet("x" * (size - len(name) - len(CHANGED) - 16), None, CHANGED)
         taken += 1
-    written = len(row_to_bytes(session.row_to_write()))
+    written = len(row_to_bytes(session.row()))
     assert MAX_ROW_BYTES - size - 32 * taken < written <= MAX_ROW_BYTES
     assert room_for(session, size, adds_names=True) == NO_ROOM
     assert room_for(session, size, adds_names=False) > MAX_ROW_BYTES
-    assert room_for(session, MAX_FULL_ROW_BYTES - measured_bytes(session.row), adds_names=False) == MAX_FULL_ROW_BYTES
-    assert room_for(session, MAX_FULL_ROW_BYTES - measured_bytes(session.row) + 1, adds_names=False) == NO_ROOM
+    assert room_for(session, MAX_FULL_ROW_BYTES - measured_bytes(session.row()), adds_names=False) == MAX_FULL_ROW_BYTES
+    assert room_for(session, MAX_FULL_ROW_BYTES - measured_bytes(session.row()) + 1, adds_names=False) == NO_ROOM
 
 
 def test_a_row_that_changes_but_does_not_grow_always_has_room() -> None:
@@ -66,7 +66,7 @@ def test_a_row_that_changes_but_does_not_grow_always_has_room() -> None:
 def test_a_name_counts_what_its_value_may_take_at_least() -> None:
     session = Session("s", new_row())
     session.facets["a"] = Facet(None, None, b"")
-    assert measured_bytes(session.row) == 128
+    assert measured_bytes(session.row()) == 128
 
 
 def test_everything_that_is_kept_counts() -> None:
@@ -343,4 +343,4 @@ def test_what_a_dispatch_said_counts_once_more_when_its_task_expects_something_e
         feed.step(f"t{number}", {"facet-1": "x"})
     session = feed.partition.store.session("s")
     assert all(task.snapshot is not None for task_id, task in session.tasks.items() if task_id != "child")
-    assert len(row_to_bytes(session.row_to_write())) <= session.size_estimate
+    assert len(row_to_bytes(session.row())) <= session.size_estimate

@@ -96,7 +96,7 @@ def test_whole_lives_try_every_decide_function() -> None:
 
 def test_a_decision_that_changes_something_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def forgetful(session: Session, *arguments: Any, **more: Any) -> list[Fact]:
-        session.row.cancels["another"] = 1
+        session.cancels["another"] = 1
         return decide_dispatch.decide_dispatch(session, *arguments, **more)
 
     monkeypatch.setattr(partition, "decide_dispatch", forgetful)

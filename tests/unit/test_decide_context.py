@@ -161,7 +161,7 @@ def test_a_request_to_cancel_that_comes_again_is_a_repeat() -> None:
 def test_rows_of_earlier_versions_have_requests_to_cancel_too() -> None:
     feed = Feed()
     feed.changed({"a": "1"})
-    feed.partition.store.session("s").row.cancels["t"] = START_MS
+    feed.partition.store.session("s").cancels["t"] = START_MS
     feed.take()
     feed.dispatched("t")
     assert feed.statuses()["t"]["reason"] == "cancelled"

@@ -215,7 +215,7 @@ def test_effects_in_rows_of_before_are_known() -> None:
     feed.dispatched("t")
     judged = '{"partition":0,"context_offset":3,"steps_offset":4,"at":"2025-11-24T16:00:00Z"}'
     members = f'"idempotency_key":"k","effect":"book","judged":{judged}'
-    feed.partition.store.session("s").row.effects["k"] = EffectAnswer(cleared=True, members=members)
+    feed.partition.store.session("s").effects["k"] = EffectAnswer(cleared=True, members=members)
     proposed(feed)
     proposed(feed, effect="pay")
     feed.barrier()

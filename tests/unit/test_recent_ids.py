@@ -194,7 +194,7 @@ def test_rows_written_before_there_were_identities_are_read() -> None:
     feed = Feed()
     feed.changed({"doc": "1"})
     feed.dispatched("t", {"doc": "1"})
-    row = feed.partition.store.session("s").row_to_write()
+    row = feed.partition.store.session("s").row()
     fields = [getattr(row, name) for name in row.__struct_fields__]
     assert row.__struct_fields__[-3:] == ("replaced", "context_ids", "extras")
     store = Store(0)
@@ -202,7 +202,7 @@ def test_rows_written_before_there_were_identities_are_read() -> None:
     restored = store.session("s")
     assert restored.context_ids == b""
     assert dict(restored.facets.items()) == row.facets
-    again = row_from_bytes(row_to_bytes(restored.row_to_write()))
+    again = row_from_bytes(row_to_bytes(restored.row()))
     assert again.tasks == row.tasks
 
 

@@ -200,7 +200,7 @@ def test_few_sessions_stay_decoded_and_those_with_many_tasks_longer() -> None:
 def test_a_session_that_is_only_asked_for_is_not_kept() -> None:
     feed = Feed()
     assert feed.partition.store.known("s") is None
-    assert feed.partition.store.session("s").row == new_row()
+    assert feed.partition.store.session("s").row() == new_row()
     assert feed.take() == []
     assert feed.partition.store.session_ids() == []
 

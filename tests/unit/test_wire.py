@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from schemas.events import INPUT_EVENTS, ContextChanged, Event, SessionErased, TaskDispatched, TaskResult
 from schemas.generate import examples
-from schemas.wire import OPAQUE, decoder, event_type, fields_of, picker, struct_of
+from schemas.wire import OPAQUE, decoder, event_type, fields_in_order, struct_of
 from tests.unit.event_strategies import bodies, edges, objects, spoiled
 
 EXAMPLES = examples()
@@ -179,7 +179,9 @@ def test_a_struct_belongs_to_one_model_and_knows_its_type() -> None:
     assert len({event_type(struct_of(model)) for model in INPUT_EVENTS}) == len(INPUT_EVENTS)
 
 
-def test_fields_are_picked_by_name_in_the_order_asked_for() -> None:
+def test_all_fields_are_read_at_once_in_an_order_that_is_checked() -> None:
     event = decoder((ContextChanged,)).decode(json.dumps(EXAMPLES["context.changed"]))
-    picked = picker(ContextChanged, "cause", "source")(fields_of(event))
-    assert picked == (event.cause, event.source)
+    names = struct_of(ContextChanged).__struct_fields__
+    assert fields_in_order(ContextChanged, *names)(event) == tuple(getattr(event, name) for name in names)
+    with pytest.raises(TypeError, match="has the fields source, event_id"):
+        fields_in_order(ContextChanged, *reversed(names))
