@@ -24,6 +24,7 @@ from testing.produce import bulk_producer, write
 from testing.watching import Progress
 from testing.workload import Record
 from tests.broker.events import body, role_of
+from tests.broker.evidence import evidence_of
 from tests.broker.outputs import Outputs
 from tests.broker.waiting import wait_for
 from tidegate.settings import Settings
@@ -211,7 +212,10 @@ class Gate:
             text=True,
             check=False,
         )
-        told = f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
-        assert done.returncode == 0, f"{arguments[0]}: exit status {done.returncode}\n{told}"
+        if done.returncode:
+            told = f"{done.stdout[-6000:]}\n{done.stderr[-2000:]}"
+            if arguments[0] == "audit" and done.stdout:
+                told = f"{told}\n{await evidence_of(self.settings, json.loads(done.stdout))}"
+            raise AssertionError(f"{arguments[0]}: exit status {done.returncode}\n{told}")
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
