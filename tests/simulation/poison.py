@@ -28,7 +28,11 @@ def planted() -> Iterator[None]:
             (partition, "decide_change", lambda _session, event, *_: POISON in event.set),
             (partition, "decide_result", lambda _session, result, *_: result.event.task_id == POISON),
             (partition, "decide_due", lambda _session, task_id, *_: task_id == POISON_TIMER),
-            (store, "row_to_bytes", lambda row: POISON_ROW in row.facets),
+            (
+                store,
+                "row_to_bytes",
+                lambda fields: any(POISON_ROW in each for each in fields if isinstance(each, dict)),
+            ),
         ):
             stack.enter_context(patch.object(module, name, _breaking(getattr(module, name), is_poison)))
         yield
