@@ -10,7 +10,6 @@ from projections.budget import NAME_BYTES, NO_ROOM, room_for
 from projections.cancelling import reached_by
 from projections.ended import EndedTask, task_ids
 from projections.ending import stop
-from projections.expectation import is_unknown
 from projections.facts import (
     AttemptRevoked,
     CancelRemembered,
@@ -33,13 +32,13 @@ from projections.publish import KNOWN_DIGITS
 from projections.recent_ids import has_event
 from projections.records import change_to_bytes
 from projections.refusing import session_full
-from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN, CancelRequest, Lease, Task
+from projections.rows import CHANGED_BY_SEVERAL, KNOWN, UNKNOWN, UNSEEN, CancelRequest, FacetFields, Lease, Task
 from projections.session import Session
 from projections.text import json_of, quoted
 from schemas import events
 from schemas.fields import Reason
 from schemas.identity import event_digest
-from schemas.wire import event_type, fields_in_order
+from schemas.wire import event_type, fields_in_order, fields_of
 
 _Fields = tuple[str, str, object, object, dict[str, str | None], list[str], Any, dict[str, int], dict[str, float]]
 _fields_of: Final[Any] = fields_in_order(
@@ -54,6 +53,9 @@ _fields_of: Final[Any] = fields_in_order(
     "versions",
     "expires_in_seconds",
 )
+
+
+_facet_fields_of: Final = fields_of
 
 
 class UnknownValueError(ValueError):
@@ -213,13 +215,16 @@ def changes_of(session: Session, values: dict[str, str | None], cause: str | Non
             _check_value(name, value)
         if known is None:
             found.append(FacetChange(name, value, cause, None, UNSEEN))
-        elif is_unknown(known):
+            continue
+        fields: FacetFields = _facet_fields_of(known)
+        before, cause_before, change_before = fields
+        if not change_before:  # nobody knows the value
             found.append(FacetChange(name, value, cause, None, UNKNOWN))
-        elif known.value != value:
-            found.append(FacetChange(name, value, cause, known.value, KNOWN))
-        elif known.cause is not None and known.cause != cause:
+        elif before != value:
+            found.append(FacetChange(name, value, cause, before, KNOWN))
+        elif cause_before is not None and cause_before != cause:
             several = None if cause is None else CHANGED_BY_SEVERAL
-            found.append(FacetChange(name, value, several, known.value, KNOWN))
+            found.append(FacetChange(name, value, several, before, KNOWN))
     return found
 
 

@@ -240,10 +240,10 @@ def _hold(
 def _judged(
     session: Session, result: Arrived, task: Task, judgement: Judgement, disposition: str | None, *, shadow: bool
 ) -> ResultJudged:
-    first = _first_delivered(judgement, shadow=shadow)
-    delivered_id = (
-        "" if first is None else result_event_id(session, result, "result.delivered", judgement.reason, first)
-    )
+    delivered = [each.part.part_id for each in judgement.parts if shadow or each.decision == DELIVERED]
+    delivered_id = ""
+    if delivered:
+        delivered_id = result_event_id(session, result, "result.delivered", judgement.reason, delivered[0])
     return ResultJudged(
         result,
         result.event,
@@ -254,24 +254,16 @@ def _judged(
         is_cold=task.is_cold,
         task_type=task.task_type,
         shadow=shadow,
+        delivered=delivered,
         delivered_id=delivered_id,
     )
-
-
-def _first_delivered(judgement: Judgement, *, shadow: bool) -> str | None:
-    """The first of the parts that are delivered; in shadow mode all are."""
-    for each in judgement.parts:
-        if shadow or each.decision == DELIVERED:
-            return each.part.part_id
-    return None
 
 
 def _delivery(judged: ResultJudged) -> list[str] | None:
     """What is delivered, as consumers refer to it: see `rows.Task.delivered`."""
     if not judged.delivered_id:
         return None
-    parts = [each.part.part_id for each in judged.judgement.parts if judged.shadow or each.decision == DELIVERED]
-    return [judged.delivered_id[:KNOWN_DIGITS], *parts]
+    return [judged.delivered_id[:KNOWN_DIGITS], *judged.delivered]
 
 
 def _command_attempt(task_id: str, task: Task, facts: list[Fact]) -> int:

@@ -318,10 +318,13 @@ class ResultJudged(Fact):
         task_type: str | None,
         shadow: bool,
         late: bool = False,
+        delivered: list[str] | None = None,
         delivered_id: str = "",
     ) -> None:
         self.late = late
         """Whether its task had expired, and asked for it all the same."""
+        self.delivered = delivered or []
+        """The ids of the delivered parts; in shadow mode all are."""
         self.delivered_id = delivered_id
         """Event id of the output with the delivered parts."""
         self.result = result

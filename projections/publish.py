@@ -267,7 +267,7 @@ class Publisher:
         reason, delivers = fact.judgement.reason, decision == DELIVERED
         event_type = "result.delivered" if delivers else "result.withheld"
         first = parts[0].part_id  # type: ignore[attr-defined]
-        task_json, result_source, result_id = quoted(result.task_id), result.source_json, result.event_id_json
+        task_json, result_source, result_id = result.task_json, result.source_json, result.event_id_json
         event_id = fact.delivered_id if delivers else ""
         if not event_id:
             event_id = result_event_id(session, result, event_type, reason, first)
@@ -392,7 +392,7 @@ KNOWN_DIGITS: Final = 8
 def result_event_id(session: Session, result: Arrived, event_type: str, reason: str, first_part_id: str) -> str:
     """The event id of an output about a result whose first part is this."""
     name = (
-        f"[{session.json},{quoted(result.task_id)},{result.source_json},{result.event_id_json},"
+        f"[{session.json},{result.task_json},{result.source_json},{result.event_id_json},"
         f'"{event_type}","{reason}",{quoted(first_part_id)}]'
     )
     return output_event_id(name.encode())

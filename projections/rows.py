@@ -48,6 +48,9 @@ class Facet(msgspec.Struct, array_like=True, gc=False, frozen=True):
     change: bytes
 
 
+FacetFields = tuple[str | None, str | None, bytes]
+"""The fields of a `Facet`, in their order."""
+
 if TYPE_CHECKING:
     StoredFacet = Any
 else:

@@ -51,6 +51,7 @@ class Arrived:
         self.event = event
         self.session_id: str = event.session_id
         self.task_id: str = event.task_id
+        self.task_json = quoted(self.task_id)
         self.source_json = quoted(event.source)
         self.event_id_json = quoted(event.event_id)
         self.value = value
@@ -64,7 +65,6 @@ class Arrived:
         self.kept_as: bytes | None = None
         """Its key on the changelog, while it is kept there."""
         self._digests: ResultDigests | None = None
-        self._names: tuple[str, str, str] | None = None
         self._parts_json: bytes | None = None
 
     @property
@@ -84,15 +84,6 @@ class Arrived:
         for name, value in self.headers:
             size += len(name) + len(value or b"") + 8
         return size
-
-    @property
-    def names(self) -> tuple[str, str, str]:
-        """Its task's id, its source and its id there, each as JSON."""
-        names = self._names
-        if names is None:
-            event = self.event
-            names = self._names = quoted(event.task_id), quoted(event.source), quoted(event.event_id)
-        return names
 
     @property
     def parts_json(self) -> bytes:
