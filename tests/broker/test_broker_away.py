@@ -75,6 +75,7 @@ async def _away(broker: LocalBroker, settings: Settings, tmp_path: Path) -> None
         await gate.audit(tasks=workload.dispatches)
 
 
+@pytest.mark.long  # a minute of waiting
 def test_a_broker_away_at_start_up_and_for_30_seconds(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
     with LocalBroker(ephemeral=True, short_lived=True) as own:
         settings = make_settings(bootstrap_servers=own.bootstrap_servers, partitions=4)

@@ -60,5 +60,6 @@ async def _killed(make_settings: MakeSettings, tmp_path: Path) -> None:
         await gate.audit(tasks=1)
 
 
+@pytest.mark.long  # the simulation kills workers at every request
 def test_a_worker_that_is_killed_while_it_sends_records_on(make_settings: MakeSettings, tmp_path: Path) -> None:
     asyncio.run(_killed(make_settings, tmp_path))

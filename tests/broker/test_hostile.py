@@ -173,6 +173,7 @@ async def _headers(make_settings: MakeSettings, tmp_path: Path) -> None:
         await _goes_on(gate, outputs)
 
 
+@pytest.mark.long  # 40 s of unpacking
 def test_records_whose_headers_unpack_to_megabytes(make_settings: MakeSettings, tmp_path: Path) -> None:
     asyncio.run(_headers(make_settings, tmp_path))
 

@@ -82,6 +82,7 @@ async def _kill(workers: list[Worker], random: Random, times: int) -> None:
         victim.start()
 
 
+@pytest.mark.long  # the simulation kills workers at every request
 def test_ten_kills_under_load_lose_and_repeat_nothing(make_settings: MakeSettings, tmp_path: Path) -> None:
     asyncio.run(kills(make_settings, tmp_path, times=10, seed=20250602))
 
@@ -101,6 +102,7 @@ async def lives_under_kills(
             assert worker.is_alive
 
 
+@pytest.mark.long  # test_compiled.py does the same with the core that is deployed
 def test_every_rule_holds_under_kills(make_settings: MakeSettings, tmp_path: Path) -> None:
     asyncio.run(lives_under_kills(make_settings, tmp_path, sessions=80, times=4, seed=1))
 
@@ -168,5 +170,6 @@ async def _has_new_verdicts(outputs: Outputs) -> None:
     await outputs.until(lambda: len(outputs.verdicts) > before + 200, 30, "verdicts after the waking")
 
 
+@pytest.mark.long  # the simulation freezes workers at every request
 def test_a_worker_that_outslept_its_session_is_fenced(make_settings: MakeSettings, tmp_path: Path) -> None:
     asyncio.run(_zombie(make_settings, tmp_path))

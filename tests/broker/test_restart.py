@@ -128,6 +128,7 @@ async def _slow_restore(
         await gate.audit(tasks=workload.dispatches)
 
 
+@pytest.mark.long  # as long as a session
 def test_a_restore_longer_than_the_session_leaves_the_group_stable(make_settings: MakeSettings, tmp_path: Path) -> None:
     with proxied_broker() as (broker, proxy):
         settings = make_settings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -36,7 +37,7 @@ def _drop(_logger: object, _name: str, _event: object) -> str:
 
 def test_schedules_of_many_seeds() -> None:
     until = time.monotonic() + SECONDS
-    first = time.time_ns() % SEEDS
+    first = 0 if os.environ.get("CI") else time.time_ns() % SEEDS  # CI repeats itself, developers' runs explore
     for seed in range(first, first + SEEDS):
         outcome = simulate(seed)
         assert outcome.problems == [], f"again: python -m tests.simulation 1 {seed}"
