@@ -45,12 +45,12 @@ def headlines() -> str:
             )
     if lanes:
         flooded = f"p99 {lanes['p99_flood_ms']:.1f} ms, without {lanes['p99_ms']:.1f} ms"
-        rows.append((f"hot results beside {lanes['cold_events']:,} cold events", flooded))
+        rows.append((f"hot results with a backlog of {lanes['cold_events']:,} cold events", flooded))
     if "tidegate" in peers:
         others = [
             f"{peers['tidegate'] / peers[engine]:.2f} times {name}" for engine, name, _ in RATIOS if engine in peers
         ]
-        rows.append(("throughput beside others, in one run", ", ".join(others)))
+        rows.append(("throughput compared with other engines, in one run", ", ".join(others)))
     if not rows:
         return NOT_YET
     return table(("", ""), rows).replace("---:", "---") + _about(

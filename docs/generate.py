@@ -138,7 +138,7 @@ def metrics_table() -> str:
             name = {"counter": f"{family.name}_total", "info": f"{family.name}_info"}.get(family.type, family.name)
             labels = ", ".join(f"`{label}`" for label in _labels(metric, family.name))
             rows.append((f"`{name}`", family.type, labels, family.documentation))
-    return table(("metric", "type", "labels", "what it tells"), rows)
+    return table(("metric", "type", "labels", "meaning"), rows)
 
 
 def gateway_metrics_table() -> str:
@@ -150,7 +150,7 @@ def gateway_metrics_table() -> str:
             name = f"{family.name}_total" if family.type == "counter" else family.name
             labels = ", ".join(f"`{label}`" for label in metric._labelnames)
             rows.append((f"`{name}`", family.type, labels, family.documentation))
-    return table(("metric", "type", "labels", "what it tells"), rows)
+    return table(("metric", "type", "labels", "meaning"), rows)
 
 
 def gateway_routes_table() -> str:
