@@ -246,7 +246,7 @@ def _fields(model: type[BaseModel]) -> str:
     if not own:
         if issubclass(model, JudgedResult):
             return "The fields of [every judged result](#every-judged-result), no others.\n"
-        return "No fields of its own.\n"
+        return "It has no other fields.\n"
     schema = model.model_json_schema()
     required = schema.get("required", [])
     rows = []
