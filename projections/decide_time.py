@@ -15,8 +15,9 @@ from projections.facts import (
     WaitExpired,
 )
 from projections.records import change_of_bytes, expired_change_to_bytes
+from projections.rows import Task
 from projections.session import Session
-from projections.timers import due_ms
+from projections.timers import due_ms, limit_ms
 
 _NO_EVENT: Final = b""
 """Of a change that no event makes."""
@@ -80,6 +81,23 @@ def decide_due(session: Session, task_id: str, now_ms: int) -> list[Fact]:
         return [WaitExpired(task_id, due)]
     if policy is None:
         return []
+    return _limit_passed(session, task_id, task, due)
+
+
+def decide_run_out(session: Session, task_id: str, now_ms: int) -> list[Fact]:
+    """What a limit that has passed before `now_ms` makes of an open task without a result; nothing if none has.
+
+    It may not have fallen due: the cold lane may hold its parent's dispatch. A result of the hot lane does not wait for
+    that, and must not be judged as if it had come in time either.
+    """
+    task = session.tasks.get(task_id)
+    if task is None or task.policy is None or task.wait is not None:
+        return []
+    due = limit_ms(task, task.policy)
+    return [] if due is None or due >= now_ms else _limit_passed(session, task_id, task, due)
+
+
+def _limit_passed(session: Session, task_id: str, task: Task, due: int) -> list[Fact]:
     if deadline_of(task) == due:
         return stop(session, task_id, "expired", "deadline_passed", due)
     silent = given_up_at(task)

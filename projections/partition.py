@@ -46,7 +46,7 @@ from projections.decide_results import (
     unknown_task,
 )
 from projections.decide_steps import decide_extension, decide_heartbeat, decide_step
-from projections.decide_time import decide_due, decide_expiry, decide_extras
+from projections.decide_time import decide_due, decide_expiry, decide_extras, decide_run_out
 from projections.decode import Batch, Decoder, Refusal
 from projections.due_queue import DueQueue
 from projections.ended import told_ids
@@ -648,8 +648,13 @@ class Partition:
 
     def _decide_result(self, session: Session, result: Arrived) -> list[Fact]:
         """Decide a result. If its task is to be cancelled, it comes too late, unless it waits for other tasks."""
-        facts = decide_result(session, result, self._rules)
         task_id = result.task_id
+        if session.is_timed and session.pending_cancel(task_id) is None:
+            run_out = decide_run_out(session, task_id, result.timestamp)
+            if run_out:
+                self._apply(session, run_out, None, 0, _NOTHING)
+                self._decide_stopped()
+        facts = decide_result(session, result, self._rules)
         cancel = session.pending_cancel(task_id)
         if cancel is None or not any(isinstance(fact, ResultJudged) and fact.task is not None for fact in facts):
             return facts

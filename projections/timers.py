@@ -29,15 +29,21 @@ def due_ms(task: Task) -> int | None:
             due = wait.until if due is None else min(due, wait.until)
         return due
     if policy is not None:
-        deadline_ms = deadline_of(task)
-        if deadline_ms is not None:
-            due = deadline_ms if due is None else min(due, deadline_ms)
-        silent = given_up_at(task)
-        if silent is not None:
-            due = silent[0] if due is None else min(due, silent[0])
-        if task.stale_since is not None and policy.while_stale_grace_ms is not None:
-            given_up = task.stale_since + policy.while_stale_grace_ms
-            due = given_up if due is None else min(due, given_up)
+        limit = limit_ms(task, policy)
+        if limit is not None:
+            due = limit if due is None else min(due, limit)
+    return due
+
+
+def limit_ms(task: Task, policy: Policy) -> int | None:
+    """When the first of a task's own limits passes that has no result yet; None if there is none."""
+    due = deadline_of(task)
+    silent = given_up_at(task)
+    if silent is not None:
+        due = silent[0] if due is None else min(due, silent[0])
+    if task.stale_since is not None and policy.while_stale_grace_ms is not None:
+        given_up = task.stale_since + policy.while_stale_grace_ms
+        due = given_up if due is None else min(due, given_up)
     return due
 
 

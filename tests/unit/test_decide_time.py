@@ -72,3 +72,22 @@ def test_tasks_that_fall_due_together_end_in_the_order_of_their_ids(inside: int)
         feed.wait(120)
         ended = [body["task_id"] for body in feed.take() if body.get("disposition") == "expired"]
     assert ended == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("acts_before", [False, True])
+@pytest.mark.parametrize("final", [True, False])
+def test_a_result_after_its_deadline_is_late_whether_the_cold_lane_was_looked_at_before_or_not(
+    *, acts_before: bool, final: bool
+) -> None:
+    """The task's parent may be on the cold lane, so that it falls due with the cold lane's cut only."""
+    feed = Feed()
+    feed.dispatched("child", parent_task_id="nobody", deadline_seconds=0.5)
+    feed.now_ms += 1000
+    if acts_before:
+        feed.partition.act_on_due(feed.position, feed.now_ms)
+    feed.result("child", final=final)
+    feed.wait(5)
+    bodies = feed.take()
+    assert [body["disposition"] for body in bodies if body.get("status") == "ended"] == ["expired"]
+    (verdict,) = [body["verdict"] for body in bodies if "verdict" in body]
+    assert (verdict["reason"], verdict["disposition"]) == ("late", "expired")

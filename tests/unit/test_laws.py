@@ -409,9 +409,18 @@ class Oracle:
         self._steps = [op for op in self._of(ops, "steps") if op.offset < judged["steps_offset"]]
         results = {op.offset: op.body for op in ops if op.role == "results" and op.body is not None}
         self.result = results[verdict["result"]["offset"]]
+        self._dispatch = next(
+            op for op in self._steps if op.body and _named(op, "task.dispatched") == (self.session, self.task)
+        )
+        early = [op for op in self._context if self._is_own(op) and op.at_ms <= self._dispatch.at_ms]
+        self._is_forgotten = bool(early) and self._dispatch.at_ms - early[-1].at_ms > Rules().unknown_task_grace_ms
+        """Whether what the task changed before its dispatch was too long ago to count as its own work."""
 
     def _of(self, ops: Sequence[Op], role: str) -> list[Op]:
         return [op for op in ops if op.role == role and op.body is not None and op.body["session_id"] == self.session]
+
+    def _is_own(self, op: Op) -> bool:
+        return op.body is not None and op.body.get("cause", {}).get("task_id") == self.task
 
     def history(self, name: str) -> list[tuple[str | None, str | None]]:
         """Each value the facet was given, and by the work of which task."""
@@ -421,6 +430,8 @@ class Oracle:
             if body["type"] != "context.changed":
                 continue
             cause = body.get("cause", {}).get("task_id")
+            if self._is_forgotten and self._is_own(op) and op.at_ms <= self._dispatch.at_ms:
+                cause = None
             if name in body.get("unset", ()):
                 given_values.append((None, cause))
             elif name in body["set"]:
@@ -429,9 +440,7 @@ class Oracle:
 
     def expected(self) -> dict[str, str | None]:
         """What the task stated last of each facet."""
-        dispatch = next(
-            op for op in self._steps if op.body and _named(op, "task.dispatched") == (self.session, self.task)
-        )
+        dispatch = self._dispatch
         stated: dict[str, str | None] = dict((dispatch.body or {})["snapshot"])
         for op in self._steps:
             if op.offset > dispatch.offset and op.body and _named(op, "task.step") == (self.session, self.task):
